@@ -1,0 +1,18 @@
+"""Nested protein language model embeddings by reverse distillation, for scikit-learn."""
+
+from ._corpus import corpus_moments, fit_on_corpus
+from ._distiller import ReverseDistiller
+from ._featurizer import ESMFeaturizer
+from ._moments import Moments
+from ._prefix import PrefixSelector
+
+__all__ = [
+    "ESMFeaturizer",
+    "Moments",
+    "PrefixSelector",
+    "ReverseDistiller",
+    "corpus_moments",
+    "fit_on_corpus",
+]
+
+__version__ = "0.1.0"
