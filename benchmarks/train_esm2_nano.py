@@ -285,8 +285,11 @@ def save(model, folder):
     model.eval().half().save_pretrained(folder)
     # save_pretrained may write metadata-free shards of its own; one plain file is enough.
     weights = load_file(folder / "model.safetensors")
-    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors",
-              metadata={"format": "pt"})
+    save_file(
+        {k: v.contiguous() for k, v in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(ALPHABET))
     EsmTokenizer(str(vocabulary)).save_pretrained(folder)

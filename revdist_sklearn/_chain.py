@@ -82,7 +82,7 @@ class Stage:
     prefix_mean: np.ndarray = field(repr=False)
 
     @property
-    def explained_after(self):  # noqa: D102 (see Attributes)
+    def explained_after(self):
         return self.explained_before + float(self.component_shares.sum())
 
 

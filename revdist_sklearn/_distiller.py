@@ -18,6 +18,7 @@ from sklearn.utils.validation import (
 from ._chain import apply_chain, linear_map, reconstruct, solve_chain, truncate_chain
 from ._columns import blocks_of, column_names
 from ._moments import Moments, check_finite
+from ._pretrained import fetch, read_chain, write_chain
 
 
 class ReverseDistiller(TransformerMixin, BaseEstimator):
@@ -361,6 +362,72 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         if hasattr(self, "feature_names_in_"):
             cut.feature_names_in_ = self.feature_names_in_[: cut.n_features_in_]
         return cut
+
+    def save_pretrained(self, folder):
+        """Write the fitted distiller to a folder, as safetensors and JSON.
+
+        Parameters
+        ----------
+        folder : path-like
+            Made where it does not exist.
+
+        See Also
+        --------
+        from_pretrained : Reads it.
+        """
+        header = {
+            "parameters": {
+                name: list(value) if isinstance(value, (tuple, np.ndarray)) else value
+                for name, value in self.get_params().items()
+            },
+            "block_sizes": [int(size) for size in self.block_sizes_],
+            "block_names": self.block_names_,
+            "stage_sizes": self._stage_sizes,
+            "n_samples_seen": self.n_samples_seen_,
+            "n_features_in": self.n_features_in_,
+            "feature_names_in": list(getattr(self, "feature_names_in_", [])),
+        }
+        write_chain(folder, self._solved(), header)
+
+    @classmethod
+    def from_pretrained(cls, folder, *, revision=None):
+        """Read a fitted distiller that ``save_pretrained`` wrote.
+
+        Parameters
+        ----------
+        folder : path-like or str
+            The folder, or the id of a hub repository that holds its two files.
+
+        revision : str, default=None
+            Commit, tag or branch of a hub repository.
+
+        Returns
+        -------
+        distiller : ReverseDistiller
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder or repository.
+        ValueError
+            If its files are damaged.
+        """
+        chain, header = read_chain(fetch(folder, revision))
+        parameters = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in header["parameters"].items()
+        }
+        distiller = cls(**parameters)
+        distiller._chain, distiller._moments = chain, None
+        distiller.block_sizes_ = tuple(header["block_sizes"])
+        names = header["block_names"]
+        distiller.block_names_ = None if names is None else tuple(names)
+        distiller._stage_sizes = tuple(header["stage_sizes"])
+        distiller.n_samples_seen_ = header["n_samples_seen"]
+        distiller.n_features_in_ = header["n_features_in"]
+        if header["feature_names_in"]:
+            distiller.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
+        return distiller
 
     def get_feature_names_out(self, input_features=None):
         """Return names of the output columns, ``rd_<block>__<column>``.

@@ -7,9 +7,11 @@ Nothing here loads weights or imports torch.  To add an architecture, add an ent
 import json
 import os
 import re
+import threading
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from ._sequences import RESIDUES
@@ -197,8 +199,17 @@ class Member:
         """The entry of :data:`ARCHITECTURES`."""
         return ARCHITECTURES[self.model_type]
 
-    def folder(self):
+    def folder(self, silent=True):
         """Return the folder of its files, fetched from the hub where need be.
+
+        Parameters
+        ----------
+        silent : bool, default=True
+            Whether to silence the hub's progress bars.
+
+        Returns
+        -------
+        folder : Path
 
         Raises
         ------
@@ -208,10 +219,8 @@ class Member:
         folder = Path(self.source)
         if not folder.is_dir():
             if not _is_hub_id(self.source):
-                raise ModelNotFoundError(
-                    f"Model {self.source!r} was not found: no such folder."
-                )
-            folder = _from_hub(self)
+                raise _no_such_folder(self.source)
+            folder = _from_hub(self, silent)
         weight_files(folder)
         return folder
 
@@ -260,8 +269,8 @@ def resolve_family(models, revision=None, local_files_only=False):
                 )
             if str(source).partition(":")[0] in FAMILIES and not Path(source).is_dir():
                 raise ValueError(
-                    f"`models` holds the alias {str(source)!r} in a list. An alias stands alone, "
-                    f"models={str(source)!r}; a list holds hub ids and folders."
+                    f"`models` holds the alias {str(source)!r} in a list. An alias stands "
+                    f"alone, models={str(source)!r}; a list holds hub ids and folders."
                 )
     else:
         members = _alias_members(models, local_files_only)
@@ -276,7 +285,7 @@ def resolve_family(models, revision=None, local_files_only=False):
         if kind is None:
             if not _is_path(name) and not isinstance(source, os.PathLike):
                 raise ValueError(f"Unknown model {name!r}. {_known_models()}")
-            raise ModelNotFoundError(f"Model {name!r} was not found: there is no such folder.")
+            raise _no_such_folder(name)
         if any(member.source == name for member in members):
             raise ValueError(f"`models` names {name!r} twice; each member may stand once.")
         last = os.path.basename(os.path.abspath(name)) if kind == "folder" else name
@@ -364,6 +373,10 @@ def alias_of(models, n_members):
     return None if family is None else f"{name}:{list(family.members)[n_members - 1]}"
 
 
+def _no_such_folder(name):
+    return ModelNotFoundError(f"Model {name!r} was not found: there is no such folder.")
+
+
 def _known_models():
     aliases = "; ".join(
         f"'{name}' ({', '.join(f'{name}:{size}' for size in family.members)})"
@@ -407,13 +420,14 @@ def _with_revisions(members, revision):
         revision = [revision if hub else None for hub in on_hub]
     if len(revision) != len(members):
         raise ValueError(
-            f"`revision` has {len(revision)} entries for {len(members)} models; give one for each "
-            "(None for a folder), or one string for all hub ids."
+            f"`revision` has {len(revision)} entries for {len(members)} models; give one for "
+            "each (None for a folder), or one string for all hub ids."
         )
     for member, hub, name in zip(members, on_hub, revision, strict=True):
         if name is not None and not hub:
             raise ValueError(
-                f"`revision` has {name!r} for {member.source!r}, which is a folder; give None there."
+                f"`revision` has {name!r} for {member.source!r}, which is a folder; give None "
+                "there."
             )
     return tuple(replace(m, revision=name) for m, name in zip(members, revision, strict=True))
 
@@ -425,20 +439,12 @@ def _configured(member):
         path = folder / "config.json"
         if not path.is_file():
             raise ModelNotFoundError(
-                f"Folder {member.source!r} holds no model: config.json is missing. Expected are "
-                f"config.json, vocab.txt (or tokenizer.json) and {_one_of(WEIGHT_FILES)}, as "
-                "save_pretrained of a model and of its tokenizer writes them."
+                f"Folder {member.source!r} holds no model: config.json is missing. Expected "
+                f"are config.json, vocab.txt or tokenizer.json, and {_one_of(WEIGHT_FILES)}, "
+                "as save_pretrained of a model and of its tokenizer writes them."
             )
     else:
-        from huggingface_hub import hf_hub_download
-
-        with _hub_errors(member), quiet():
-            path = hf_hub_download(
-                member.source,
-                "config.json",
-                revision=member.revision,
-                local_files_only=member.local_files_only,
-            )
+        path = _config_from_hub(member)
     model_type = json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
     architecture = ARCHITECTURES.get(model_type)
     if architecture is None:
@@ -499,7 +505,24 @@ def _one_of(names):
     return ", ".join(names[:-1]) + " or " + names[-1]
 
 
-def _from_hub(member):
+# The hub is asked once a process: a branch that moves meanwhile cannot give two folds of a
+# cross-validation different models, and later calls need no network.
+@lru_cache(maxsize=64)
+def _config_from_hub(member):
+    """Return the path of a hub id's config.json; downloads it where it is not cached."""
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(member), quiet():
+        return hf_hub_download(
+            member.source,
+            "config.json",
+            revision=member.revision,
+            local_files_only=member.local_files_only,
+        )
+
+
+@lru_cache(maxsize=64)
+def _from_hub(member, silent):
     """Return the snapshot folder of a hub id; downloads what is not cached."""
     from huggingface_hub import snapshot_download
 
@@ -513,7 +536,7 @@ def _from_hub(member):
             )
         )
 
-    with _hub_errors(member):
+    with _hub_errors(member), quiet(silent):
         folder = fetch(*CONFIG_FILES, "model*.safetensors", "model.safetensors.index.json")
         if not any((folder / name).is_file() for name in WEIGHT_FILES):
             # Old repositories have no safetensors; in others both would be fetched at once.
@@ -540,11 +563,16 @@ def _hub_errors(member):
         else:
             where += f" and {constants.ENDPOINT}"
         raise ModelNotFoundError(
-            f"Model {member.source!r}{revision.replace(' --', ', ')} was not found. It was looked "
-            f"for in {where}; there is no folder of that name either. On a machine "
-            f"with network access, fetch it beforehand:\n    hf download {member.source}{revision}\n"
+            f"Model {member.source!r}{revision.replace(' --', ', ')} was not found. It was "
+            f"looked for in {where}; there is no folder of that name either. On a machine "
+            "with network access, fetch it beforehand:\n"
+            f"    hf download {member.source}{revision}\n"
             f"({type(error).__name__}: {' '.join(str(error).split())})"
         ) from error
+
+
+# Settings of the process are changed and put back: threads must not do so crosswise.
+_QUIET = threading.RLock()
 
 
 @contextmanager
@@ -562,21 +590,22 @@ def quiet(silent=True):
     from huggingface_hub import utils as hub
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_bars = not hub.are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    if bars:
-        logging.disable_progress_bar()
-    if hub_bars:
-        hub.disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
+    with _QUIET:
+        level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        hub_bars = not hub.are_progress_bars_disabled()
+        logging.set_verbosity_error()
         if bars:
-            logging.enable_progress_bar()
-        # The line above turns the hub's bars on as well, wanted or not.
+            logging.disable_progress_bar()
         if hub_bars:
-            hub.enable_progress_bars()
-        elif bars:
             hub.disable_progress_bars()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
+            # The line above turns the hub's bars on as well, wanted or not.
+            if hub_bars:
+                hub.enable_progress_bars()
+            elif bars:
+                hub.disable_progress_bars()

@@ -1,6 +1,9 @@
 """ESMFeaturizer: from protein sequences to the embeddings of a family of models."""
 
+import os
+from itertools import pairwise
 from numbers import Integral
+from typing import ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
@@ -133,8 +136,8 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
     'esm2-nano:32'
     """
 
-    _parameter_constraints: dict = {
-        "models": [str, list, tuple, "path-like"],
+    _parameter_constraints: ClassVar[dict] = {
+        "models": [str, list, tuple, os.PathLike],
         "pooling": [StrOptions({"mean", "max", "cls"})],
         "layer": [Interval(Integral, None, None, closed="neither")],
         "dtype": [StrOptions({"float32", "bfloat16", "float16"})],
@@ -228,9 +231,8 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         texts = list(distinct)
         out = np.empty((len(texts), _width(members)), dtype=np.float32)
         total = len(members) * sum(map(len, texts))
-        with tqdm(
-            total=total, unit="residue", unit_scale=True, disable=not self.verbose
-        ) as bar:
+        silent = not self.verbose
+        with tqdm(total=total, unit="residue", unit_scale=True, disable=silent) as bar:
             for member, columns in _columns_of(members):
                 bar.set_description(member.block)
                 for i, residues, first in self._states(member, texts, limit):
@@ -309,8 +311,8 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         if self.max_length > least.limit:
             raise ValueError(
                 f"`max_length`={self.max_length} is more than the {least.limit} residues that "
-                f"{least.source!r} can take (its positions are a table that ends there). Use at most "
-                f"{least.limit}, or None; too_long='window' embeds longer sequences."
+                f"{least.source!r} can take (its positions are a table that ends there). Use "
+                f"at most {least.limit}, or None; too_long='window' embeds longer sequences."
             )
         return self.max_length
 
@@ -332,22 +334,21 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
             device=resolve_device(self.device),
             silent=not self.verbose,
         )
-        windows = [
-            (i, s) for i, text in enumerate(texts) for s in window_starts(len(text), limit)
-        ]
+        starts = [window_starts(len(text), limit) for text in texts]
+        windows = [(i, start) for i, of_text in enumerate(starts) for start in of_text]
         pieces = [texts[i][s : None if limit is None else s + limit] for i, s in windows]
         parts: dict[int, list] = {}
         for batch in batches([len(p) for p in pieces], self._budget(), encoder.n_specials):
             states = encoder([pieces[j] for j in batch])
             for j, residues, first in zip(batch, *states, strict=True):
                 i, start = windows[j]
-                if len(residues) == len(texts[i]):
+                if len(starts[i]) == 1:
                     yield i, residues, first
                     continue
                 # Windows of a protein have one length, so they come one after another and
                 # few proteins are incomplete at a time.
                 parts.setdefault(i, []).append((start, residues, first))
-                if len(parts[i]) == len(window_starts(len(texts[i]), limit)):
+                if len(parts[i]) == len(starts[i]):
                     yield i, *_average(parts.pop(i), len(texts[i]))
 
     def _pool(self, residues, first):
@@ -407,13 +408,13 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         (320, 480)
         """
         widths = self.block_sizes_
-        if any(b <= a for a, b in zip(widths, widths[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(widths)):
             raise ValueError(
                 f"The widths {widths} do not ascend, so the models that a prefix needs "
                 "depend on the `residual_sizes` of the distiller. Name the models yourself: "
                 "set_params(models=...)."
             )
-        if isinstance(d, bool) or not isinstance(d, Integral) or not 1 <= d <= widths[-1]:
+        if isinstance(d, bool) or not isinstance(d, Integral) or not 1 <= int(d) <= widths[-1]:
             raise ValueError(
                 f"`d`={d!r} is no prefix of this family; use an integer in [1, {widths[-1]}]."
             )

@@ -224,8 +224,7 @@ def get_encoder(member, *, dtype, layer, device, silent=True):
         If the checkpoint lacks weights, its vocabulary lacks residues, or it has no such
         layer.
     """
-    with quiet(silent):
-        folder = member.folder()
+    folder = member.folder(silent)
     key = (fingerprint(folder), dtype, layer, str(device))
     return REGISTRY.get(key, lambda: load(folder, member, dtype, layer, device, silent))
 
@@ -291,8 +290,8 @@ def load(folder, member, dtype, layer, device, silent=True):
     model_class = getattr(transformers, architecture.model_class, None)
     if model_class is None:
         raise ImportError(
-            f"Model {member.source!r} needs transformers' {architecture.model_class}, which the "
-            f"installed version {transformers.__version__} does not have. Upgrade it: "
+            f"Model {member.source!r} needs transformers' {architecture.model_class}, which "
+            f"the installed version {transformers.__version__} does not have. Upgrade it: "
             "pip install -U transformers"
         )
     with quiet(silent):
@@ -307,19 +306,18 @@ def load(folder, member, dtype, layer, device, silent=True):
             )
         except (RuntimeError, OSError) as error:
             raise ValueError(
-                f"The weights of {member.source!r} do not fit the {architecture.model_class} that its "
-                "config.json describes, or their file is damaged. Save or fetch the model again. "
+                f"The weights of {member.source!r} do not fit the {architecture.model_class} "
+                "that its config.json describes, or their file is damaged. Save or fetch the "
+                "model again. "
                 f"({type(error).__name__}: {' '.join(str(error).split())})"
             ) from error
-    missing = sorted(
-        k for k in report["missing_keys"] if not k.startswith(architecture.harmless)
-    )
+    missing = sorted(k for k in report["missing_keys"] if not k.startswith(architecture.harmless))
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
             f"The checkpoint {member.source!r} lacks {len(missing)} weights of "
-            f"{architecture.model_class} ({shown}): they would be random. Is it a whole model, saved "
-            "with save_pretrained, and not an adapter or another architecture?"
+            f"{architecture.model_class} ({shown}): they would be random. Is it a whole model, "
+            "saved with save_pretrained, and not an adapter or another architecture?"
         )
     _cut(model, architecture, layer, member)
     return Encoder(model.to(device).eval(), architecture, token_ids)
@@ -335,25 +333,22 @@ def _vocabulary(folder, member):
         from transformers import AutoTokenizer
 
         try:
-            tokens = AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True
-            ).get_vocab()
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokens = tokenizer.get_vocab()
         except Exception as error:
             raise ValueError(
-                f"Model {member.source!r} has no tokenizer that can be read: expected is vocab.txt or "
-                f"tokenizer.json in {str(folder)!r}, as save_pretrained of the tokenizer writes it."
+                f"Model {member.source!r} has no tokenizer that can be read: expected is "
+                f"vocab.txt or tokenizer.json in {str(folder)!r}, as save_pretrained of the "
+                "tokenizer writes it."
             ) from error
-    needed = [
-        *architecture.before,
-        *architecture.after,
-        architecture.pad,
-        *architecture.residues,
-    ]
+    needed = [*architecture.before, *architecture.after, architecture.pad]
+    needed += architecture.residues
     missing = [token for token in needed if token not in tokens]
     if missing:
         raise ValueError(
-            f"The vocabulary of {member.source!r} lacks {', '.join(missing)}, which the architecture "
-            f"{member.model_type!r} needs. Is its vocab.txt or tokenizer.json that of the model?"
+            f"The vocabulary of {member.source!r} lacks {', '.join(missing)}, which the "
+            f"architecture {member.model_type!r} needs. Is its vocab.txt or tokenizer.json "
+            "that of the model?"
         )
     return tokens
 
@@ -370,9 +365,9 @@ def _cut(model, architecture, layer, member):
     depth = len(layers)
     if not -depth - 1 <= layer <= depth:
         raise ValueError(
-            f"`layer`={layer} does not exist in {member.source!r}, which has {depth} layers; use an "
-            f"integer in [{-depth - 1}, {depth}] (0: the embeddings, -1 or {depth}: the last "
-            "hidden state)."
+            f"`layer`={layer} does not exist in {member.source!r}, which has {depth} layers; "
+            f"use an integer in [{-depth - 1}, {depth}] (0: the embeddings, -1 or {depth}: the "
+            "last hidden state)."
         )
     wanted = layer % (depth + 1)
     if wanted < depth:

@@ -338,11 +338,10 @@ class Moments:
         try:
             with safe_open(path, framework="numpy") as file:
                 header = json.loads((file.metadata() or {})["moments"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
         except (SafetensorError, KeyError) as error:
             raise ValueError(
-                f"{path} holds no moments, or is incomplete ({error}); write it with "
-                "Moments.save."
+                f"{path} holds no moments, or is incomplete ({error}); write it with Moments.save."
             ) from error
         moments = cls(header["block_sizes"], block_names=header["block_names"])
         moments.n_rows = header["n_rows"]

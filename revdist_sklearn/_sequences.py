@@ -4,6 +4,8 @@ import re
 import warnings
 from collections.abc import Iterable, Sized
 
+from scipy.sparse import issparse
+
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 AMBIGUOUS = "XBZUO"  # unknown, D or N, E or Q, selenocysteine, pyrrolysine
 RESIDUES = AMINO_ACIDS + AMBIGUOUS
@@ -88,17 +90,16 @@ def _as_list(sequences):
     shape = getattr(sequences, "shape", None)
     if shape is not None and len(shape) != 1:
         way_out = "Give one dimension: X.ravel() for an array of one column."
-        columns = getattr(sequences, "columns", None)
-        if columns is not None:
+        if hasattr(sequences, "columns"):
+            name = next(iter(sequences.columns), "sequence")
             way_out = (
-                f"Name the column that holds the sequences, as in frame[{next(iter(columns))!r}]; "
-                "in a ColumnTransformer give its name as a string, not in a list."
-                if len(columns)
-                else "The frame has no column."
+                f"Name the column that holds the sequences, as in frame[{name!r}]; in a "
+                "ColumnTransformer give the name as a string, not in a list."
             )
+        kind = "a sparse matrix" if issparse(sequences) else type(sequences).__name__
         raise ValueError(
-            f"Expected a flat list of protein sequences, got {type(sequences).__name__} of "
-            f"shape {tuple(shape)}. {way_out}"
+            f"Expected a flat list of protein sequences, got {kind} of shape {tuple(shape)}. "
+            f"{way_out}"
         )
     unordered = isinstance(sequences, (dict, set, frozenset))
     if unordered or not (isinstance(sequences, Iterable) and isinstance(sequences, Sized)):

@@ -27,6 +27,5 @@ def read_columns(name):
     with path.open("rb") as raw, gzip.open(raw, "rt", encoding="ascii", newline="") as lines:
         header, *rows = csv.reader(lines)
     return {
-        title: list(column)
-        for title, column in zip(header, zip(*rows, strict=True), strict=True)
+        title: list(column) for title, column in zip(header, zip(*rows, strict=True), strict=True)
     }
