@@ -220,7 +220,7 @@ def read_fasta(path):
     ValueError
         If the file has no record, text before the first header, or an empty sequence.
     """
-    records = []
+    records: list[tuple[str, list[str]]] = []
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
             line = line.strip()

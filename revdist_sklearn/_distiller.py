@@ -341,7 +341,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             Takes only the blocks of the models up to the first that is at least d wide.
         """
         chain = self._solved()
-        if not isinstance(d, Integral) or not 1 <= d <= chain.width:
+        if not isinstance(d, int | np.integer) or not 1 <= d <= chain.width:
             raise ValueError(
                 f"d={d!r} is no prefix of the {chain.width} columns of the chain; use an integer "
                 f"in [1, {chain.width}]."
@@ -517,7 +517,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             sizes = tuple(member.width for member in members)
         else:
             names, sizes = None, tuple(self.block_sizes)
-            if not sizes or not all(isinstance(k, Integral) and k >= 1 for k in sizes):
+            if not sizes or not all(isinstance(k, int | np.integer) and k >= 1 for k in sizes):
                 raise ValueError(
                     f"block_sizes={self.block_sizes!r} must hold the width of each block, "
                     "integers of 1 or more."
@@ -583,7 +583,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                     "would get no columns. Order the models by ascending width, or give "
                     "residual_sizes, the columns that each stage appends."
                 )
-            if not isinstance(q, Integral) or not 1 <= q <= k:
+            if not isinstance(q, int | np.integer) or not 1 <= q <= k:
                 raise ValueError(
                     f"residual_sizes[{i - 1}]={q!r} of {label} must be an integer in [1, {k}], "
                     "the columns of that block."

@@ -85,7 +85,7 @@ def folds(n, positions=None, *, seed=0):
     -------
     schemes : dict of str to (splitter, groups)
     """
-    schemes = {"random": (KFold(N_SPLITS, shuffle=True, random_state=seed), None)}
+    schemes: dict = {"random": (KFold(N_SPLITS, shuffle=True, random_state=seed), None)}
     if positions is not None:
         schemes["position"] = (GroupKFold(N_SPLITS), np.asarray(positions))
     return schemes

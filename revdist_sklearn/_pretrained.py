@@ -74,7 +74,7 @@ def read_chain(folder):
                 f"to {FORMAT}; update revdist_sklearn."
             )
         stages = tuple(
-            Stage(**stage, **{name: tensors[f"stage.{i}.{name}"] for name in ARRAYS})
+            Stage(**{**stage, **{name: tensors[f"stage.{i}.{name}"] for name in ARRAYS}})
             for i, stage in enumerate(config["stages"])
         )
         chain = Chain(

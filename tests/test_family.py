@@ -1,5 +1,6 @@
 import json
 import threading
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -364,21 +365,23 @@ def test_quiet_puts_everything_back(bars, hub_bars):
 
 def test_quiet_in_two_threads_does_not_cross():
     level = transformers_logging.get_verbosity()
-    inside, leave = threading.Event(), threading.Event()
+    inside, leave, left = threading.Event(), threading.Event(), threading.Event()
 
     def first():
         with quiet():
             inside.set()
             leave.wait(10)
+        left.set()
 
     def second():
-        with quiet():
-            pass
+        with quiet():  # without a lock it would take the silence of the first for the rule
+            left.wait(10)
 
     threads = [threading.Thread(target=first), threading.Thread(target=second)]
     threads[0].start()
     inside.wait(10)
     threads[1].start()
+    time.sleep(0.2)
     leave.set()
     for thread in threads:
         thread.join(10)

@@ -36,7 +36,7 @@ def test_lower_case_is_read_as_upper_case_and_all_known_letters_pass():
     assert check_sequences(["mKtx", RESIDUES.lower()]) == ["MKTX", RESIDUES]
 
 
-# The last three (sharp s, dotless i, long s) become the ASCII letters SS, I and S in upper case.
+# The last three (sharp s, dotless i, long s) turn into ASCII letters in upper case.
 @pytest.mark.parametrize("character", [*"J*-. 1<\n\tj", "\xdf", "\u0131", "\u017f"])
 def test_foreign_character_is_named_with_its_place(character):
     with pytest.raises(ValueError) as caught:

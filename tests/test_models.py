@@ -1,0 +1,425 @@
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import save_esm
+from safetensors.torch import load_file, save_file
+from transformers import EsmcConfig, EsmcForMaskedLM, EsmcModel, EsmcTokenizer, EsmModel
+from transformers import EsmTokenizer
+from transformers.utils import logging as transformers_logging
+
+from revdist_sklearn import _family, _models
+from revdist_sklearn._family import ARCHITECTURES, ModelNotFoundError, resolve_family
+from revdist_sklearn._models import Registry, fingerprint, get_encoder, load, resolve_device
+from revdist_sklearn._sequences import RESIDUES
+
+CPU = torch.device("cpu")
+
+
+def encoder_of(folder, dtype="float32", layer=-1):
+    (member,) = resolve_family(str(folder))
+    return load(member.folder(), member, dtype, layer, CPU)
+
+
+def states_by_hand(folder, sequence, layer=-1, model_class=EsmModel, tokenizer=EsmTokenizer):
+    """Return all hidden states of one protein, special tokens included, the plain way."""
+    options = {"add_pooling_layer": False} if model_class is EsmModel else {}
+    model = model_class.from_pretrained(folder, dtype=torch.float32, **options).eval()
+    tokens = tokenizer.from_pretrained(folder)(sequence, return_tensors="pt")
+    with torch.no_grad():
+        return model(**tokens, output_hidden_states=True).hidden_states[layer][0].numpy()
+
+
+def edit_weights(folder, change):
+    """Let `change` edit the weights of a folder in place."""
+    path = Path(folder) / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def tiny_esmc(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("esmc") / "tiny_c"
+    config = EsmcConfig(
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.6,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        EsmcForMaskedLM(config).eval().save_pretrained(folder)
+    EsmcTokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_token_ids_are_those_of_the_tokenizer(tiny_model, proteins):
+    encoder = encoder_of(tiny_model)
+    tokenizer = EsmTokenizer.from_pretrained(tiny_model)
+    for sequence in [*proteins, RESIDUES]:
+        assert encoder.tokenize(sequence).tolist() == tokenizer(sequence)["input_ids"]
+
+
+def test_token_ids_follow_the_checkpoint_and_not_a_fixed_order(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "m")
+    tokens = (folder / "vocab.txt").read_text().split("\n")
+    tokens[4], tokens[5] = tokens[5], tokens[4]
+    (folder / "vocab.txt").write_text("\n".join(tokens))
+    assert encoder_of(folder).tokenize("LA").tolist() == [0, 5, 4, 2]
+    assert encoder_of(tiny_model).tokenize("LA").tolist() == [0, 4, 5, 2]
+
+
+def test_states_are_those_of_transformers(tiny_model, proteins):
+    encoder = encoder_of(tiny_model)
+    residues, first = encoder(proteins)
+    assert len(residues) == len(proteins) and first.shape == (len(proteins), 12)
+    for i, sequence in enumerate(proteins):
+        expected = states_by_hand(tiny_model, sequence)
+        np.testing.assert_allclose(residues[i], expected[1:-1], atol=1e-5)
+        np.testing.assert_allclose(first[i], expected[0], atol=1e-5)
+        assert residues[i].dtype == first.dtype == torch.float32
+
+
+def test_padding_changes_nothing(tiny_model):
+    encoder = encoder_of(tiny_model)
+    short, long = "MKTAY", "GSHMLEDPVDAFKLRRRWNTQ"
+    (alone,), first_alone = encoder([short])
+    (padded, _), first_padded = encoder([short, long])
+    np.testing.assert_allclose(padded, alone, atol=1e-5)
+    np.testing.assert_allclose(first_padded[0], first_alone[0], atol=1e-5)
+
+
+def test_sequences_of_one_length_go_without_a_mask(tiny_model):
+    encoder = encoder_of(tiny_model)
+    seen = []
+    encoder.model.register_forward_pre_hook(
+        lambda model, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    encoder(["MKTAY", "GIVEQ"])
+    encoder(["MKTAY", "GIV"])
+    assert seen[0] is None
+    assert seen[1].tolist() == [[1] * 7, [1] * 5 + [0] * 2]
+
+
+def test_gradients_are_off_and_the_model_evaluates(tiny_model):
+    encoder = encoder_of(tiny_model)
+    assert not encoder.model.training
+    residues, _ = encoder(["MKTAY"])
+    assert residues[0].is_inference()
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, -1, -2, -3])
+@pytest.mark.parametrize("sequence", ["MKTAYIAKQR"])
+def test_layer_is_the_hidden_state_of_that_number(tiny_model, layer, sequence):
+    residues, first = encoder_of(tiny_model, layer=layer)([sequence, sequence + "GG"])
+    expected = states_by_hand(tiny_model, sequence, layer)
+    np.testing.assert_allclose(residues[0], expected[1:-1], atol=1e-5)
+    np.testing.assert_allclose(first[0], expected[0], atol=1e-5)
+
+
+def test_layers_above_the_wanted_one_are_dropped(tiny_model):
+    assert len(encoder_of(tiny_model, layer=-1).model.encoder.layer) == 2
+    assert len(encoder_of(tiny_model, layer=1).model.encoder.layer) == 1
+
+
+@pytest.mark.parametrize("layer", [3, -4])
+def test_layer_out_of_range_names_the_range(tiny_model, layer):
+    with pytest.raises(ValueError, match=r"which has 2 layers; use an integer in \[-3, 2\]"):
+        encoder_of(tiny_model, layer=layer)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_dtype_is_the_asked_one_and_not_the_checkpoints(tmp_path, dtype):
+    folder = save_esm(tmp_path / "m", dtype="float16")
+    edit_weights(folder, lambda weights: weights.update({k: v.half() for k, v in weights.items()}))
+    model = encoder_of(folder, dtype).model
+    assert {str(p.dtype) for p in model.parameters()} == {f"torch.{dtype}"}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_near_and_comes_out_as_float32(tiny_model, dtype):
+    exact, _ = encoder_of(tiny_model)(["MKTAYIAKQR"])
+    near, first = encoder_of(tiny_model, dtype)(["MKTAYIAKQR"])
+    assert near[0].dtype == first.dtype == torch.float32
+    difference = (near[0] - exact[0]).abs().max()
+    assert 0 < difference < (0.3 if dtype == "bfloat16" else 0.03)
+
+
+def test_absolute_positions_as_in_esm_1b(tmp_path, proteins):
+    folder = save_esm(
+        tmp_path / "m", layers=2, position_embedding_type="absolute", emb_layer_norm_before=True
+    )
+    residues, _ = encoder_of(folder)(proteins)
+    for rows, sequence in zip(residues, proteins, strict=True):
+        np.testing.assert_allclose(rows, states_by_hand(folder, sequence)[1:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [-1, 1])
+def test_esm_c(tiny_esmc, proteins, layer):
+    (member,) = resolve_family(tiny_esmc)
+    assert (member.block, member.width, member.limit) == ("tiny_c", 8, None)
+    encoder = encoder_of(tiny_esmc, layer=layer)
+    tokenizer = EsmcTokenizer.from_pretrained(tiny_esmc)
+    assert encoder.tokenize(RESIDUES).tolist() == tokenizer(RESIDUES)["input_ids"]
+    residues, first = encoder(proteins)
+    for i, sequence in enumerate(proteins):
+        expected = states_by_hand(tiny_esmc, sequence, layer, EsmcModel, EsmcTokenizer)
+        np.testing.assert_allclose(residues[i], expected[1:-1], atol=1e-5)
+        np.testing.assert_allclose(first[i], expected[0], atol=1e-5)
+
+
+def test_every_architecture_has_a_test_model(tiny_model, tiny_esmc):
+    tested = {resolve_family(folder)[0].model_type for folder in (tiny_model, tiny_esmc)}
+    assert tested == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("lm_head", [True, False])
+def test_checkpoints_with_and_without_a_head_load_without_a_pooler(tmp_path, lm_head):
+    folder = save_esm(tmp_path / "m", lm_head=lm_head)
+    names = {name.partition(".")[0] for name in load_file(Path(folder) / "model.safetensors")}
+    assert ("lm_head" in names) == lm_head
+    encoder = encoder_of(folder)
+    assert encoder.model.pooler is None
+    residues, _ = encoder(["MKTAY"])
+    np.testing.assert_allclose(residues[0], states_by_hand(folder, "MKTAY")[1:-1], atol=1e-5)
+
+
+def test_missing_weights_name_checkpoint_and_keys(tmp_path):
+    folder = save_esm(tmp_path / "m")
+
+    def drop(weights):
+        del weights["esm.encoder.layer.0.attention.self.query.weight"]
+        del weights["esm.embeddings.word_embeddings.weight"]
+
+    edit_weights(folder, drop)
+    with pytest.raises(ValueError, match="lacks 2 weights of EsmModel") as caught:
+        encoder_of(folder)
+    message = str(caught.value)
+    assert repr(folder) in message and "random" in message
+    assert "embeddings.word_embeddings.weight" in message
+    assert "encoder.layer.0.attention.self.query.weight" in message
+
+
+def test_weights_that_play_no_part_may_be_missing(tmp_path):
+    folder = save_esm(tmp_path / "m")
+    expected = states_by_hand(folder, "MKTAYIAKQR")[1:-1]
+
+    def drop(weights):
+        del weights["esm.contact_head.regression.weight"]
+        del weights["esm.contact_head.regression.bias"]
+        del weights["esm.rotary_embeddings.inv_freq"]  # follows from the configuration
+
+    edit_weights(folder, drop)
+    residues, _ = encoder_of(folder)(["MKTAYIAKQR"])
+    np.testing.assert_allclose(residues[0], expected, atol=1e-5)
+
+
+def test_checkpoints_of_the_hubs_age_load_with_their_rotary_frequencies(tmp_path):
+    # ESM-2 on the hub was saved by transformers 4: frequencies in each layer, rounded, with
+    # tables of positions that rotary models do not use.
+    folder = save_esm(tmp_path / "m", width=8, layers=2)
+
+    def age(weights):
+        frequencies = weights.pop("esm.rotary_embeddings.inv_freq") * 1.1
+        for layer in range(2):
+            name = f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"
+            weights[name] = frequencies.clone()
+        weights["esm.embeddings.position_ids"] = torch.arange(1026)[None]
+        weights["esm.embeddings.position_embeddings.weight"] = torch.ones(1026, 8)
+
+    new = encoder_of(folder)
+    edit_weights(folder, age)
+    old = encoder_of(folder)
+    ratio = old.model.rotary_embeddings.inv_freq / new.model.rotary_embeddings.inv_freq
+    np.testing.assert_allclose(ratio, 1.1, rtol=1e-5)
+
+
+def test_weights_of_another_shape_or_a_damaged_file(tmp_path):
+    folder = save_esm(tmp_path / "m")
+    name = "esm.encoder.layer.0.intermediate.dense.bias"
+    edit_weights(folder, lambda weights: weights.update({name: torch.zeros(3)}))
+    with pytest.raises(ValueError, match=r"do not fit the EsmModel") as caught:
+        encoder_of(folder)
+    assert repr(folder) in str(caught.value)
+    (Path(folder) / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"file is damaged"):
+        encoder_of(folder)
+
+
+def test_vocabulary_must_know_all_residues(tmp_path):
+    folder = Path(save_esm(tmp_path / "m"))
+    text = (folder / "vocab.txt").read_text()
+    (folder / "vocab.txt").write_text(text.replace("\nU\n", "\nj\n").replace("<eos>", "<end>"))
+    with pytest.raises(ValueError, match=r"vocabulary of .* lacks <eos>, U"):
+        encoder_of(folder)
+
+
+def test_no_vocabulary_says_what_is_expected(tmp_path):
+    folder = Path(save_esm(tmp_path / "m"))
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(ValueError, match=r"expected is vocab\.txt or tokenizer\.json"):
+        encoder_of(folder)
+
+
+def test_class_that_transformers_does_not_have_yet(tiny_model, monkeypatch):
+    absent = replace(ARCHITECTURES["esm"], model_class="EsmNextModel")
+    monkeypatch.setitem(_family.ARCHITECTURES, "esm", absent)
+    with pytest.raises(ImportError, match="EsmNextModel") as caught:
+        encoder_of(tiny_model)
+    assert transformers.__version__ in str(caught.value)
+    assert "pip install -U transformers" in str(caught.value)
+
+
+def test_loading_is_silent_and_leaves_settings_as_they_were(tiny_model, capfd):
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    encoder_of(tiny_model)
+    assert capfd.readouterr() == ("", "")
+    after = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    assert after == before == (transformers_logging.WARNING, True)
+    (member,) = resolve_family(tiny_model)
+    load(member.folder(), member, "float32", -1, CPU, silent=False)
+    assert "LOAD REPORT" in capfd.readouterr().err
+
+
+def test_threads_of_torch_are_left_alone(tiny_model):
+    before = torch.get_num_threads(), torch.get_num_interop_threads()
+    encoder_of(tiny_model)(["MKTAY"])
+    assert (torch.get_num_threads(), torch.get_num_interop_threads()) == before
+
+
+def test_loading_a_folder_touches_no_network(tiny_model, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    encoder_of(tiny_model)(["MKTAY"])
+
+
+def test_device_by_name():
+    assert resolve_device("cpu") == CPU
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_device(None).type == expected
+    for device in ("abacus", "cuda:99"):
+        with pytest.raises(ValueError, match=f"`device`='{device}' cannot be used here"):
+            resolve_device(device)
+
+
+# The registry
+
+
+def test_registry_is_bounded_and_drops_the_least_recently_used():
+    registry = Registry(2)
+    loads = []
+
+    def get(key):
+        return registry.get(key, lambda: loads.append(key) or key.upper())
+
+    assert [get(key) for key in "abacaba"] == list("ABACABA")
+    assert loads == ["a", "b", "c", "b"]
+    assert len(registry) == 2
+    registry.clear()
+    assert len(registry) == 0
+
+
+def test_registry_survives_a_failed_load():
+    registry = Registry(1)
+    with pytest.raises(ZeroDivisionError):
+        registry.get("a", lambda: 1 / 0)
+    assert len(registry) == 0
+    assert registry.get("a", lambda: 1) == 1
+
+
+def test_registry_loads_once_for_many_threads():
+    registry = Registry(2)
+    start = threading.Barrier(8)
+    loads, found = [], []
+
+    def load_slowly():
+        loads.append(1)
+        threading.Event().wait(0.05)
+        return object()
+
+    def work():
+        start.wait(10)
+        found.append(registry.get("a", load_slowly))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(loads) == 1
+    assert len(found) == 8 and len(set(map(id, found))) == 1
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """Put an empty registry in place of the process's own."""
+    registry = Registry(_models.MAX_MODELS)
+    monkeypatch.setattr(_models, "REGISTRY", registry)
+    return registry
+
+
+def get(folder, dtype="float32", layer=-1):
+    (member,) = resolve_family(str(folder))
+    return get_encoder(member, dtype=dtype, layer=layer, device=CPU)
+
+
+def test_registry_key_is_content_dtype_and_layer(tiny_family, tmp_path, registry):
+    model = get(tiny_family[1])
+    assert get(tiny_family[1]) is model
+    assert get(shutil.copytree(tiny_family[1], tmp_path / "copy")) is model
+    assert get(tiny_family[1], dtype="bfloat16") is not model
+    assert get(tiny_family[1], layer=0) is not model
+    assert get(tiny_family[0]) is not model
+    assert len(registry) == 4
+
+
+def test_registry_of_the_process_is_bounded(tiny_model, registry):
+    for layer in range(-3, 3):
+        for dtype in ("float32", "bfloat16", "float16"):
+            get(tiny_model, dtype, layer)
+    assert len(registry) == registry.size == 8
+
+
+def test_weights_changed_in_place_are_loaded_again(tmp_path, registry):
+    folder = save_esm(tmp_path / "m")
+    before, _ = get(folder)(["MKTAY"])
+    edit_weights(
+        folder, lambda weights: weights["esm.embeddings.word_embeddings.weight"].mul_(-1.5)
+    )
+    after, _ = get(folder)(["MKTAY"])
+    assert (after[0] - before[0]).abs().max() > 0.1
+
+
+def test_fingerprint_follows_each_file_that_matters(tmp_path):
+    folder = Path(save_esm(tmp_path / "m"))
+    seen = {fingerprint(folder)}
+    (folder / "notes.md").write_text("of no account")
+    assert fingerprint(folder) in seen
+    for name in ("config.json", "vocab.txt", "model.safetensors"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content + b" ")
+        seen.add(fingerprint(folder))
+    assert len(seen) == 4
+
+
+def test_fingerprint_of_a_hub_snapshot_is_its_commit(tmp_path):
+    folder = tmp_path / "models--acme--tiny" / "snapshots" / ("0123456789" * 4)
+    folder.mkdir(parents=True)
+    assert fingerprint(folder) == "models--acme--tiny@" + "0123456789" * 4
+
+
+def test_missing_weights_are_found_before_the_registry(tmp_path, registry):
+    folder = save_esm(tmp_path / "m")
+    (Path(folder) / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match="no weights"):
+        get(folder)
