@@ -1,10 +1,14 @@
 """Train the esm2-nano family: ESM-2's architecture at 32 to 96 columns.
 
-Three steps, each a subcommand; every one can be stopped and run again::
+Each step is a subcommand; a training that was stopped goes on from its last checkpoint::
 
     python benchmarks/train_esm2_nano.py split --fasta DB.fasta.gz --work nano
-    python benchmarks/train_esm2_nano.py train --work nano --width 32
+    python benchmarks/train_esm2_nano.py train --work nano --width 32     # and 64, and 96
     python benchmarks/train_esm2_nano.py evaluate --work nano
+    python benchmarks/train_esm2_nano.py scores --work nano
+
+``evaluate`` and ``scores`` take the figures that stand in ``revdist_sklearn/models/README.md``:
+the held-out perplexity, and the demo's scores of the trained and of the untrained networks.
 
 ``DB.fasta.gz`` is the 20,000-entry UniProt sample in Debian's package
 ``mmseqs2-examples`` (UniProt content is CC BY 4.0); ``split`` needs Debian's ``mmseqs2``.
@@ -16,6 +20,7 @@ residues.  Weight matrices of the layers are trained by Muon, all else by AdamW.
 
 import argparse
 import csv
+import gzip
 import json
 import math
 import os
@@ -26,7 +31,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer
 from transformers import logging as transformers_logging
 
@@ -49,8 +53,6 @@ SEED = 20261124
 
 def read_fasta(path):
     """Yield ``(accession, sequence)``; a ``>`` inside a header is no new record."""
-    import gzip
-
     opener = gzip.open if str(path).endswith(".gz") else open
     name, parts = None, []
     with opener(path, "rt") as lines:
@@ -172,7 +174,7 @@ def loss_of(model, ids, corrupted, target):
 
 
 def held_out_batches(work):
-    """Return the fixed batches of evaluation: three crops' worth of each batch, one mask."""
+    """Return the fixed batches of evaluation: 2,560 crops, masked once with a fixed seed."""
     generator = np.random.default_rng(SEED + 1)
     sequences = [encode(s) for _, s in read_split(work, "held_out")]
     batches = []
@@ -283,13 +285,7 @@ def save(model, folder):
     """Write weights as float16, configuration and tokenizer, as the hub's ESM-2 folders are."""
     folder.mkdir(parents=True, exist_ok=True)
     model.eval().half().save_pretrained(folder)
-    # save_pretrained may write metadata-free shards of its own; one plain file is enough.
-    weights = load_file(folder / "model.safetensors")
-    save_file(
-        {k: v.contiguous() for k, v in weights.items()},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    (folder / "model.safetensors").chmod(0o644)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(ALPHABET))
     EsmTokenizer(str(vocabulary)).save_pretrained(folder)
@@ -328,11 +324,24 @@ def evaluate(args):
     print(json.dumps(table, indent=2))
 
 
+def scores(args):
+    """Demo scores of the trained family, and of the same networks untrained."""
+    from revdist_sklearn._demo import run_demo
+
+    families = {"trained": args.work, "untrained": args.work / "untrained"}
+    for width in LAYERS:
+        save(new_model(width), folder_of(families["untrained"], width))
+    for name, parent in families.items():
+        print(name)
+        folders = [str(folder_of(parent, width)) for width in LAYERS]
+        run_demo(args.work / f"demo_{name}", models=folders)
+
+
 def main():
     transformers_logging.disable_progress_bar()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     steps = parser.add_subparsers(required=True)
-    for step in (split, train, evaluate):
+    for step in (split, train, evaluate, scores):
         sub = steps.add_parser(step.__name__, help=step.__doc__)
         sub.set_defaults(run=step)
         sub.add_argument("--work", type=Path, required=True, help="folder of all results")

@@ -45,9 +45,9 @@ class Architecture:
         Token that fills a batch up.
     residues : str, default=RESIDUES
         Letters the model knows, upper case.
-    harmless : tuple of str, default=()
-        Beginnings of weight names that play no part in hidden states, or follow from the
-        configuration: a checkpoint may lack them.
+    harmless : str, default="(?!)"
+        Regular expression of weight names that play no part in hidden states, or follow
+        from the configuration: a checkpoint may lack them.  The default finds none.
     """
 
     model_class: str
@@ -58,7 +58,7 @@ class Architecture:
     after: tuple[str, ...] = ("<eos>",)
     pad: str = "<pad>"
     residues: str = RESIDUES
-    harmless: tuple[str, ...] = ()
+    harmless: str = "(?!)"
 
     def limit(self, config):
         """Return the residues a model can take at most, or None.
@@ -79,7 +79,7 @@ ARCHITECTURES = {
         layers="encoder.layer",
         final_norm="encoder.emb_layer_norm_after",
         load_options={"add_pooling_layer": False},  # its weights would be random
-        harmless=("contact_head.", "rotary_embeddings.inv_freq"),
+        harmless=r"^contact_head\.|\.inv_freq$",
     ),
     "esmc": Architecture(  # ESM C
         model_class="EsmcModel",

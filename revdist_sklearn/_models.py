@@ -10,8 +10,10 @@ import threading
 from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
+from safetensors import SafetensorError
 
 from ._family import quiet, weight_files
 
@@ -304,14 +306,15 @@ def load(folder, member, dtype, layer, device, silent=True):
                 output_loading_info=True,
                 **architecture.load_options,
             )
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, SafetensorError, UnpicklingError) as error:
             raise ValueError(
                 f"The weights of {member.source!r} do not fit the {architecture.model_class} "
                 "that its config.json describes, or their file is damaged. Save or fetch the "
                 "model again. "
                 f"({type(error).__name__}: {' '.join(str(error).split())})"
             ) from error
-    missing = sorted(k for k in report["missing_keys"] if not k.startswith(architecture.harmless))
+    harmless = re.compile(architecture.harmless)
+    missing = sorted(key for key in report["missing_keys"] if not harmless.search(key))
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
