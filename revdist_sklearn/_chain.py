@@ -23,7 +23,13 @@ from scipy.linalg import eigh
 
 # Singular values of the base below this share of the largest count as zero (columns scaled
 # to unit variance): the null direction that a final LayerNorm leaves must not be inverted.
-RANK_TOLERANCE = 1e-6
+# Products in float32 leave variances of 1e-8 of the largest in such a direction.
+RANK_TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
+# A column whose spread is within this share of its mean is constant.
+CONSTANT_TOLERANCE = {
+    "float64": 16 * float(np.finfo(np.float64).eps),
+    "float32": float(np.finfo(np.float32).eps),
+}
 # Residual directions with less than this share of the residual's variance are arbitrary.
 RESIDUAL_TOLERANCE = 1e-12
 # A residual below this share of the larger model's variance is rounding, no direction at all.
@@ -103,6 +109,8 @@ class Chain:
         Mean of x.
     cross_covariance : ndarray of shape (D, k) or None
         cov(x, z), or None for a chain that came without it.
+    precision : {"float64", "float32"}
+        Precision of the products behind the covariances.
     """
 
     block_sizes: tuple
@@ -111,6 +119,7 @@ class Chain:
     stages: tuple
     mean: np.ndarray
     cross_covariance: np.ndarray | None
+    precision: str = "float64"
 
     @property
     def width(self):
@@ -142,7 +151,8 @@ def truncate_chain(chain, d):
     block_sizes = chain.block_sizes[: len(stages) + 1]
     D = sum(block_sizes)
     K = None if chain.cross_covariance is None else chain.cross_covariance[:D, :d].copy()
-    return Chain(block_sizes, base, n_base, tuple(stages), chain.mean[:D].copy(), K)
+    mean = chain.mean[:D].copy()
+    return Chain(block_sizes, base, n_base, tuple(stages), mean, K, chain.precision)
 
 
 def principal_directions(covariance):
@@ -158,7 +168,7 @@ def principal_directions(covariance):
     return variances, directions * signs
 
 
-def johnstone_count(e, n):
+def johnstone_count(e, n, rank_tolerance=RANK_TOLERANCE["float64"]):
     """Return how many principal components the authors' rule for ``pcr`` keeps.
 
     Parameters
@@ -167,6 +177,8 @@ def johnstone_count(e, n):
         Eigenvalues of the covariance of z_{i-1}, descending.
     n : float
         Number of rows (sum of their weights).
+    rank_tolerance : float
+        No component below this share of the largest singular value is kept.
     """
     # n rows determine no more than n eigenvalues, which is how many an SVD of them returns.
     e = e[: max(1, min(len(e), int(n)))]
@@ -179,20 +191,17 @@ def johnstone_count(e, n):
     if kept == 0:
         kept = int(np.searchsorted(np.cumsum(e) / e.sum(), 0.95)) + 1
     # Never a direction without variance, however small the noise.
-    return min(kept, int(np.sum(e > RANK_TOLERANCE**2 * e[0])))
+    return min(kept, int(np.sum(e > rank_tolerance**2 * e[0])))
 
 
-def unit_scale(variances, means):
-    """Return 1 / standard deviation of each column, and 0 for a constant column.
-
-    A column whose spread is within rounding of its mean is constant.
-    """
+def unit_scale(variances, means, precision="float64"):
+    """Return 1 / standard deviation of each column, and 0 for a constant column."""
     spread = np.sqrt(np.maximum(variances, 0.0))
-    constant = spread <= 16 * np.finfo(np.float64).eps * np.abs(means)
+    constant = spread <= CONSTANT_TOLERANCE[precision] * np.abs(means)
     return np.divide(1.0, spread, out=np.zeros_like(spread), where=~constant & (spread > 0))
 
 
-def regress(S, G, H, z_mean, *, regressor, alpha, n):
+def regress(S, G, H, z_mean, *, regressor, alpha, n, precision="float64"):
     """Regress h on z from their covariances.
 
     Each regressor is a filter f on the spectrum of S = Q diag(e) Q^T: with g = Q^T G the
@@ -214,6 +223,8 @@ def regress(S, G, H, z_mean, *, regressor, alpha, n):
         Penalty of ``ridge``, on sums over n centred rows as in scikit-learn's Ridge.
     n : float
         Number of rows (sum of their weights).
+    precision : {"float64", "float32"}
+        Precision of the products behind the covariances.
 
     Returns
     -------
@@ -228,14 +239,14 @@ def regress(S, G, H, z_mean, *, regressor, alpha, n):
     # Rank is judged on columns of unit variance: a few outlier columns would otherwise push
     # real directions under the cut.  A penalty and principal components are not scale-free.
     scaled = penalty == 0.0 and regressor != "pcr"
-    scale = unit_scale(np.diag(S), z_mean) if scaled else np.ones(len(S))
+    scale = unit_scale(np.diag(S), z_mean, precision) if scaled else np.ones(len(S))
     e, Q = principal_directions(scale[:, None] * S * scale)
     if regressor == "pcr":
-        kept = np.arange(len(e)) < johnstone_count(e, n)
+        kept = np.arange(len(e)) < johnstone_count(e, n, RANK_TOLERANCE[precision])
     elif penalty > 0.0:
         kept = e > 0.0
     else:
-        kept = e > RANK_TOLERANCE**2 * e[0]
+        kept = e > RANK_TOLERANCE[precision] ** 2 * e[0]
     f = np.zeros_like(e)
     f[kept] = 1.0 / (e[kept] + penalty)
     g = Q.T @ (scale[:, None] * G)
@@ -298,6 +309,7 @@ def solve_chain(
     alpha=1.0,
     rotate_base=False,
     C_directions=None,
+    precision="float64",
 ):
     """Solve the accumulated chain (Algorithm 3 of the paper) from moments.
 
@@ -318,6 +330,8 @@ def solve_chain(
         As in ``ReverseDistiller``.
     C_directions : ndarray of shape (D, D) or None
         Covariance at the level that chooses the residual directions (``None``: C).
+    precision : {"float64", "float32"}
+        Precision of the products behind C.
 
     Returns
     -------
@@ -353,7 +367,9 @@ def solve_chain(
             break
         h = slice(edges[i], edges[i + 1])
         S, G, H = joint.block(h)
-        W, R, n_kept = regress(S, G, H, z_mean[:width], regressor=regressor, alpha=alpha, n=n)
+        W, R, n_kept = regress(
+            S, G, H, z_mean[:width], regressor=regressor, alpha=alpha, n=n, precision=precision
+        )
 
         # Leading principal directions of r_i.
         R_directions = R if chosen_by is joint else chosen_by.residual(h, W)
@@ -385,7 +401,7 @@ def solve_chain(
                 prefix_mean=z_mean[:width].copy(),
             )
         )
-    return Chain(tuple(block_sizes), base, n_base, tuple(stages), mean.copy(), joint.K)
+    return Chain(tuple(block_sizes), base, n_base, tuple(stages), mean.copy(), joint.K, precision)
 
 
 def apply_chain(chain, X):
@@ -452,9 +468,9 @@ def reconstruct(chain, Z):
     A = linear_map(chain)[:d]
     S = A @ K
     z_mean = prefix_mean(chain)[:d]
-    scale = unit_scale(np.diag(S), z_mean)
+    scale = unit_scale(np.diag(S), z_mean, chain.precision)
     e, Q = principal_directions(scale[:, None] * ((S + S.T) / 2) * scale)
-    kept = e > RANK_TOLERANCE**2 * e[0]
+    kept = e > RANK_TOLERANCE[chain.precision] ** 2 * e[0]
     Q = scale[:, None] * Q[:, kept]
     W = Q @ ((Q.T @ K.T) / e[kept, None])
     X = (Z - _like(z_mean, Z)) @ _like(W, Z) + _like(chain.mean, Z)

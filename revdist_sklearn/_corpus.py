@@ -1,13 +1,38 @@
 """From a corpus of sequences to the moments of its residues, and to a fitted distiller."""
 
+import hashlib
+import json
+import time
+from concurrent.futures import BrokenExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from joblib import effective_n_jobs
+from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
 from ._columns import blocks_of
 from ._moments import Moments
-from ._sequences import check_sequences
+from ._sequences import check_sequences, runs
+
+# Residues that one task embeds and sums.  Pieces follow from the input alone, so that the
+# number of workers does not change the result.
+PIECE_RESIDUES = 2**16
+# A checkpoint holds all moments: not more often than this.
+CHECKPOINT_SECONDS = 60.0
 
 
-def corpus_moments(featurizer, sequences, *, verbose=True):
+def corpus_moments(
+    featurizer,
+    sequences,
+    *,
+    weighting="residue",
+    precision=None,
+    n_jobs=None,
+    checkpoint=None,
+    verbose=True,
+):
     """Gather the moments of all residues of a corpus, and of its protein means, in one pass.
 
     Residues are embedded batch by batch and never held; memory beyond the models and one
@@ -22,6 +47,25 @@ def corpus_moments(featurizer, sequences, *, verbose=True):
     sequences : sequence of str
         Diverse proteins, not the variants of one.
 
+    weighting : {"residue", "protein"}, default="residue"
+        ``"residue"`` counts each residue once. ``"protein"`` gives each protein a weight of
+        1, shared by its residues, so that long proteins do not dominate; ``n`` is then the
+        number of proteins.
+
+    precision : {"float32", "float64"}, default=None
+        Precision of the products, as in ``Moments``; None takes that of the embeddings,
+        float32.
+
+    n_jobs : int, default=None
+        Number of workers, as in joblib: None is 1 unless in a
+        :class:`joblib.parallel_config` context, -1 all processors. Under
+        ``joblib.parallel_config(backend="dask")`` the pieces go to a Dask cluster. The
+        result does not depend on it, beyond rounding in float64.
+
+    checkpoint : path-like, default=None
+        File that keeps the moments so far: written every minute and when a fault ends the
+        call, and read at the next call with the same input, which goes on from there.
+
     verbose : bool, default=True
         Show a progress bar, in residues.
 
@@ -33,7 +77,17 @@ def corpus_moments(featurizer, sequences, *, verbose=True):
     Raises
     ------
     ValueError
-        If the featurizer does not pool by the mean, or a sequence is not valid.
+        If the featurizer does not pool by the mean, a sequence is not valid, an embedding is
+        not finite, or the checkpoint belongs to other input.
+    RuntimeError
+        If a worker died.
+    OSError
+        If the checkpoint cannot be written; what it held before is still there.
+
+    Notes
+    -----
+    Each of several workers holds the models and the moments of its piece; the pieces are
+    merged in the order of the sequences as they arrive.
 
     Examples
     --------
@@ -47,22 +101,64 @@ def corpus_moments(featurizer, sequences, *, verbose=True):
             "only the mean over residues commutes with the chain. For other pooling, fit a "
             "ReverseDistiller on the pooled rows themselves."
         )
+    if weighting not in ("residue", "protein"):
+        raise ValueError(f"weighting={weighting!r} must be 'residue' or 'protein'.")
     sequences = check_sequences(sequences)
-    blocks = blocks_of(featurizer.get_feature_names_out())
-    names, sizes = zip(*blocks, strict=True)
-    moments = Moments(sizes, block_names=names)
-    total = sum(map(len, sequences))
-    with tqdm(total=total, unit="residue", unit_scale=True, disable=not verbose) as bar:
-        for rows, sequence_index in featurizer.iter_residues(sequences):
-            moments.update(rows, groups=sequence_index)
-            bar.update(len(rows))
+    names, sizes = zip(*blocks_of(featurizer.get_feature_names_out()), strict=True)
+    empty = Moments(sizes, block_names=names, precision=precision)
+    pieces = list(runs([len(sequence) for sequence in sequences], PIECE_RESIDUES))
+    store = _Checkpoint(checkpoint, featurizer, sequences, weighting, empty)
+    moments, done = store.load()
+
+    with tqdm(
+        total=sum(map(len, sequences)), unit="residue", unit_scale=True, disable=not verbose
+    ) as bar:
+        bar.update(sum(len(s) for start, stop in pieces[:done] for s in sequences[start:stop]))
+        tasks = (
+            (featurizer, sequences[start:stop], start, weighting, empty)
+            for start, stop in pieces[done:]
+        )
+        # In this process the bar moves with each batch, elsewhere with each piece.
+        alone = effective_n_jobs(n_jobs) == 1
+        if alone:
+            results = (piece_moments(*task, progress=bar.update) for task in tasks)
+        else:
+            workers = Parallel(n_jobs=n_jobs, return_as="generator")
+            results = workers(delayed(piece_moments)(*task) for task in tasks)
+        try:
+            for piece, (start, stop) in zip(results, pieces[done:], strict=True):
+                store.merging = True
+                moments.merge(piece)
+                done += 1
+                store.merging = False
+                if not alone:
+                    bar.update(sum(map(len, sequences[start:stop])))
+                store.save(moments, done, last=done == len(pieces))
+        except BrokenExecutor as error:
+            store.rescue(moments, done)
+            raise RuntimeError(_worker_died(done, len(pieces), checkpoint)) from error
+        except BaseException as error:
+            store.rescue(moments, done)
+            if type(error).__name__ == "KilledWorker":  # of dask.distributed
+                raise RuntimeError(_worker_died(done, len(pieces), checkpoint)) from error
+            raise
     return moments
 
 
-def fit_on_corpus(distiller, featurizer, sequences, *, verbose=True):
+def fit_on_corpus(
+    distiller,
+    featurizer,
+    sequences,
+    *,
+    weighting="residue",
+    precision=None,
+    n_jobs=None,
+    checkpoint=None,
+    verbose=True,
+):
     """Fit a distiller on the residues of a corpus.
 
-    The same as ``distiller.fit_moments(corpus_moments(featurizer, sequences))``.  The result
+    The same as ``distiller.fit_moments(corpus_moments(featurizer, sequences))``. The result
     applies to mean-pooled embeddings as well, because the mean over residues commutes with
     the affine chain; freeze it (:class:`sklearn.frozen.FrozenEstimator`) in pipelines.
 
@@ -77,12 +173,17 @@ def fit_on_corpus(distiller, featurizer, sequences, *, verbose=True):
     sequences : sequence of str
         Diverse proteins, not the variants of one.
 
-    verbose : bool, default=True
-        Show a progress bar, in residues.
+    weighting, precision, n_jobs, checkpoint, verbose
+        As in ``corpus_moments``, with the same defaults.
 
     Returns
     -------
     distiller : ReverseDistiller
+
+    Raises
+    ------
+    ValueError, RuntimeError, OSError
+        As ``corpus_moments``.
 
     Examples
     --------
@@ -94,4 +195,126 @@ def fit_on_corpus(distiller, featurizer, sequences, *, verbose=True):
     >>> distiller.transform(emb.transform(["MKTAYIAKQR"])).shape
     (1, 64)
     """
-    return distiller.fit_moments(corpus_moments(featurizer, sequences, verbose=verbose))
+    return distiller.fit_moments(
+        corpus_moments(
+            featurizer,
+            sequences,
+            weighting=weighting,
+            precision=precision,
+            n_jobs=n_jobs,
+            checkpoint=checkpoint,
+            verbose=verbose,
+        )
+    )
+
+
+def piece_moments(featurizer, sequences, start, weighting, empty, progress=None):
+    """Return the moments of some consecutive sequences; what a worker runs.
+
+    Parameters
+    ----------
+    featurizer : ESMFeaturizer
+    sequences : list of str
+    start : int
+        Index of the first of them in the corpus, for messages.
+    weighting : {"residue", "protein"}
+    empty : Moments
+        Of no rows, with the blocks of the featurizer.
+    progress : callable or None
+        Called with the number of residues after each batch.
+
+    Returns
+    -------
+    moments : Moments
+    """
+    moments = Moments(empty.block_sizes, block_names=empty.block_names, precision=empty.precision)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    for rows, index in featurizer.iter_residues(sequences):
+        weights = 1.0 / lengths[index] if weighting == "protein" else None
+        try:
+            moments.update(rows, sample_weight=weights, groups=index)
+        except ValueError as error:
+            finite = np.isfinite(rows).all(axis=1)
+            if finite.all():
+                raise
+            first = int(index[np.argmin(finite)]) + start
+            raise ValueError(
+                f"The embedding of sequence {first} is not finite: {error} Half precision "
+                "overflows in some models; try dtype='float32' or 'bfloat16'."
+            ) from error
+        if progress is not None:
+            progress(len(rows))
+    return moments
+
+
+def _worker_died(done, total, checkpoint):
+    kept = (
+        f"They are in {checkpoint}; the same call goes on from there."
+        if checkpoint is not None
+        else "They are lost; with checkpoint= the same call would go on from there."
+    )
+    return (
+        f"A worker died, most often for want of memory, after {done} of {total} pieces were "
+        f"merged. {kept} Each worker holds all models and one piece's moments: use a smaller "
+        "n_jobs, or a smaller token_budget."
+    )
+
+
+class _Checkpoint:
+    """The moments so far, on disk, and the piece to go on from."""
+
+    def __init__(self, path, featurizer, sequences, weighting, empty):
+        self.path = None if path is None else Path(path)
+        self.empty = empty
+        self.merging = False
+        self.saved_at = time.monotonic()
+        # Whatever changes the moments; models by name, so that a resumed run may load them
+        # from another place.
+        parameters = {
+            name: value
+            for name, value in featurizer.get_params().items()
+            if name not in ("device", "token_budget", "verbose", "local_files_only", "models")
+        }
+        facts = [empty._blocks(), parameters, weighting, empty.precision, PIECE_RESIDUES]
+        digest = hashlib.sha256(json.dumps(facts, default=str).encode())
+        for sequence in sequences:
+            digest.update(sequence.encode() + b"\n")
+        self.fingerprint = digest.hexdigest()
+
+    def load(self):
+        """Return the moments so far and the number of pieces in them."""
+        if self.path is None or not self.path.exists():
+            return self.empty, 0
+        moments, extra = Moments._load(self.path)
+        if extra.get("fingerprint") != self.fingerprint:
+            raise ValueError(
+                f"The checkpoint {self.path} belongs to another corpus, family or setting; name "
+                "another file, or remove it to start anew."
+            )
+        return moments, extra["pieces"]
+
+    def save(self, moments, done, *, last=False):
+        """Write, unless that was done within the last minute."""
+        if self.path is None:
+            return
+        if last or time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+            self._write(moments, done)
+            self.saved_at = time.monotonic()
+
+    def rescue(self, moments, done):
+        """Write what a fault has left, where that is whole; the fault itself is reported."""
+        if self.path is not None and done and not self.merging:
+            with suppress(OSError):
+                self._write(moments, done)
+
+    def _write(self, moments, done):
+        try:
+            moments._save(self.path, {"fingerprint": self.fingerprint, "pieces": done})
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"The checkpoint cannot be written ({error.strerror or error}). What it held "
+                "before is still there, and the same call goes on from it; make room, or name "
+                "a file elsewhere.",
+                str(self.path),
+            ) from error

@@ -20,6 +20,9 @@ from ._columns import blocks_of, column_names
 from ._moments import Moments, check_finite
 from ._pretrained import fetch, read_chain, write_chain
 
+# Half precision keeps enough of a column whose mean is within this many of its spreads.
+HALF_SPREADS = 10
+
 
 class ReverseDistiller(TransformerMixin, BaseEstimator):
     """Nested embedding of a family of models by reverse distillation.
@@ -197,10 +200,11 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             If X is not finite or has fewer than two rows, if the widths do not add up to its
             columns, or if a stage would get no columns.
         """
+        half = _half_kind(X)
         X = self._validate_rows(X, reset=True, ensure_min_samples=2)
         moments = self._new_moments(X)
         self._adopt(moments)
-        self._update(moments, X, sample_weight, groups)
+        self._update(moments, X, half, sample_weight, groups)
         self._chain = self._solve(moments)
         self._moments = None
         return self
@@ -244,6 +248,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 "call fit_moments.",
                 stacklevel=2,
             )
+        half = _half_kind(X)
         X = self._validate_rows(X, reset=first)
         moments = self._new_moments(X) if first else self._moments
         if self.residual_level == "protein" and groups is None:
@@ -251,7 +256,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 'residual_level="protein" needs groups, the protein of each row, in every call.'
             )
         self._adopt(moments)
-        self._update(moments, X, sample_weight, groups)
+        self._update(moments, X, half, sample_weight, groups)
         self._moments, self._chain = moments, None
         return self
 
@@ -485,6 +490,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     def _validate_rows(self, X, *, reset, ensure_min_samples=1):
         """Return X as a float array; names the place of the first value that is not finite."""
         names = getattr(X, "columns", None)
+        X = _from_tensor_or_half(X)
         if not reset and not hasattr(self, "feature_names_in_") and names is not None:
             # Fitted on a corpus, whose blocks are known by name: a frame of the same blocks
             # is no mistake, a frame of others is.
@@ -555,12 +561,13 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             )
         return Moments(sizes, block_names=names)
 
-    def _update(self, moments, X, sample_weight, groups):
+    def _update(self, moments, X, half, sample_weight, groups):
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
         moments.update(X, sample_weight=sample_weight, groups=groups)
+        moments.half = moments.half or half
         self.n_samples_seen_ = moments.n_rows
 
     def _adopt(self, moments):
@@ -612,6 +619,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             )
         n_components = self.n_components or sum(self._stage_sizes)
         self._warn_if_few_rows(moments, n_components)
+        self._warn_if_rounded(moments)
         self.n_samples_seen_ = moments.n_rows
         return solve_chain(
             moments.n,
@@ -625,6 +633,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             alpha=self.alpha,
             rotate_base=self.rotate_base,
             C_directions=moments.protein.covariance if by_protein else None,
+            precision=moments.product_precision,
         )
 
     def _warn_if_few_rows(self, moments, n_components):
@@ -639,6 +648,27 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 stacklevel=4,
             )
 
+    def _warn_if_rounded(self, moments):
+        """Warn of columns whose spread half precision has rounded away."""
+        if moments.half is None:
+            return
+        spread = np.sqrt(np.diag(moments.scatter) / moments.n)
+        far = np.flatnonzero(np.abs(moments.mean) > HALF_SPREADS * spread)
+        if not len(far):
+            return
+        names = [
+            name
+            for label, size in zip(self._block_labels(), self.block_sizes_, strict=True)
+            for name in column_names(label, size)
+        ]
+        shown = ", ".join(names[j] for j in far[:10]) + (", .." if len(far) > 10 else "")
+        warnings.warn(
+            f"{len(far)} of {len(names)} columns have a mean beyond {HALF_SPREADS} times their "
+            f"spread, of which {moments.half} rounds away a part: {shown}. Embed in float32, or "
+            "subtract the means before rounding.",
+            stacklevel=4,
+        )
+
     def _block_labels(self):
         if self.block_names_ is not None:
             return self.block_names_
@@ -651,3 +681,18 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _half_kind(X):
+    """Return "float16" or "bfloat16" for an array or tensor of half precision, else None."""
+    kind = str(getattr(X, "dtype", "")).removeprefix("torch.")
+    return kind if kind in ("float16", "bfloat16") else None
+
+
+def _from_tensor_or_half(X):
+    """Return a torch tensor as an array, and half precision as float32, which holds it exactly."""
+    half = _half_kind(X) is not None
+    if hasattr(X, "detach"):
+        X = X.detach().cpu()
+        return (X.float() if half else X).numpy()
+    return X.astype(np.float32) if half else X

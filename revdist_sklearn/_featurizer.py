@@ -212,8 +212,8 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         Returns
         -------
         embeddings : ndarray of shape (n_samples, sum(block_sizes_)), float32
-            One block of columns a model.  A frame with the index of a Series where
-            `set_output` asks for pandas.
+            One block of columns a model.  A frame where `set_output` asks for pandas, with
+            the index of a Series (scikit-learn 1.7 or later).
 
         Raises
         ------
@@ -356,10 +356,12 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
             return first
         return residues.mean(0) if self.pooling == "mean" else residues.amax(0)
 
-    @property
-    def block_sizes_(self):
-        """Columns of each model's block."""
-        return tuple(m.width for m in self._members())
+    def __getattr__(self, name):
+        # No property: scikit-learn reads all properties to draw an estimator in a notebook,
+        # and this one may raise for the models it is given, or ask the hub for them.
+        if name == "block_sizes_":
+            return tuple(member.width for member in self._members())
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _members(self):
         return resolve_family(self.models, self.revision, self.local_files_only)

@@ -323,7 +323,7 @@ def load(folder, member, dtype, layer, device, silent=True):
             "saved with save_pretrained, and not an adapter or another architecture?"
         )
     _cut(model, architecture, layer, member)
-    return Encoder(model.to(device).eval(), architecture, token_ids)
+    return Encoder(model.to(device), architecture, token_ids)
 
 
 def _vocabulary(folder, member):

@@ -34,6 +34,7 @@ def write_chain(folder, chain, header):
         "format": FORMAT,
         **header,
         "n_base": chain.n_base,
+        "precision": chain.precision,
         "block_sizes_used": chain.block_sizes,
         "stages": stages,
     }
@@ -84,6 +85,7 @@ def read_chain(folder):
             stages,
             tensors["mean"],
             tensors.get("cross_covariance"),
+            config["precision"],
         )
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(

@@ -86,6 +86,11 @@ def _as_list(sequences):
             f"Expected a list of protein sequences, got one {type(sequences).__name__} of "
             f"length {len(sequences)}. For a single protein give a list of one: [sequence]."
         )
+    if issparse(sequences):
+        raise ValueError(
+            "Expected a list of protein sequences, got a sparse matrix of numbers. Give the "
+            "sequences themselves, as text."
+        )
     # Before the iteration below, which would take the columns of a frame for its items.
     shape = getattr(sequences, "shape", None)
     if shape is not None and len(shape) != 1:
@@ -96,10 +101,9 @@ def _as_list(sequences):
                 f"Name the column that holds the sequences, as in frame[{name!r}]; in a "
                 "ColumnTransformer give the name as a string, not in a list."
             )
-        kind = "a sparse matrix" if issparse(sequences) else type(sequences).__name__
         raise ValueError(
-            f"Expected a flat list of protein sequences, got {kind} of shape {tuple(shape)}. "
-            f"{way_out}"
+            f"Expected a flat list of protein sequences, got {type(sequences).__name__} of "
+            f"shape {tuple(shape)}. {way_out}"
         )
     unordered = isinstance(sequences, (dict, set, frozenset))
     if unordered or not (isinstance(sequences, Iterable) and isinstance(sequences, Sized)):

@@ -1,8 +1,20 @@
+import errno
+import os
+
+import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from revdist_sklearn import ESMFeaturizer, Moments, ReverseDistiller, corpus_moments, fit_on_corpus
+from revdist_sklearn import (
+    ESMFeaturizer,
+    Moments,
+    ReverseDistiller,
+    _corpus,
+    _moments,
+    corpus_moments,
+    fit_on_corpus,
+)
 
 PROTEINS = ["MKTAYIAKQR", "GSHMWWY", "MKTAYIAKQRQISFVKSHFSRQ", "ACDEFGHIKLMNPQRSTVWY", "MM"]
 
@@ -21,11 +33,11 @@ def rows(featurizer):
 
 def test_moments_are_those_of_all_residues(featurizer, rows):
     X, protein = rows
-    moments = corpus_moments(featurizer, PROTEINS, verbose=False)
+    moments = corpus_moments(featurizer, PROTEINS, precision="float64", verbose=False)
     assert moments.block_sizes == (32, 64)
     assert moments.block_names == ("esm2_nano_032", "esm2_nano_064")
     assert (moments.n_rows, moments.n_proteins) == (sum(map(len, PROTEINS)), len(PROTEINS))
-    expected = Moments((32, 64)).update(X, groups=protein)
+    expected = Moments((32, 64), precision="float64").update(X, groups=protein)
     assert_allclose(moments.residue.covariance, np.cov(X.T.astype(float), bias=True), atol=1e-10)
     assert_allclose(moments.protein.scatter, expected.protein.scatter, atol=1e-10)
 
@@ -79,3 +91,185 @@ def test_progress_bar_counts_residues(featurizer, capsys):
     assert "residue" in capsys.readouterr().err
     corpus_moments(featurizer, PROTEINS, verbose=False)
     assert not capsys.readouterr().err
+
+
+# Pieces, workers and weights
+
+
+@pytest.fixture
+def many_pieces(monkeypatch):
+    monkeypatch.setattr(_corpus, "PIECE_RESIDUES", 20)
+
+
+def gather(featurizer, **kwargs):
+    return corpus_moments(featurizer, PROTEINS, precision="float64", verbose=False, **kwargs)
+
+
+def assert_same(a, b, tolerance=1e-10):
+    assert (a.n_rows, a.n_proteins) == (b.n_rows, b.n_proteins)
+    for one, other in ((a.residue, b.residue), (a.protein, b.protein)):
+        scale = np.abs(other.scatter).max()
+        assert_allclose(one.mean, other.mean, atol=tolerance)
+        assert_allclose(one.scatter, other.scatter, atol=tolerance * scale)
+
+
+def test_pieces_give_the_whole(featurizer, many_pieces):
+    # Batches differ between pieces and the whole, and with them the last bits of the model.
+    whole = gather(featurizer)
+    _corpus.PIECE_RESIDUES = 10**6
+    assert_same(whole, gather(featurizer), tolerance=1e-6)
+
+
+def test_two_workers_give_the_same(featurizer, many_pieces):
+    assert_same(gather(featurizer, n_jobs=2), gather(featurizer))
+
+
+def test_a_dask_cluster_gives_the_same(featurizer, many_pieces):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster),
+        joblib.parallel_config(backend="dask"),
+    ):
+        on_dask = gather(featurizer)
+    assert_same(on_dask, gather(featurizer))
+
+
+def test_weighting_by_protein(featurizer, rows):
+    X, protein = rows
+    moments = gather(featurizer, weighting="protein")
+    assert np.isclose(moments.n, len(PROTEINS)) and moments.n_rows == len(X)
+    lengths = np.bincount(protein)
+    assert_allclose(moments.mean, np.average(X, axis=0, weights=1 / lengths[protein]), atol=1e-6)
+    # The mean of all residues is then the mean of proteins.
+    assert_allclose(moments.mean, moments.protein.mean, atol=1e-6)
+
+
+# Faults: what was merged before is kept, and the same call goes on from there.
+
+
+class Faulty(ESMFeaturizer):
+    """Breaks at one protein, until the file ``repaired`` exists."""
+
+    def with_repair(self, path):
+        self.repaired = str(path)
+        return self
+
+    def iter_residues(self, sequences):
+        for rows, index in super().iter_residues(sequences):
+            if PROTEINS[3] in sequences and not os.path.exists(self.repaired):
+                rows = self.fault(rows)
+            yield rows, index
+
+
+class GivesNaN(Faulty):
+    def fault(self, rows):
+        rows[-1, 3] = np.nan
+        return rows
+
+
+class Interrupted(Faulty):
+    def fault(self, rows):
+        raise KeyboardInterrupt
+
+
+class Dies(Faulty):
+    def fault(self, rows):
+        os._exit(1)
+
+
+@pytest.fixture
+def repaired(tmp_path):
+    return tmp_path / "repaired"
+
+
+@pytest.mark.parametrize(
+    "kind, error, message, n_jobs",
+    [
+        (GivesNaN, ValueError, "embedding of sequence 3 is not finite", None),
+        (GivesNaN, ValueError, "embedding of sequence 3 is not finite", 2),
+        (Interrupted, KeyboardInterrupt, None, None),
+        (Dies, RuntimeError, r"A worker died.*pieces were merged\. They are in", 2),
+    ],
+)
+def test_goes_on_after_a_fault(
+    kind, error, message, n_jobs, featurizer, many_pieces, repaired, tmp_path
+):
+    path = tmp_path / "moments.safetensors"
+    # The other parameters are those of the featurizer, so that the checkpoint is its own.
+    faulty = kind("esm2-nano:64").with_repair(repaired)
+    with pytest.raises(error, match=message):
+        gather(faulty, checkpoint=path, n_jobs=n_jobs)
+    if n_jobs is None:  # with two workers the fault may come before the first piece
+        before = Moments.load(path)
+        assert 0 < before.n_proteins < 4
+    repaired.touch()
+    seen = []
+
+    class Counts(kind):
+        def iter_residues(self, sequences):
+            seen.extend(sequences)
+            return super().iter_residues(sequences)
+
+    assert_same(
+        gather(Counts("esm2-nano:64").with_repair(repaired), checkpoint=path), gather(featurizer)
+    )
+    if n_jobs is None:
+        assert len(seen) == len(PROTEINS) - before.n_proteins
+
+
+def test_a_finished_checkpoint_needs_no_pass(featurizer, tmp_path, monkeypatch):
+    path = tmp_path / "moments.safetensors"
+    first = gather(featurizer, checkpoint=path)
+    monkeypatch.setattr(ESMFeaturizer, "iter_residues", None)
+    assert_same(gather(featurizer, checkpoint=path), first, tolerance=0)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    featurizer, many_pieces, repaired, tmp_path, monkeypatch
+):
+    path = tmp_path / "moments.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        gather(Interrupted("esm2-nano:64").with_repair(repaired), checkpoint=path)
+    before = path.read_bytes()
+
+    def full(tensors, file, metadata=None):
+        with open(file, "wb") as half:
+            half.write(b"half a file")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_moments, "save_file", full)
+        with pytest.raises(OSError, match=r"cannot be written \(No space left on device\)"):
+            gather(featurizer, checkpoint=path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert_same(gather(featurizer, checkpoint=path), gather(featurizer))
+
+
+def test_checkpoints_are_written_as_time_goes(featurizer, many_pieces, tmp_path, monkeypatch):
+    monkeypatch.setattr(_corpus, "CHECKPOINT_SECONDS", 0.0)
+    writes, write = [], _corpus._Checkpoint._write
+    monkeypatch.setattr(
+        _corpus._Checkpoint,
+        "_write",
+        lambda self, moments, done: (writes.append(done), write(self, moments, done)),
+    )
+    gather(featurizer, checkpoint=tmp_path / "m.safetensors")
+    assert writes == list(range(1, len(writes) + 1)) and len(writes) > 2
+
+
+def test_a_checkpoint_of_other_input_is_refused(featurizer, tmp_path):
+    path = tmp_path / "moments.safetensors"
+    gather(featurizer, checkpoint=path)
+    with pytest.raises(ValueError, match="belongs to another corpus"):
+        corpus_moments(featurizer, PROTEINS[:3], checkpoint=path, verbose=False)
+    with pytest.raises(ValueError, match="belongs to another corpus"):
+        gather(featurizer, checkpoint=path, weighting="protein")
+
+
+def test_unknown_weighting(featurizer):
+    with pytest.raises(ValueError, match="weighting='length' must be"):
+        gather(featurizer, weighting="length")

@@ -108,7 +108,7 @@ def test_container_without_order_or_length_is_refused(container):
         (np.array([GOOD]), r"ndarray of shape \(1, 2\)"),
         (np.array("MKT"), r"ndarray of shape \(\)"),
         (pd.DataFrame({"protein": GOOD}), r"DataFrame of shape \(2, 1\).*frame\['protein'\]"),
-        (sparse.csr_array(np.eye(2)), r"a sparse matrix of shape \(2, 2\)"),
+        (sparse.csr_array(np.eye(2)), r"a sparse matrix of numbers"),
     ],
     ids=["2-d array", "0-d array", "frame", "sparse"],
 )
