@@ -241,19 +241,20 @@ def regress(S, G, H, z_mean, *, regressor, alpha, n, precision="float64"):
     scaled = penalty == 0.0 and regressor != "pcr"
     scale = unit_scale(np.diag(S), z_mean, precision) if scaled else np.ones(len(S))
     e, Q = principal_directions(scale[:, None] * S * scale)
+    rank = int(np.sum(e > RANK_TOLERANCE[precision] ** 2 * e[0]))
     if regressor == "pcr":
         kept = np.arange(len(e)) < johnstone_count(e, n, RANK_TOLERANCE[precision])
     elif penalty > 0.0:
         kept = e > 0.0
     else:
-        kept = e > RANK_TOLERANCE[precision] ** 2 * e[0]
+        kept = np.arange(len(e)) < rank
     f = np.zeros_like(e)
     f[kept] = 1.0 / (e[kept] + penalty)
     g = Q.T @ (scale[:, None] * G)
     W = scale[:, None] * (Q @ (f[:, None] * g))
     B = np.sqrt(2 * f - e * f**2)[:, None] * g
     R = H - B.T @ B
-    return W, R, int(kept.sum())
+    return W, R, min(rank, int(kept.sum()))
 
 
 @dataclass

@@ -104,8 +104,7 @@ def corpus_moments(
     if weighting not in ("residue", "protein"):
         raise ValueError(f"weighting={weighting!r} must be 'residue' or 'protein'.")
     sequences = check_sequences(sequences)
-    names, sizes = zip(*blocks_of(featurizer.get_feature_names_out()), strict=True)
-    empty = Moments(sizes, block_names=names, precision=precision)
+    empty = _empty_moments(featurizer, precision)
     pieces = list(runs([len(sequence) for sequence in sequences], PIECE_RESIDUES))
     store = _Checkpoint(checkpoint, featurizer, sequences, weighting, empty)
     moments, done = store.load()
@@ -195,17 +194,24 @@ def fit_on_corpus(
     >>> distiller.transform(emb.transform(["MKTAYIAKQR"])).shape
     (1, 64)
     """
-    return distiller.fit_moments(
-        corpus_moments(
-            featurizer,
-            sequences,
-            weighting=weighting,
-            precision=precision,
-            n_jobs=n_jobs,
-            checkpoint=checkpoint,
-            verbose=verbose,
-        )
+    # Sizes that do not fit are found before the pass, not after it.
+    distiller._adopt_moments(_empty_moments(featurizer, precision))
+    moments = corpus_moments(
+        featurizer,
+        sequences,
+        weighting=weighting,
+        precision=precision,
+        n_jobs=n_jobs,
+        checkpoint=checkpoint,
+        verbose=verbose,
     )
+    return distiller.fit_moments(moments)
+
+
+def _empty_moments(featurizer, precision):
+    """Return moments of no rows with the blocks of a featurizer."""
+    names, sizes = zip(*blocks_of(featurizer.get_feature_names_out()), strict=True)
+    return Moments(sizes, block_names=names, precision=precision)
 
 
 def piece_moments(featurizer, sequences, start, weighting, empty, progress=None):
@@ -248,11 +254,12 @@ def piece_moments(featurizer, sequences, start, weighting, empty, progress=None)
 
 
 def _worker_died(done, total, checkpoint):
-    kept = (
-        f"They are in {checkpoint}; the same call goes on from there."
-        if checkpoint is not None
-        else "They are lost; with checkpoint= the same call would go on from there."
-    )
+    if done == 0:
+        kept = "Nothing is lost."
+    elif checkpoint is not None:
+        kept = f"They are in {checkpoint}; the same call goes on from there."
+    else:
+        kept = "They are lost; with checkpoint= the same call would go on from there."
     return (
         f"A worker died, most often for want of memory, after {done} of {total} pieces were "
         f"merged. {kept} Each worker holds all models and one piece's moments: use a smaller "

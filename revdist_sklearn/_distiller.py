@@ -273,17 +273,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         -------
         self : ReverseDistiller
         """
-        if self.block_sizes is not None:
-            sizes, _ = self._given_blocks(moments.n_columns)
-            if sizes != moments.block_sizes:
-                raise ValueError(
-                    f"block_sizes={self.block_sizes!r} are not those of the moments, "
-                    f"{moments.block_sizes}; leave block_sizes=None to take the moments' own."
-                )
-        if hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        self.n_features_in_ = moments.n_columns
-        self._adopt(moments)
+        self._adopt_moments(moments)
         self._chain = self._solve(moments)
         self._moments = None
         return self
@@ -569,6 +559,20 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         moments.update(X, sample_weight=sample_weight, groups=groups)
         moments.half = moments.half or half
         self.n_samples_seen_ = moments.n_rows
+
+    def _adopt_moments(self, moments):
+        """Take over the blocks of moments that were gathered elsewhere."""
+        if self.block_sizes is not None:
+            sizes, _ = self._given_blocks(moments.n_columns)
+            if sizes != moments.block_sizes:
+                raise ValueError(
+                    f"block_sizes={self.block_sizes!r} are not those of the moments, "
+                    f"{moments.block_sizes}; leave block_sizes=None to take the moments' own."
+                )
+        if hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        self.n_features_in_ = moments.n_columns
+        self._adopt(moments)
 
     def _adopt(self, moments):
         """Take over the blocks of moments, and check the sizes of the stages against them."""

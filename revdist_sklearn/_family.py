@@ -7,24 +7,21 @@ Nothing here loads weights or imports torch.  To add an architecture, add an ent
 import json
 import os
 import re
-import threading
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 
+from ._hub import (
+    WEIGHT_FILES,
+    ModelNotFoundError,
+    hub_config,
+    hub_snapshot,
+    one_of,
+    weight_files,
+)
 from ._sequences import RESIDUES
 
 BUNDLED = Path(__file__).parent / "models"
-# From most to least wanted; an index lists the files of weights in several parts.
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-CONFIG_FILES = ("config.json", "vocab.txt", "tokenizer*.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -146,24 +143,6 @@ FAMILIES = {
 }
 
 
-class ModelNotFoundError(OSError):
-    """A model, or a file it cannot do without, is neither on disk nor to be had.
-
-    The message says which model, where it was looked for, and the command that fetches it
-    beforehand.
-
-    Examples
-    --------
-    >>> from revdist_sklearn import ESMFeaturizer
-    >>> from revdist_sklearn._family import ModelNotFoundError
-    >>> try:
-    ...     ESMFeaturizer("./no_such_folder").fit(["MKTAYIAKQR"])
-    ... except ModelNotFoundError as error:
-    ...     print(error)
-    Model './no_such_folder' was not found: there is no such folder.
-    """
-
-
 @dataclass(frozen=True)
 class Member:
     """One model of a family.
@@ -220,7 +199,7 @@ class Member:
         if not folder.is_dir():
             if not _is_hub_id(self.source):
                 raise _no_such_folder(self.source)
-            folder = _from_hub(self, silent)
+            folder = hub_snapshot(self.source, self.revision, self.local_files_only, silent)
         weight_files(folder)
         return folder
 
@@ -440,11 +419,11 @@ def _configured(member):
         if not path.is_file():
             raise ModelNotFoundError(
                 f"Folder {member.source!r} holds no model: config.json is missing. Expected "
-                f"are config.json, vocab.txt or tokenizer.json, and {_one_of(WEIGHT_FILES)}, "
+                f"are config.json, vocab.txt or tokenizer.json, and {one_of(WEIGHT_FILES)}, "
                 "as save_pretrained of a model and of its tokenizer writes them."
             )
     else:
-        path = _config_from_hub(member)
+        path = hub_config(member.source, member.revision, member.local_files_only)
     model_type = json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
     architecture = ARCHITECTURES.get(model_type)
     if architecture is None:
@@ -462,150 +441,3 @@ def _configured(member):
         model_type=model_type,
         limit=architecture.limit(config),
     )
-
-
-def weight_files(folder):
-    """Return the paths of a folder's weights: safetensors where there are any.
-
-    Parameters
-    ----------
-    folder : path
-        Folder of a model.
-
-    Returns
-    -------
-    files : list of Path
-        One file, or all the parts that an index names.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If there are none, or a part is missing.
-    """
-    folder = Path(folder)
-    name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if name is None:
-        raise ModelNotFoundError(
-            f"Folder {str(folder)!r} has no weights. Expected is {_one_of(WEIGHT_FILES)}, as "
-            "save_pretrained of a transformers model writes it."
-        )
-    if not name.endswith(".index.json"):
-        return [folder / name]
-    index = json.loads((folder / name).read_text(encoding="utf-8"))
-    parts = sorted({folder / part for part in index["weight_map"].values()})
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise ModelNotFoundError(
-            f"Folder {str(folder)!r} lacks {', '.join(missing)}, which its {name} names."
-        )
-    return parts
-
-
-def _one_of(names):
-    return ", ".join(names[:-1]) + " or " + names[-1]
-
-
-# The hub is asked once a process: a branch that moves meanwhile cannot give two folds of a
-# cross-validation different models, and later calls need no network.
-@lru_cache(maxsize=64)
-def _config_from_hub(member):
-    """Return the path of a hub id's config.json; downloads it where it is not cached."""
-    from huggingface_hub import hf_hub_download
-
-    with _hub_errors(member), quiet():
-        return hf_hub_download(
-            member.source,
-            "config.json",
-            revision=member.revision,
-            local_files_only=member.local_files_only,
-        )
-
-
-@lru_cache(maxsize=64)
-def _from_hub(member, silent):
-    """Return the snapshot folder of a hub id; downloads what is not cached."""
-    from huggingface_hub import snapshot_download
-
-    def fetch(*patterns):
-        return Path(
-            snapshot_download(
-                member.source,
-                revision=member.revision,
-                local_files_only=member.local_files_only,
-                allow_patterns=list(patterns),
-            )
-        )
-
-    with _hub_errors(member), quiet(silent):
-        folder = fetch(*CONFIG_FILES, "model*.safetensors", "model.safetensors.index.json")
-        if not any((folder / name).is_file() for name in WEIGHT_FILES):
-            # Old repositories have no safetensors; in others both would be fetched at once.
-            folder = fetch("pytorch_model*.bin", "pytorch_model.bin.index.json")
-        if not any((folder / name).is_file() for name in WEIGHT_FILES):
-            raise OSError(f"no {_one_of(WEIGHT_FILES)} in {folder}")
-        return folder
-
-
-@contextmanager
-def _hub_errors(member):
-    """Turn whatever the hub raises into an error that says how to get the model."""
-    from huggingface_hub import constants
-
-    try:
-        yield
-    except Exception as error:  # whatever stands between here and the hub
-        revision = f" --revision {member.revision}" if member.revision else ""
-        where = f"the Hugging Face cache {constants.HF_HUB_CACHE}"
-        if member.local_files_only:
-            where += " only (local_files_only=True)"
-        elif constants.HF_HUB_OFFLINE:
-            where += " only (HF_HUB_OFFLINE is set)"
-        else:
-            where += f" and {constants.ENDPOINT}"
-        raise ModelNotFoundError(
-            f"Model {member.source!r}{revision.replace(' --', ', ')} was not found. It was "
-            f"looked for in {where}; there is no folder of that name either. On a machine "
-            "with network access, fetch it beforehand:\n"
-            f"    hf download {member.source}{revision}\n"
-            f"({type(error).__name__}: {' '.join(str(error).split())})"
-        ) from error
-
-
-# Settings of the process are changed and put back: threads must not do so crosswise.
-_QUIET = threading.RLock()
-
-
-@contextmanager
-def quiet(silent=True):
-    """Silence the bars and reports of transformers and of the hub, for the time being.
-
-    Parameters
-    ----------
-    silent : bool, default=True
-        False does nothing.
-    """
-    if not silent:
-        yield
-        return
-    from huggingface_hub import utils as hub
-    from transformers.utils import logging
-
-    with _QUIET:
-        level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        hub_bars = not hub.are_progress_bars_disabled()
-        logging.set_verbosity_error()
-        if bars:
-            logging.disable_progress_bar()
-        if hub_bars:
-            hub.disable_progress_bars()
-        try:
-            yield
-        finally:
-            logging.set_verbosity(level)
-            if bars:
-                logging.enable_progress_bar()
-            # The line above turns the hub's bars on as well, wanted or not.
-            if hub_bars:
-                hub.enable_progress_bars()
-            elif bars:
-                hub.disable_progress_bars()

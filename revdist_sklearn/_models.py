@@ -15,7 +15,7 @@ from pickle import UnpicklingError
 import numpy as np
 from safetensors import SafetensorError
 
-from ._family import quiet, weight_files
+from ._hub import quiet, weight_files
 
 # The six members of ESM-2 and two more; beyond that the least recently used one goes.
 MAX_MODELS = 8
@@ -82,8 +82,8 @@ class Encoder:
     def __init__(self, model, architecture, token_ids):
         self.model = model
         self.device = model.device
-        self._before = [token_ids[token] for token in architecture.before]
-        self._after = [token_ids[token] for token in architecture.after]
+        self._before = np.array([token_ids[token] for token in architecture.before], np.int64)
+        self._after = np.array([token_ids[token] for token in architecture.after], np.int64)
         self._pad = token_ids[architecture.pad]
         # One token a letter: indexing with the bytes of a sequence gives its token ids.
         self._table = np.full(128, -1, dtype=np.int64)

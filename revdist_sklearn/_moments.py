@@ -11,12 +11,18 @@ from safetensors.numpy import save_file
 from scipy.linalg import blas
 from scipy.sparse import csr_array
 
-# Rows multiplied at a time: bounds the copy of a batch, and the rounding of float32 products.
-CHUNK_ROWS = 4096
 # Means of proteins multiplied at a time.
 PROTEINS_WAITING = 1024
 # Rows and columns mirrored at a time.
 TILE = 512
+# Rows multiplied at a time.  The bound keeps the copy small, and with it the rounding of
+# float32 products; four times D keeps the sums over chunks, O(D^2) each, cheap beside them.
+CHUNK_ROWS = 4096
+
+
+def chunk_rows(n_columns):
+    """Return the number of rows that are multiplied at a time."""
+    return max(256, min(CHUNK_ROWS, 4 * n_columns))
 
 
 class Level:
@@ -80,9 +86,10 @@ class Level:
             Precision of the products of one chunk; the sums are float64 either way.
         """
         products = _tensor_products if _is_tensor(rows) else _array_products
-        for start in range(0, len(rows), CHUNK_ROWS):
-            chunk = rows[start : start + CHUNK_ROWS]
-            w = None if weights is None else weights[start : start + CHUNK_ROWS]
+        size = chunk_rows(len(self.mean))
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            w = None if weights is None else weights[start : start + size]
             n = float(len(chunk)) if w is None else float(w.sum())
             if n > 0.0:
                 self._merge(n, *products(chunk, w, n, dtype))
@@ -183,8 +190,10 @@ def protein_means(rows, weights, groups):
     membership = csr_array((w, (protein, np.arange(len(rows)))), shape=(len(labels), len(rows)))
     total = membership.sum(axis=1)
     if _is_tensor(rows):
-        wide = rows.double() * rows.new_tensor(w).double()[:, None]
-        index = rows.new_tensor(protein).long()
+        import torch
+
+        wide = rows.double() * torch.as_tensor(w, dtype=torch.float64, device=rows.device)[:, None]
+        index = torch.as_tensor(protein, device=rows.device)
         sums = wide.new_zeros(len(labels), rows.shape[1]).index_add(0, index, wide).cpu().numpy()
     else:
         sums = membership @ np.asarray(rows, dtype=np.float64)

@@ -10,6 +10,8 @@ ESM_TOKENS = [
     *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
     *("<null_1>", "<mask>"),
 ]
+# Revisions of a made-up repository on the hub, and their commits.
+HUB_COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
 
 def save_esm(folder, *, width=8, layers=1, lm_head=True, seed=0, **config):
@@ -84,3 +86,35 @@ def proteins():
         "GSHMW",
         "FVNQHLCGSHLVEALYLVCGERGFFYTPKT",
     ]
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """Return a function that puts a repository of two revisions into an empty hub cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def add(repo_id, *, weights=True):
+        repo = tmp_path / "hub" / f"models--{repo_id.replace('/', '--')}"
+        (repo / "refs").mkdir(parents=True)
+        for width, (name, commit) in zip((8, 12), HUB_COMMITS.items(), strict=True):
+            (repo / "refs" / name).write_text(commit)
+            folder = repo / "snapshots" / commit
+            save_esm(folder, width=width)
+            if not weights:
+                (folder / "model.safetensors").unlink()
+        return repo
+
+    return add
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Make every connection an error of the test."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)

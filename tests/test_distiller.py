@@ -400,6 +400,71 @@ def test_outlier_columns_do_not_push_out_real_directions():
     assert_allclose(scaled.transform(X * scale)[:, 16:], plain.transform(X)[:, 16:], atol=1e-6)
 
 
+def hard_columns(X, sizes):
+    """Means of 10 and 1,000 spreads, outliers, a duplicate and a null direction."""
+    reference = family(500, sizes=sizes, noise=1.0)
+    mean, spread = reference.mean(axis=0), reference.std(axis=0)
+    centred = X - mean
+    yield "means of 10 spreads", centred + 10 * spread
+    yield "means of 1000 spreads", centred + 1000 * spread
+    outliers = centred.copy()
+    outliers[:, [0, 3, sizes[0] + 1]] *= 1000
+    yield "outliers", outliers
+    duplicate = centred.copy()
+    duplicate[:, 2] = duplicate[:, 1]
+    yield "duplicate", duplicate
+    yield "null direction", layer_normed(len(X), sizes)
+
+
+HARD = ["means of 10 spreads", "means of 1000 spreads", "outliers", "duplicate", "null direction"]
+
+
+@pytest.mark.parametrize("case", HARD)
+@pytest.mark.parametrize("regressor", WITNESSES)
+def test_float32_products_keep_spectra_and_reconstructions(case, regressor):
+    sizes = (16, 24)
+    X = dict(hard_columns(family(6000, sizes=sizes, noise=1.0), sizes))[case].astype(np.float32)
+    new = dict(hard_columns(family(2000, sizes=sizes, noise=1.0, seed=1), sizes))[case]
+    exact = fit(X.astype(float), block_sizes=sizes, regressor=regressor)
+    single = fit(X, block_sizes=sizes, regressor=regressor)
+    one, other = single.stages_[0], exact.stages_[0]
+    assert one.n_regression == other.n_regression
+    spectra = one.residual_variances, other.residual_variances
+    assert_allclose(*spectra, rtol=0, atol=1e-5 * spectra[1][0])
+    scale = new.std(axis=0)
+    for d in (16, 24):
+        errors = [
+            (((new - m.inverse_transform(m.transform(new)[:, :d])) / scale) ** 2).mean()
+            for m in (single, exact)
+        ]
+        assert abs(errors[0] - errors[1]) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_half_precision_input(kind, recwarn):
+    torch = pytest.importorskip("torch")
+    sizes = (16, 24)
+    centred = family(6000, sizes=sizes)
+    centred = centred - centred.mean(axis=0)
+    spread = centred.std(axis=0)
+    for times, tolerance in [(0, 1e-3), (9, 1e-3)]:
+        X = centred + times * spread
+        rounded = torch.from_numpy(X).to(getattr(torch, kind))
+        distiller = fit(rounded if kind == "bfloat16" else rounded.numpy(), block_sizes=sizes)
+        assert distiller.transform(rounded).dtype == np.float32
+        exact = fit(X, block_sizes=sizes)
+        errors = [
+            (((X - m.inverse_transform(m.transform(X))) / spread) ** 2).mean()
+            for m in (distiller, exact)
+        ]
+        assert abs(errors[0] - errors[1]) < tolerance
+    assert not recwarn.list
+    far = centred.copy()
+    far[:, 17] += 100 * spread[17]
+    with pytest.warns(UserWarning, match=f"1 of 40 columns.*{kind} rounds away.*: 2__01"):
+        fit(torch.from_numpy(far).to(getattr(torch, kind)), block_sizes=sizes)
+
+
 def test_duplicated_and_constant_columns():
     X = family(400, sizes=(6, 10))
     X[:, 1] = X[:, 0]

@@ -175,3 +175,59 @@ def test_fit_leaves_moments_unchanged():
     before = moments.scatter.copy()
     ReverseDistiller().fit_moments(moments)
     assert_array_equal(moments.scatter, before)
+
+
+# Precision and tensors
+
+
+def test_precision_is_that_of_the_rows_or_as_asked():
+    X = rows_of()
+    assert Moments([6]).update(X).product_precision == "float64"
+    single = Moments([6]).update(X.astype(np.float32))
+    assert single.product_precision == "float32" and single.half is None
+    assert Moments([6], precision="float64").update(X.astype(np.float32)).product_precision == (
+        "float64"
+    )
+    assert Moments([6]).update(X).merge(single).product_precision == "float32"
+    with pytest.raises(ValueError, match="precision='half'"):
+        Moments([6], precision="half")
+
+
+def test_float32_products_agree_to_rounding():
+    X = rows_of(3 * CHUNK_ROWS, 40).astype(np.float32)
+    single = Moments([40]).update(X).residue
+    double = Moments([40], precision="float64").update(X).residue
+    assert_allclose(single.mean, double.mean, rtol=1e-12)
+    error = np.abs(single.scatter - double.scatter).max() / double.scatter.max()
+    assert 0 < error < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_tensors_are_multiplied_like_arrays(kind, weighted):
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(rows_of(CHUNK_ROWS + 50)).to(getattr(torch, kind))
+    w = np.random.default_rng(0).uniform(0, 2, len(tensor)) if weighted else None
+    groups = np.repeat(np.arange(-(-len(tensor) // 7)), 7)[: len(tensor)]
+    moments = Moments([2, 4]).update(tensor, sample_weight=w, groups=groups)
+    array = tensor.double().numpy()
+    expected = Moments([2, 4]).update(array, sample_weight=w, groups=groups)
+    tolerance = 1e-12 if kind == "float64" else 1e-5
+    assert_same(moments, expected, rtol=tolerance)
+    assert moments.half == (kind if kind.endswith("16") else None)
+
+
+def test_a_tensor_that_is_not_finite_is_named():
+    torch = pytest.importorskip("torch")
+    tensor = torch.zeros(4, 6)
+    tensor[2, 1] = float("nan")
+    with pytest.raises(ValueError, match="NaN.*row 2, column 1"):
+        Moments([6]).update(tensor)
+
+
+def test_half_precision_arrays_are_exact_in_float32():
+    X = rows_of().astype(np.float16)
+    moments = Moments([6]).update(X)
+    assert moments.half == "float16"
+    exact = Moments([6]).update(X.astype(np.float64))
+    assert_allclose(moments.scatter, exact.scatter, atol=1e-6 * exact.scatter.max())
