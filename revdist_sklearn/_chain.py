@@ -19,7 +19,6 @@ These functions work on arrays; validation and bookkeeping are the estimator's.
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.linalg import eigh
 
 # Singular values of the base below this share of the largest count as zero (columns scaled
 # to unit variance): the null direction that a final LayerNorm leaves must not be inverted.
@@ -161,7 +160,7 @@ def principal_directions(covariance):
     The entry of largest magnitude in each direction is positive, so that the result does not
     depend on the sign that the eigensolver happens to return.
     """
-    variances, directions = eigh(covariance, driver="evd", check_finite=False)
+    variances, directions = np.linalg.eigh(covariance)
     variances, directions = np.maximum(variances[::-1], 0.0), directions[:, ::-1]
     largest = np.argmax(np.abs(directions), axis=0)
     signs = np.sign(directions[largest, np.arange(directions.shape[1])])

@@ -85,6 +85,8 @@ class Encoder:
         self._before = np.array([token_ids[token] for token in architecture.before], np.int64)
         self._after = np.array([token_ids[token] for token in architecture.after], np.int64)
         self._pad = token_ids[architecture.pad]
+        # Older versions of transformers keep the rotary tables of the last batch in the model.
+        self._one_at_a_time = threading.Lock()
         # One token a letter: indexing with the bytes of a sequence gives its token ids.
         self._table = np.full(128, -1, dtype=np.int64)
         for residue in architecture.residues:
@@ -137,7 +139,7 @@ class Encoder:
         if min(lengths) < ids.shape[1]:
             filled_up = np.arange(ids.shape[1]) < np.array(lengths)[:, None]
             mask = torch.from_numpy(filled_up.astype(np.int64)).to(self.device)
-        with torch.inference_mode():
+        with self._one_at_a_time, torch.inference_mode():
             states = self.model(
                 input_ids=torch.from_numpy(ids).to(self.device), attention_mask=mask
             ).last_hidden_state.float()

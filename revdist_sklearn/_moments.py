@@ -85,57 +85,76 @@ class Level:
         dtype : {np.float64, np.float32}
             Precision of the products of one chunk; the sums are float64 either way.
         """
-        products = _tensor_products if _is_tensor(rows) else _array_products
+        centre = _centre_tensor if _is_tensor(rows) else _centre_array
         size = chunk_rows(len(self.mean))
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
             w = None if weights is None else weights[start : start + size]
             n = float(len(chunk)) if w is None else float(w.sum())
-            if n > 0.0:
-                self._merge(n, *products(chunk, w, n, dtype))
-                self._mirrored = False
+            if n == 0.0:
+                continue
+            # Centred rows, and below them the step between the means: one product gives the
+            # pairwise update of Chan, Golub and LeVeque (1983).
+            mean, centred = centre(chunk, w, n, dtype)
+            step = self._step(n, mean)
+            if _is_tensor(centred):
+                centred[-1] = centred.new_tensor(step)
+                product = (centred.T @ centred).cpu().numpy()
+            else:
+                centred[-1] = step
+                # BLAS fills the upper triangle in its column order: the lower one in ours.
+                syrk = blas.dsyrk if dtype == np.float64 else blas.ssyrk
+                product = syrk(1.0, centred.T).T
+            self._add(product)
+            self._move(n, mean)
+            self._mirrored = False
 
     def merge(self, other):
-        """Add the rows of another level."""
-        if other.n > 0.0:
-            self._merge(other.n, other.mean, other._scatter)
-            self._mirrored = self._mirrored and other._mirrored
+        """Add the rows of another level, pairwise as ``update``."""
+        if other.n == 0.0:
+            return
+        step = self._step(other.n, other.mean)
+        self._add(other._scatter, step)
+        self._move(other.n, other.mean)
+        self._mirrored = self._mirrored and other._mirrored
 
-    def _merge(self, n, mean, scatter):
-        """Add moments of other rows (Chan, Golub and LeVeque 1983, pairwise)."""
-        total = self.n + n
-        delta = mean - self.mean
-        self._scatter += scatter
-        if self.n > 0.0:
-            step = np.sqrt(self.n * n / total) * delta
-            for i in range(0, len(step), TILE):  # no second D x D matrix
+    def _step(self, n, mean):
+        return np.sqrt(self.n * n / (self.n + n)) * (mean - self.mean)
+
+    def _add(self, scatter, step=None):
+        """Add to the scatter, row tile by row tile: no second D x D matrix of float64."""
+        for i in range(0, len(scatter), TILE):
+            # Where only the lower triangle is kept, the upper one is not worth a pass.
+            stop = i + TILE if step is None else len(scatter)
+            self._scatter[i : i + TILE, :stop] += scatter[i : i + TILE, :stop]
+            if step is not None:
                 self._scatter[i : i + TILE] += step[i : i + TILE, None] * step
-        self.mean = self.mean + delta * (n / total)
-        self.n = total
+
+    def _move(self, n, mean):
+        self.n += n
+        self.mean = self.mean + (mean - self.mean) * (n / self.n)
 
     def __getstate__(self):
         return {"n": self.n, "mean": self.mean, "_scatter": self.scatter, "_mirrored": True}
 
 
-def _array_products(chunk, w, n, dtype):
-    """Return mean and scatter (lower triangle) of the rows of one chunk.
+def _centre_array(chunk, w, n, dtype):
+    """Return the mean of the rows, and them centred and weighted with one more row of room.
 
     Rows are centred by their own mean before the product: outlier columns far from zero would
     otherwise drown the rest in rounding.
     """
     mean = _mean(chunk, w, n)
-    # Twice for float64, whose last bit the sum behind the mean does not reach: a constant
-    # column stays constant.  In float32 the shift is rounded, which is below its products.
-    centred = np.subtract(chunk, mean.astype(dtype), dtype=dtype)
+    room = np.empty((len(chunk) + 1, chunk.shape[1]), dtype=dtype)
+    centred = np.subtract(chunk, mean.astype(dtype), out=room[:-1])
     if dtype == np.float64:
+        # The sum behind a mean rounds; a second pass keeps a constant column constant.
         rest = _mean(centred, w, n)
         centred -= rest
         mean += rest
     if w is not None:
         centred *= np.sqrt(w).astype(dtype)[:, None]
-    syrk = blas.dsyrk if dtype == np.float64 else blas.ssyrk
-    # The upper triangle in BLAS's column order is the lower one in ours.
-    return mean, syrk(1.0, centred.T).T
+    return mean, room
 
 
 def _mean(chunk, w, n):
@@ -144,25 +163,25 @@ def _mean(chunk, w, n):
     return np.einsum("i,ij->j", w, chunk, dtype=np.float64) / n
 
 
-def _tensor_products(chunk, w, n, dtype):
-    """Return the same of a torch tensor, multiplied on its own device."""
+def _centre_tensor(chunk, w, n, dtype):
+    """Return the same of a torch tensor, on its own device."""
     import torch
 
     kind = torch.float64 if dtype == np.float64 else torch.float32
-    w = None if w is None else torch.as_tensor(w, dtype=torch.float64, device=chunk.device)
-    # Devices without float64 (mps) sum in float32; the centred rows are summed once more.
+    # Devices without float64 (mps) sum in float32; the second pass makes up for it.
     wide = torch.float32 if chunk.device.type == "mps" else torch.float64
-    centred = chunk.to(kind)
+    room = torch.empty((len(chunk) + 1, chunk.shape[1]), dtype=kind, device=chunk.device)
+    centred = room[:-1].copy_(chunk)
+    if w is not None:
+        w = torch.as_tensor(w, dtype=kind, device=chunk.device)[:, None]
     mean = torch.zeros(chunk.shape[1], dtype=wide, device=chunk.device)
     for _ in range(2):
-        x = centred if w is None else centred * w[:, None].to(kind)
-        rest = x.sum(0, dtype=wide) / n
-        centred = centred - rest.to(kind)
+        rest = (centred if w is None else centred * w).sum(0, dtype=wide) / n
+        centred -= rest.to(kind)
         mean += rest
     if w is not None:
-        centred = centred * w.sqrt()[:, None].to(kind)
-    product = centred.T @ centred
-    return mean.double().cpu().numpy(), product.cpu().numpy()
+        centred *= w.sqrt()
+    return mean.double().cpu().numpy(), room
 
 
 def _is_tensor(rows):

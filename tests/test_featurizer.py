@@ -311,11 +311,12 @@ def test_learned_positions_set_the_limit(tmp_path):
 
 
 def test_the_shortest_limit_of_a_family_counts(tmp_path, tiny_family):
-    folder = save_esm(
-        tmp_path / "m", position_embedding_type="absolute", max_position_embeddings=20
-    )
-    with pytest.raises(ValueError, match="the limit is 16"):
-        ESMFeaturizer([folder, tiny_family[1]]).fit([LONG])
+    learned = {"position_embedding_type": "absolute"}
+    short = save_esm(tmp_path / "short", max_position_embeddings=20, **learned)
+    long = save_esm(tmp_path / "long", max_position_embeddings=30, **learned)
+    for models in ([short, long, tiny_family[1]], [tiny_family[1], long, short]):
+        with pytest.raises(ValueError, match="the limit is 16"):
+            ESMFeaturizer(models).fit([LONG])
 
 
 # Names, prefixes, tags

@@ -221,7 +221,7 @@ def test_a_tensor_that_is_not_finite_is_named():
     torch = pytest.importorskip("torch")
     tensor = torch.zeros(4, 6)
     tensor[2, 1] = float("nan")
-    with pytest.raises(ValueError, match="NaN.*row 2, column 1"):
+    with pytest.raises(ValueError, match=r"NaN.*row 2, column 1"):
         Moments([6]).update(tensor)
 
 
