@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import EsmConfig, EsmForMaskedLM, EsmTokenizer
 from transformers import logging as transformers_logging
 
@@ -285,7 +286,20 @@ def save(model, folder):
     """Write weights as float16, configuration and tokenizer, as the hub's ESM-2 folders are."""
     folder.mkdir(parents=True, exist_ok=True)
     model.eval().half().save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    # Rotary frequencies: one entry a layer, as ESM-2 on the hub has them (the placeholder name
+    # that transformers 5.23 writes stops its own 5.0), and not rounded to float16.
+    for name in [name for name in weights if name.endswith("rotary_embeddings.inv_freq")]:
+        size = model.config.hidden_size // model.config.num_attention_heads
+        frequencies = 10000.0 ** -(torch.arange(0, size, 2) / size)
+        del weights[name]
+        for layer in range(model.config.num_hidden_layers):
+            prefix, _, rest = name.partition(".layer.")
+            key = f"{prefix}.layer.{layer}.{rest.partition('.')[2]}"
+            weights[key] = frequencies.clone()
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(ALPHABET))
     EsmTokenizer(str(vocabulary)).save_pretrained(folder)

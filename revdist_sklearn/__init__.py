@@ -3,11 +3,13 @@
 from ._corpus import corpus_moments, fit_on_corpus
 from ._distiller import ReverseDistiller
 from ._featurizer import ESMFeaturizer
+from ._hub import ModelNotFoundError
 from ._moments import Moments
 from ._prefix import PrefixSelector
 
 __all__ = [
     "ESMFeaturizer",
+    "ModelNotFoundError",
     "Moments",
     "PrefixSelector",
     "ReverseDistiller",

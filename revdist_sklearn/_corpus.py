@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ._columns import blocks_of
 from ._moments import Moments
-from ._sequences import check_sequences, runs
+from ._sequences import runs
 
 # Residues that one task embeds and sums.  Pieces follow from the input alone, so that the
 # number of workers does not change the result.
@@ -103,7 +103,8 @@ def corpus_moments(
         )
     if weighting not in ("residue", "protein"):
         raise ValueError(f"weighting={weighting!r} must be 'residue' or 'protein'.")
-    sequences = check_sequences(sequences)
+    # Cut where the featurizer truncates: what is counted is what is embedded.
+    _, sequences, _ = featurizer._prepare(sequences)
     empty = _empty_moments(featurizer, precision)
     pieces = list(runs([len(sequence) for sequence in sequences], PIECE_RESIDUES))
     store = _Checkpoint(checkpoint, featurizer, sequences, weighting, empty)
@@ -234,9 +235,8 @@ def piece_moments(featurizer, sequences, start, weighting, empty, progress=None)
     moments : Moments
     """
     moments = Moments(empty.block_sizes, block_names=empty.block_names, precision=empty.precision)
-    lengths = np.array([len(sequence) for sequence in sequences])
     for rows, index in featurizer.iter_residues(sequences):
-        weights = 1.0 / lengths[index] if weighting == "protein" else None
+        weights = 1.0 / np.bincount(index)[index] if weighting == "protein" else None
         try:
             moments.update(rows, sample_weight=weights, groups=index)
         except ValueError as error:

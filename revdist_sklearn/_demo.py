@@ -178,7 +178,8 @@ def draw(figures, path):
         ax.set_xticks(figures["stage_dims"])
     for ax in axes[:, 0]:
         ax.set_ylabel("Spearman correlation")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     figure.suptitle("Band: spread of the reverse-distilled score over folds", fontsize=9)
     figure.savefig(path, dpi=130)
 
