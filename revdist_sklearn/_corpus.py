@@ -235,12 +235,14 @@ def piece_moments(featurizer, sequences, start, weighting, empty, progress=None)
     moments : Moments
     """
     moments = Moments(empty.block_sizes, block_names=empty.block_names, precision=empty.precision)
-    for rows, index in featurizer.iter_residues(sequences):
+    # Off the host the residues stay where the models are; only products come back.
+    options = {"as_tensor": True} if _on_device(featurizer) else {}
+    for rows, index in featurizer.iter_residues(sequences, **options):
         weights = 1.0 / np.bincount(index)[index] if weighting == "protein" else None
         try:
             moments.update(rows, sample_weight=weights, groups=index)
         except ValueError as error:
-            finite = np.isfinite(rows).all(axis=1)
+            finite = np.isfinite(rows.cpu().numpy() if options else rows).all(axis=1)
             if finite.all():
                 raise
             first = int(index[np.argmin(finite)]) + start
@@ -251,6 +253,12 @@ def piece_moments(featurizer, sequences, start, weighting, empty, progress=None)
         if progress is not None:
             progress(len(rows))
     return moments
+
+
+def _on_device(featurizer):
+    from ._models import resolve_device
+
+    return resolve_device(featurizer.device).type != "cpu"
 
 
 def _worker_died(done, total, checkpoint):

@@ -240,7 +240,7 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
                     bar.update(len(residues))
         return out[[distinct[sequence] for sequence in sequences]]
 
-    def iter_residues(self, sequences):
+    def iter_residues(self, sequences, *, as_tensor=False):
         """Embed sequences residue by residue, some whole proteins at a time.
 
         `pooling` has no part in it.  Memory is bounded whatever the number of sequences: a
@@ -250,10 +250,12 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         ----------
         sequences : list, tuple, 1-d array or Series of str
             Protein sequences.
+        as_tensor : bool, default=False
+            Whether to leave the rows on the device of the models, as torch tensors.
 
         Yields
         ------
-        rows : ndarray of shape (n_residues, sum(block_sizes_)), float32
+        rows : ndarray or torch.Tensor of shape (n_residues, sum(block_sizes_)), float32
             Embeddings of all residues of some consecutive proteins, in order.
         sequence_index : ndarray of shape (n_residues,), int64
             Index into `sequences` of each row's protein.
@@ -272,25 +274,32 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         (7, 32) [0 0 0 1 1 1 1]
         """
         self._validate_params()
-        return self._iter_residues(*self._prepare(sequences))
+        return self._iter_residues(*self._prepare(sequences), as_tensor)
 
-    def _iter_residues(self, members, sequences, limit):
+    def _iter_residues(self, members, sequences, limit, as_tensor):
+        import torch
+
+        from ._models import resolve_device
+
+        # On the CPU a tensor and its array are one memory.
+        device = resolve_device(self.device) if as_tensor else "cpu"
         lengths = np.array([len(sequence) for sequence in sequences])
         width = _width(members)
         most = min(RUN_BATCHES * self._budget(), RUN_BYTES // (4 * width))
         for start, stop in runs(lengths.tolist(), most):
             ends = np.cumsum(lengths[start:stop])
-            rows = np.empty((ends[-1], width), dtype=np.float32)
+            rows = torch.empty((ends[-1], width), dtype=torch.float32, device=device)
             places: dict[str, list[slice]] = {}
             for sequence, end in zip(sequences[start:stop], ends, strict=True):
                 places.setdefault(sequence, []).append(slice(end - len(sequence), end))
             texts = list(places)
             for member, columns in _columns_of(members):
                 for i, residues, _ in self._states(member, texts, limit):
-                    states = residues.cpu().numpy()
+                    states = residues.to(device)
                     for place in places[texts[i]]:
                         rows[place, columns] = states
-            yield rows, np.repeat(np.arange(start, stop), lengths[start:stop])
+            index = np.repeat(np.arange(start, stop), lengths[start:stop])
+            yield (rows if as_tensor else rows.numpy()), index
 
     def _prepare(self, X):
         """Return the members, the sequences as they will be embedded, and the length limit."""

@@ -284,3 +284,25 @@ def test_sizes_are_checked_before_the_pass(featurizer, monkeypatch):
     monkeypatch.setattr(ESMFeaturizer, "iter_residues", None)
     with pytest.raises(ValueError, match="n_components=65 is larger than the 64 columns"):
         fit_on_corpus(ReverseDistiller(n_components=65), featurizer, PROTEINS)
+
+
+def test_residues_on_a_device_stay_there(featurizer, monkeypatch):
+    torch = pytest.importorskip("torch")
+    expected = gather(featurizer)
+    seen = []
+    update = Moments.update
+    monkeypatch.setattr(_corpus, "_on_device", lambda featurizer: True)
+    monkeypatch.setattr(
+        Moments,
+        "update",
+        lambda self, rows, **kwargs: seen.append(rows) or update(self, rows, **kwargs),
+    )
+    assert_same(gather(featurizer), expected)
+    assert seen and all(isinstance(rows, torch.Tensor) for rows in seen)
+    faulty = GivesNaN("esm2-nano:64").with_repair("no such file")
+    faulty.iter_residues = lambda sequences, as_tensor: (
+        (torch.full_like(torch.as_tensor(rows), torch.nan), index)
+        for rows, index in featurizer.iter_residues(sequences)
+    )
+    with pytest.raises(ValueError, match="embedding of sequence 0 is not finite"):
+        gather(faulty)
