@@ -274,7 +274,8 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         (7, 32) [0 0 0 1 1 1 1]
         """
         self._validate_params()
-        return self._iter_residues(*self._prepare(sequences), as_tensor)
+        members, texts, limit = self._prepare(sequences)
+        return self._iter_residues(members, texts, limit, as_tensor)
 
     def _iter_residues(self, members, sequences, limit, as_tensor):
         import torch
