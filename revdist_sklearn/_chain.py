@@ -32,7 +32,7 @@ CONSTANT_TOLERANCE = {
 # Residual directions with less than this share of the residual's variance are arbitrary.
 RESIDUAL_TOLERANCE = 1e-12
 # A residual below this share of the larger model's variance is rounding, no direction at all.
-ROUNDING_TOLERANCE = 1e-14
+ROUNDING_TOLERANCE = {"float64": 1e-14, "float32": 1e-7}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Stage:
         Share of the larger model's variance that the regression on the smaller prefix
         explains.
     explained_after : float
-        The same with the residual columns of this stage added.
+        The same with the residual columns of this stage added to the prediction. For
+        ``"ols"`` this is the share that the new prefix explains; after the other regressors
+        least squares on it can explain a little more.
     component_shares : ndarray of shape (n_components,)
         Share of the larger model's variance that each residual column adds.
     residual_variances : ndarray of shape (k_i,)
@@ -167,7 +169,7 @@ def principal_directions(covariance):
     return variances, directions * signs
 
 
-def johnstone_count(e, n, rank_tolerance=RANK_TOLERANCE["float64"]):
+def johnstone_count(e, n, n_rows, rank_tolerance=RANK_TOLERANCE["float64"]):
     """Return how many principal components the authors' rule for ``pcr`` keeps.
 
     Parameters
@@ -176,14 +178,16 @@ def johnstone_count(e, n, rank_tolerance=RANK_TOLERANCE["float64"]):
         Eigenvalues of the covariance of z_{i-1}, descending.
     n : float
         Number of rows (sum of their weights).
+    n_rows : int
+        Rows of positive weight. Rows determine no more eigenvalues than there are, which is
+        how many an SVD of them returns; weights below 1 do not make them fewer.
     rank_tolerance : float
         No component below this share of the largest singular value is kept.
     """
-    # n rows determine no more than n eigenvalues, which is how many an SVD of them returns.
-    e = e[: max(1, min(len(e), int(n)))]
     if e[0] == 0.0:
         return 0
-    t = (1.0 + np.sqrt(len(e) / n)) ** 2 if len(e) < n else 4.0
+    t = (1.0 + np.sqrt(len(e) / n)) ** 2
+    e = e[: max(n_rows, int(n))]
     noise = e[e / e.mean() < t]
     sigma2 = np.median(noise if len(noise) else e[-max(1, len(e) // 4) :])
     kept = int(np.sum(e > sigma2 * t))  # Johnstone's bulk edge
@@ -200,7 +204,7 @@ def unit_scale(variances, means, precision="float64"):
     return np.divide(1.0, spread, out=np.zeros_like(spread), where=~constant & (spread > 0))
 
 
-def regress(S, G, H, z_mean, *, regressor, alpha, n, precision="float64"):
+def regress(S, G, H, z_mean, *, regressor, alpha, n, n_rows, precision="float64"):
     """Regress h on z from their covariances.
 
     Each regressor is a filter f on the spectrum of S = Q diag(e) Q^T: with g = Q^T G the
@@ -222,6 +226,8 @@ def regress(S, G, H, z_mean, *, regressor, alpha, n, precision="float64"):
         Penalty of ``ridge``, on sums over n centred rows as in scikit-learn's Ridge.
     n : float
         Number of rows (sum of their weights).
+    n_rows : int
+        Rows of positive weight.
     precision : {"float64", "float32"}
         Precision of the products behind the covariances.
 
@@ -242,7 +248,7 @@ def regress(S, G, H, z_mean, *, regressor, alpha, n, precision="float64"):
     e, Q = principal_directions(scale[:, None] * S * scale)
     rank = int(np.sum(e > RANK_TOLERANCE[precision] ** 2 * e[0]))
     if regressor == "pcr":
-        kept = np.arange(len(e)) < johnstone_count(e, n, RANK_TOLERANCE[precision])
+        kept = np.arange(len(e)) < johnstone_count(e, n, n_rows, RANK_TOLERANCE[precision])
     elif penalty > 0.0:
         kept = e > 0.0
     else:
@@ -305,6 +311,7 @@ def solve_chain(
     n_components,
     *,
     block_names,
+    n_rows,
     regressor="ols",
     alpha=1.0,
     rotate_base=False,
@@ -326,6 +333,8 @@ def solve_chain(
     n_components : int
         Columns of z; stages beyond it are not computed.
     block_names : sequence of str
+    n_rows : int
+        Rows of positive weight.
     regressor, alpha, rotate_base
         As in ``ReverseDistiller``.
     C_directions : ndarray of shape (D, D) or None
@@ -368,21 +377,29 @@ def solve_chain(
         h = slice(edges[i], edges[i + 1])
         S, G, H = joint.block(h)
         W, R, n_kept = regress(
-            S, G, H, z_mean[:width], regressor=regressor, alpha=alpha, n=n, precision=precision
+            S,
+            G,
+            H,
+            z_mean[:width],
+            regressor=regressor,
+            alpha=alpha,
+            n=n,
+            n_rows=n_rows,
+            precision=precision,
         )
 
         # Leading principal directions of r_i.
         R_directions = R if chosen_by is joint else chosen_by.residual(h, W)
         total = np.trace(chosen_by.C[h, h])
         variances, V = principal_directions(R_directions)
-        floor = max(RESIDUAL_TOLERANCE * variances.sum(), ROUNDING_TOLERANCE * total)
+        floor = max(RESIDUAL_TOLERANCE * variances.sum(), ROUNDING_TOLERANCE[precision] * total)
         V = np.where(variances <= floor, 0.0, V)[:, : min(size, n_components - width)]
 
         # z_i = [z_{i-1}, (h_i - mean) V_i - (z_{i-1} - mean) W V_i]
         coef = W @ V
         for level in levels:
             level.append(h, V, coef)
-        variance_h, variance_r = np.trace(H), np.trace(R)
+        variance_h, variance_r = np.trace(H), max(np.trace(R), 0.0)
         shares = np.sum(V * (R @ V), axis=0)
         stages.append(
             Stage(

@@ -67,7 +67,6 @@ def _parser():
     evaluate.add_argument("--target-column", default="DMS_score")
     evaluate.add_argument(
         "--mutation-column",
-        default="mutant",
         help="single substitutions such as T2A, for folds by position (default: mutant)",
     )
     evaluate.add_argument("--output", help="JSON file of all figures")
@@ -147,13 +146,14 @@ def _evaluate(arguments):
     if mutations is not None and (mutations := single_mutations(mutations)) is None:
         print("Not all mutants are single substitutions: no folds by position.")
     featurizer = _featurizer(arguments)
-    # The baselines' PCA needs the moments of a corpus; a distiller given was fitted elsewhere.
-    moments = corpus_moments(featurizer, _corpus(arguments))
-    if arguments.distiller is None:
-        distiller = ReverseDistiller().fit_moments(moments)
-    else:
+    distiller = None
+    if arguments.distiller is not None:
         distiller = ReverseDistiller.from_pretrained(arguments.distiller)
-    _same_blocks(distiller, featurizer)
+        _same_blocks(distiller, featurizer)
+    # The baselines' PCA needs the moments of a corpus, also where a distiller is given.
+    moments = corpus_moments(featurizer, _corpus(arguments))
+    if distiller is None:
+        distiller = ReverseDistiller().fit_moments(moments)
     X = featurizer.transform(sequences)
     scores = evaluate(Representations(distiller, moments), X, target, mutations=mutations)
     name = Path(arguments.csv).name.split(".")[0]
@@ -251,6 +251,7 @@ def read_measurements(path, sequence_column, target_column, mutation_column=None
         CSV file with a header, plain or gzip.
     sequence_column, target_column : str
     mutation_column : str or None
+        None takes the column "mutant" where there is one.
 
     Returns
     -------
@@ -288,11 +289,16 @@ def read_measurements(path, sequence_column, target_column, mutation_column=None
                 f"{path}, row {i + 1} after the header: {target_column} is "
                 f"{row[target_column]!r}, not a finite number; remove the row."
             )
-    has_mutations = mutation_column in columns
+    has_mutations = (mutation_column or "mutant") in columns
+    if mutation_column is not None and not has_mutations:
+        raise ValueError(
+            f"{path} has no column {mutation_column!r}; it has {', '.join(columns)}. Leave out "
+            "--mutation-column for random folds alone."
+        )
     return (
         [row[sequence_column] for row in rows],
         target,
-        [row[mutation_column] for row in rows] if has_mutations else None,
+        [row[mutation_column or "mutant"] for row in rows] if has_mutations else None,
     )
 
 

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import time
+import warnings
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from joblib import effective_n_jobs
+from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
@@ -123,8 +126,7 @@ def corpus_moments(
         if alone:
             results = (piece_moments(*task, progress=bar.update) for task in tasks)
         else:
-            workers = Parallel(n_jobs=n_jobs, return_as="generator")
-            results = workers(delayed(piece_moments)(*task) for task in tasks)
+            results = _in_waves(tasks, n_jobs)
         try:
             for piece, (start, stop) in zip(results, pieces[done:], strict=True):
                 store.merging = True
@@ -195,8 +197,12 @@ def fit_on_corpus(
     >>> distiller.transform(emb.transform(["MKTAYIAKQR"])).shape
     (1, 64)
     """
-    # Sizes that do not fit are found before the pass, not after it.
-    distiller._adopt_moments(_empty_moments(featurizer, precision))
+    # What does not fit is found before the pass, not after it, and on a copy: a pass that
+    # fails leaves the distiller as it was.
+    distiller._validate_params()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the fit itself warns
+        clone(distiller)._adopt_moments(_empty_moments(featurizer, precision))
     moments = corpus_moments(
         featurizer,
         sequences,
@@ -255,6 +261,14 @@ def piece_moments(featurizer, sequences, start, weighting, empty, progress=None)
     return moments
 
 
+def _in_waves(tasks, n_jobs):
+    """Yield the moments of each piece in order, with few of them waiting for their turn."""
+    wave_size = 2 * effective_n_jobs(n_jobs)
+    with Parallel(n_jobs=n_jobs, return_as="generator") as workers:
+        while wave := list(islice(tasks, wave_size)):
+            yield from workers(delayed(piece_moments)(*task) for task in wave)
+
+
 def _on_device(featurizer):
     from ._models import resolve_device
 
@@ -283,14 +297,24 @@ class _Checkpoint:
         self.empty = empty
         self.merging = False
         self.saved_at = time.monotonic()
-        # Whatever changes the moments; models by name, so that a resumed run may load them
-        # from another place.
+        if self.path is None:
+            return
+        if self.path.is_dir() or not self.path.absolute().parent.is_dir():
+            raise OSError(
+                f"The checkpoint {self.path} cannot be a file: it is a folder, or its folder does "
+                "not exist. Name a file in an existing folder."
+            )
+        # Whatever changes the moments; models by their contents, wherever they lie.
+        from ._models import fingerprint
+
+        members = featurizer._members()
+        contents = [fingerprint(member.folder()) for member in members]
         parameters = {
             name: value
             for name, value in featurizer.get_params().items()
             if name not in ("device", "token_budget", "verbose", "local_files_only", "models")
         }
-        facts = [empty._blocks(), parameters, weighting, empty.precision, PIECE_RESIDUES]
+        facts = [contents, empty._blocks(), parameters, weighting, empty.precision, PIECE_RESIDUES]
         digest = hashlib.sha256(json.dumps(facts, default=str).encode())
         for sequence in sequences:
             digest.update(sequence.encode() + b"\n")
@@ -323,13 +347,16 @@ class _Checkpoint:
                 self._write(moments, done)
 
     def _write(self, moments, done):
+        assert self.path is not None
         try:
             moments._save(self.path, {"fingerprint": self.fingerprint, "pieces": done})
         except OSError as error:
+            kept = (
+                "What it held before is still there, and the same call goes on from it."
+                if self.path.exists()
+                else "Nothing was kept."
+            )
             raise OSError(
-                error.errno,
-                f"The checkpoint cannot be written ({error.strerror or error}). What it held "
-                "before is still there, and the same call goes on from it; make room, or name "
-                "a file elsewhere.",
-                str(self.path),
+                f"The checkpoint cannot be written. {kept} Make room, or name a file elsewhere. "
+                f"({error})"
             ) from error

@@ -163,6 +163,8 @@ def draw(figures, path):
         rows = [r for r in figures["scores"][name] if r["folds"] == scheme]
         for kind, (label, style, color) in CURVES.items():
             points = sorted((r["width"], r["mean"], r["std"]) for r in rows if r["kind"] == kind)
+            if not points:  # a family of one has no stage to leave the regression out of
+                continue
             width, mean, std = np.array(points).T
             ax.plot(width, mean, style, color=color, label=label)
             if kind == "distilled":

@@ -9,7 +9,6 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
     _check_feature_names_in,
-    _check_sample_weight,
     check_array,
     check_is_fitted,
     validate_data,
@@ -117,8 +116,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     The chain is accumulated, as Algorithm 3 of [1]_ has it: each stage regresses on the
     nested embedding to which it is applied. Rank is judged on columns of unit variance;
     singular values below 1e-6 of the largest count as zero. Residual directions that carry
-    less than 1e-12 of the residual's variance are arbitrary: their columns are zero, so that
-    the width is kept.
+    less than 1e-12 of the residual's variance, or 1e-14 of the larger model's, are arbitrary:
+    their columns are zero, so that the width is kept. Where products were float32, the
+    default for float32 rows (see ``Moments``), rounding stands at 1e-4 of the largest singular
+    value and 1e-7 of the larger model's variance, and these are the limits.
 
     Fit on many diverse rows, at least twice as many as the prefix has columns; on a few
     hundred similar ones least squares leaves no residual to speak of, and a warning says so.
@@ -200,6 +201,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             If X is not finite or has fewer than two rows, if the widths do not add up to its
             columns, or if a stage would get no columns.
         """
+        self._forget()
         half = _half_kind(X)
         X = self._validate_rows(X, reset=True, ensure_min_samples=2)
         moments = self._new_moments(X)
@@ -248,14 +250,17 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 "call fit_moments.",
                 stacklevel=2,
             )
+            self._forget()
         half = _half_kind(X)
         X = self._validate_rows(X, reset=first)
         moments = self._new_moments(X) if first else self._moments
+        if not first and self.block_sizes is not None:
+            self._check_blocks(moments)
         if self.residual_level == "protein" and groups is None:
             raise ValueError(
                 'residual_level="protein" needs groups, the protein of each row, in every call.'
             )
-        self._adopt(moments)
+        self._adopt(moments, warn=first)
         self._update(moments, X, half, sample_weight, groups)
         self._moments, self._chain = moments, None
         return self
@@ -273,6 +278,12 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         -------
         self : ReverseDistiller
         """
+        if not isinstance(moments, Moments):
+            raise TypeError(
+                f"fit_moments takes Moments, not {type(moments).__name__}; gather them with "
+                "corpus_moments or Moments(block_sizes).update(rows), or call fit on rows."
+            )
+        self._forget()
         self._adopt_moments(moments)
         self._chain = self._solve(moments)
         self._moments = None
@@ -309,7 +320,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             rows of the fit.
         """
         chain = self._solved()
-        Z = check_array(Z, dtype=[np.float64, np.float32], input_name="Z")
+        Z = check_array(
+            _from_tensor_or_half(Z), dtype=[np.float64, np.float32], ensure_all_finite=False
+        )
+        check_finite(Z, "Input Z")
         if Z.shape[1] > chain.width:
             raise ValueError(
                 f"Z has {Z.shape[1]} columns and the chain {chain.width}; give a prefix of 1 to "
@@ -336,7 +350,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             Takes only the blocks of the models up to the first that is at least d wide.
         """
         chain = self._solved()
-        if not isinstance(d, int | np.integer) or not 1 <= d <= chain.width:
+        if not _is_integer(d) or not 1 <= d <= chain.width:
             raise ValueError(
                 f"d={d!r} is no prefix of the {chain.width} columns of the chain; use an integer "
                 f"in [1, {chain.width}]."
@@ -371,10 +385,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         from_pretrained : Reads it.
         """
         header = {
-            "parameters": {
-                name: list(value) if isinstance(value, (tuple, np.ndarray)) else value
-                for name, value in self.get_params().items()
-            },
+            "parameters": self.get_params(),
             "block_sizes": [int(size) for size in self.block_sizes_],
             "block_names": self.block_names_,
             "stage_sizes": self._stage_sizes,
@@ -477,6 +488,11 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             self._chain = self._solve(self._moments)
         return self._chain
 
+    def _forget(self):
+        """Drop an earlier fit, so that a fit that fails leaves nothing half-written."""
+        for name in ("_chain", "_moments"):
+            self.__dict__.pop(name, None)
+
     def _validate_rows(self, X, *, reset, ensure_min_samples=1):
         """Return X as a float array; names the place of the first value that is not finite."""
         names = getattr(X, "columns", None)
@@ -485,11 +501,15 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             # Fitted on a corpus, whose blocks are known by name: a frame of the same blocks
             # is no mistake, a frame of others is.
             if self.block_names_ is not None and (blocks := blocks_of(names)) is not None:
-                expected = list(zip(self.block_names_, self.block_sizes_, strict=True))
-                if blocks != expected:
+                fitted = list(zip(self.block_names_, self.block_sizes_, strict=True))
+                numbers = [name.rpartition("__")[2] for name in names]
+                expected = [column for size in self.block_sizes_ for column in range(size)]
+                permuted = all(map(str.isdigit, numbers)) and [*map(int, numbers)] != expected
+                if blocks != fitted or permuted:
+                    found = blocks if blocks != fitted else "its columns in another order"
                     raise ValueError(
-                        f"X has the blocks {blocks}, but ReverseDistiller was fitted on "
-                        f"{expected}; give the columns of the same models in the same order."
+                        f"X has {found}, but ReverseDistiller was fitted on {fitted}; give the "
+                        "columns of the same models in the same order."
                     )
                 X = np.asarray(X)
         X = validate_data(
@@ -513,7 +533,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             sizes = tuple(member.width for member in members)
         else:
             names, sizes = None, tuple(self.block_sizes)
-            if not sizes or not all(isinstance(k, int | np.integer) and k >= 1 for k in sizes):
+            if not sizes or not all(_is_integer(k) and k >= 1 for k in sizes):
                 raise ValueError(
                     f"block_sizes={self.block_sizes!r} must hold the width of each block, "
                     "integers of 1 or more."
@@ -542,39 +562,38 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             names, sizes = zip(*named, strict=True)
         else:
             names, sizes = None, (X.shape[1],)
-            warnings.warn(
-                "block_sizes=None and X has no column names <block>__<column>: all columns are "
-                "one block, and the output equals the input"
-                f"{' turned to its principal axes' if self.rotate_base else ''}. Give "
-                "block_sizes, the width of each model's block.",
-                stacklevel=3,
-            )
         return Moments(sizes, block_names=names)
 
     def _update(self, moments, X, half, sample_weight, groups):
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
-            )
+        if isinstance(sample_weight, Real):
+            sample_weight = np.full(len(X), float(sample_weight))
         moments.update(X, sample_weight=sample_weight, groups=groups)
         moments.half = moments.half or half
         self.n_samples_seen_ = moments.n_rows
 
     def _adopt_moments(self, moments):
         """Take over the blocks of moments that were gathered elsewhere."""
-        if self.block_sizes is not None:
-            sizes, _ = self._given_blocks(moments.n_columns)
-            if sizes != moments.block_sizes:
-                raise ValueError(
-                    f"block_sizes={self.block_sizes!r} are not those of the moments, "
-                    f"{moments.block_sizes}; leave block_sizes=None to take the moments' own."
-                )
+        given = self._check_blocks(moments) if self.block_sizes is not None else None
         if hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
         self.n_features_in_ = moments.n_columns
         self._adopt(moments)
+        self.block_names_ = moments.block_names or given
 
-    def _adopt(self, moments):
+    def _check_blocks(self, moments):
+        """Raise where ``block_sizes`` are not the blocks of moments; return its names."""
+        sizes, names = self._given_blocks(moments.n_columns)
+        if sizes != moments.block_sizes or (
+            names is not None and moments.block_names not in (None, names)
+        ):
+            raise ValueError(
+                f"block_sizes={self.block_sizes!r} are not the blocks of the moments, "
+                f"{moments.block_names or ''}{moments.block_sizes}; leave block_sizes=None to "
+                "take the moments' own."
+            )
+        return names
+
+    def _adopt(self, moments, warn=True):
         """Take over the blocks of moments, and check the sizes of the stages against them."""
         sizes, names = moments.block_sizes, moments.block_names
         if self.residual_sizes is None:
@@ -594,7 +613,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                     "would get no columns. Order the models by ascending width, or give "
                     "residual_sizes, the columns that each stage appends."
                 )
-            if not isinstance(q, int | np.integer) or not 1 <= q <= k:
+            if not _is_integer(q) or not 1 <= q <= k:
                 raise ValueError(
                     f"residual_sizes[{i - 1}]={q!r} of {label} must be an integer in [1, {k}], "
                     "the columns of that block."
@@ -605,24 +624,43 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 f"n_components={self.n_components} is larger than the {total} columns of the "
                 f"chain; use an integer in [1, {total}] or None."
             )
+        if len(sizes) == 1 and warn:
+            warnings.warn(
+                f"All {sizes[0]} columns are one block, and the output equals the input"
+                f"{' turned to its principal axes' if self.rotate_base else ''}. Give "
+                "block_sizes, the width of each model's block, or columns named "
+                "<block>__<column>; a family needs two models or more.",
+                stacklevel=3,
+            )
         self.block_sizes_, self.block_names_ = sizes, names
         self._stage_sizes = (sizes[0], *(int(q) for q in residual_sizes))
+        # A parameter acts at fit: what is set after partial_fit has no part in its chain.
+        self._parameters = {
+            name: getattr(self, name)
+            for name in ("n_components", "regressor", "alpha", "rotate_base", "residual_level")
+        }
 
     def _solve(self, moments):
         """Return the chain of moments."""
+        if moments.n_rows == 0:
+            raise ValueError(
+                "No row has a weight above zero; add rows, or give weights of which at least one "
+                "is not zero."
+            )
         if moments.n_rows < 2:
             raise ValueError(
                 f"Found {moments.n_rows} row(s) of positive weight while a minimum of 2 is "
                 "required by ReverseDistiller; add rows."
             )
-        by_protein = self.residual_level == "protein"
+        parameters = dict(self._parameters)
+        by_protein = parameters.pop("residual_level") == "protein"
+        n_components = parameters.pop("n_components") or sum(self._stage_sizes)
         if by_protein and (moments.protein is None or moments.n_proteins < 2):
             raise ValueError(
                 'residual_level="protein" needs moments of at least two proteins: give groups, '
                 "the protein of each row, in every call, or fit on a corpus (fit_on_corpus)."
             )
-        n_components = self.n_components or sum(self._stage_sizes)
-        self._warn_if_few_rows(moments, n_components)
+        self._warn_if_few_rows(moments, n_components, by_protein)
         self._warn_if_rounded(moments)
         self.n_samples_seen_ = moments.n_rows
         return solve_chain(
@@ -633,22 +671,29 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             self._stage_sizes[1:],
             n_components,
             block_names=self._block_labels(),
-            regressor=self.regressor,
-            alpha=self.alpha,
-            rotate_base=self.rotate_base,
+            **parameters,
+            n_rows=moments.n_rows,
             C_directions=moments.protein.covariance if by_protein else None,
             precision=moments.product_precision,
         )
 
-    def _warn_if_few_rows(self, moments, n_components):
+    def _warn_if_few_rows(self, moments, n_components, by_protein):
         starts = np.cumsum(self._stage_sizes)[:-1]
         widest = max((int(w) for w in starts if w < n_components), default=0)
         if moments.n_rows < 2 * widest:
             warnings.warn(
                 f"{moments.n_rows} rows are too few to tell signal from noise in a regression on "
-                f"{widest} columns: the residual is understated, and zero from {widest + 1} rows "
-                f"down. Fit on {2 * widest} rows or more, best the residues of a corpus "
-                "(fit_on_corpus), and freeze the result.",
+                f"{widest} columns: the residual is understated. Fit on {2 * widest} rows or "
+                "more, best the residues of a corpus (fit_on_corpus), and freeze the result.",
+                stacklevel=4,
+            )
+
+        most = max(self._stage_sizes[1:], default=0)
+        if by_protein and moments.n_proteins <= most:
+            warnings.warn(
+                f"{moments.n_proteins} proteins determine {moments.n_proteins - 1} residual "
+                f"directions at most, fewer than the {most} columns of a stage: the others are "
+                'zero. Add proteins, or use residual_level="residue".',
                 stacklevel=4,
             )
 
@@ -685,6 +730,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _is_integer(value):
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _half_kind(X):

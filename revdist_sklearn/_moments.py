@@ -1,7 +1,6 @@
 """Moments of the rows: all that the fit of a chain needs, gathered in one pass."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy.linalg import blas
 from scipy.sparse import csr_array
+
+from ._pretrained import replace_file
 
 # Means of proteins multiplied at a time.
 PROTEINS_WAITING = 1024
@@ -105,6 +106,12 @@ class Level:
                 # BLAS fills the upper triangle in its column order: the lower one in ours.
                 syrk = blas.dsyrk if dtype == np.float64 else blas.ssyrk
                 product = syrk(1.0, centred.T).T
+            if not np.isfinite(product.diagonal()).all():
+                column = int(np.flatnonzero(~np.isfinite(product.diagonal()))[0])
+                raise ValueError(
+                    f"The squares of column {column} are beyond the range of "
+                    f"{np.dtype(dtype).name}; scale the rows down, or use precision='float64'."
+                )
             self._add(product)
             self._move(n, mean)
             self._mirrored = False
@@ -204,7 +211,12 @@ def protein_means(rows, weights, groups):
     -------
     means : ndarray of shape (n_proteins, D), float64
     """
-    labels, protein = np.unique(groups, return_inverse=True)
+    try:
+        labels, protein = np.unique(groups, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(
+            "groups must be labels of one kind, numbers or strings, without None."
+        ) from error
     w = np.ones(len(rows)) if weights is None else weights
     membership = csr_array((w, (protein, np.arange(len(rows)))), shape=(len(labels), len(rows)))
     total = membership.sum(axis=1)
@@ -379,6 +391,11 @@ class Moments:
         """
         if not _is_tensor(rows):
             rows = np.asarray(rows)
+            if rows.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"rows of type {rows.dtype} are no numbers to average; give an array of "
+                    "floats."
+                )
         if rows.ndim != 2 or rows.shape[1] != self.n_columns:
             raise ValueError(
                 f"rows of shape {tuple(rows.shape)} do not fit block_sizes={self.block_sizes}: "
@@ -386,11 +403,15 @@ class Moments:
             )
         check_finite(rows, "rows")
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        groups = None if groups is None else np.asarray(groups)
         for name, values in (("sample_weight", weights), ("groups", groups)):
-            if values is not None and len(values) != len(rows):
+            if values is not None and values.shape != (len(rows),):
                 raise ValueError(
-                    f"{name} has {len(values)} entries for {len(rows)} rows; give one a row."
+                    f"{name} has shape {values.shape} and rows {len(rows)} entries; give one a "
+                    "row, in a flat list or 1D array."
                 )
+        if len(rows) == 0:
+            return self
         if weights is not None and not (np.isfinite(weights).all() and (weights >= 0).all()):
             worst = int(np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[0])
             raise ValueError(
@@ -399,22 +420,23 @@ class Moments:
             )
         counted = len(rows) if weights is None else int(np.count_nonzero(weights))
         kind = str(rows.dtype).removeprefix("torch.")
-        if kind in ("float16", "bfloat16"):
-            self.half = kind
         precision = self.precision
         if precision is None:
             precision = "float32" if kind in ("float32", "float16", "bfloat16") else "float64"
-        if precision == "float32" and len(rows):
+        means = None if groups is None else protein_means(rows, weights, groups)
+        self.residue.update(rows, weights, np.dtype(precision).type)
+        if precision == "float32":
             self.product_precision = "float32"
-        if groups is None:
+        if means is None:
             self._drop_proteins()
         elif self.n_rows == 0 or self._protein is not None:
             if self._protein is None:
                 self._protein = Level(self.n_columns)
-            self._waiting.append(protein_means(rows, weights, np.asarray(groups)))
+            self._waiting.append(means)
             if sum(map(len, self._waiting)) >= PROTEINS_WAITING:
                 self.protein  # noqa: B018 (adds them)
-        self.residue.update(rows, weights, np.dtype(precision).type)
+        if kind in ("float16", "bfloat16"):
+            self.half = kind
         self.n_rows += counted
         return self
 
@@ -460,6 +482,11 @@ class Moments:
         Parameters
         ----------
         path : str or path-like
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what stood there before is still there.
         """
         self._save(path, {})
 
@@ -481,12 +508,8 @@ class Moments:
                 tensors[f"{name}.n"] = np.array([level.n])
                 tensors[f"{name}.mean"] = level.mean
                 tensors[f"{name}.scatter"] = level.scatter
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            save_file(tensors, temporary, metadata={"moments": json.dumps(header)})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        metadata = {"moments": json.dumps(header)}
+        replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
     @classmethod
     def load(cls, path):

@@ -2,12 +2,13 @@
 
 import json
 import os
+import uuid
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from ._chain import Chain, Stage
 
@@ -32,21 +33,43 @@ def write_chain(folder, chain, header):
             del stages[-1][name]
     config = {
         "format": FORMAT,
+        "id": uuid.uuid4().hex,
         **header,
         "n_base": chain.n_base,
         "precision": chain.precision,
         "block_sizes_used": chain.block_sizes,
         "stages": stages,
     }
-    # Weights first: a folder with a configuration is complete.
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
+    text = json.dumps(config, indent=1, default=lambda array: array.tolist()) + "\n"
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    # The id tells files of two distillers apart where a fault came between them.
+    metadata = {"id": config["id"]}
+    replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata))
+    replace_file(folder / CONFIG, lambda path: path.write_text(text))
+
+
+def replace_file(path, write):
+    """Write a file beside ``path`` and put it in its place in one step.
+
+    Parameters
+    ----------
+    path : Path
+    write : callable
+        Takes the path of the temporary file.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what stood at ``path`` is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        save_file(tensors, temporary)
-        os.replace(temporary, folder / WEIGHTS)
+        write(temporary)
+        os.replace(temporary, path)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
 
 
 def read_chain(folder):
@@ -68,12 +91,16 @@ def read_chain(folder):
             )
     try:
         config = json.loads((folder / CONFIG).read_text())
-        tensors = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            saved_as = (file.metadata() or {}).get("id")
         if config["format"] > FORMAT:
             raise ValueError(
                 f"{folder} was written in format {config['format']}, and this version reads up "
                 f"to {FORMAT}; update revdist_sklearn."
             )
+        if config["id"] != saved_as:
+            raise KeyError("its two files come from different distillers")
         stages = tuple(
             Stage(**{**stage, **{name: tensors[f"stage.{i}.{name}"] for name in ARRAYS}})
             for i, stage in enumerate(config["stages"])

@@ -1,5 +1,6 @@
-import errno
 import os
+import resource
+import shutil
 
 import joblib
 import numpy as np
@@ -11,7 +12,6 @@ from revdist_sklearn import (
     Moments,
     ReverseDistiller,
     _corpus,
-    _moments,
     corpus_moments,
     fit_on_corpus,
 )
@@ -240,15 +240,16 @@ def test_a_full_disk_leaves_the_last_checkpoint(
         gather(Interrupted("esm2-nano:64").with_repair(repaired), checkpoint=path)
     before = path.read_bytes()
 
-    def full(tensors, file, metadata=None):
-        with open(file, "wb") as half:
-            half.write(b"half a file")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_moments, "save_file", full)
-        with pytest.raises(OSError, match=r"cannot be written \(No space left on device\)"):
+    # A real fault of the file system: no file may grow beyond 4 kB.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written\. What it held before is still"):
             gather(featurizer, checkpoint=path)
+        with pytest.raises(KeyboardInterrupt):  # and it hides no other fault
+            gather(Interrupted("esm2-nano:64").with_repair(repaired), checkpoint=tmp_path / "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert_same(gather(featurizer, checkpoint=path), gather(featurizer))
@@ -273,6 +274,51 @@ def test_a_checkpoint_of_other_input_is_refused(featurizer, tmp_path):
         corpus_moments(featurizer, PROTEINS[:3], checkpoint=path, verbose=False)
     with pytest.raises(ValueError, match="belongs to another corpus"):
         gather(featurizer, checkpoint=path, weighting="protein")
+
+
+def test_a_checkpoint_of_other_weights_is_refused(featurizer, tmp_path):
+    """The same name and width, but another network."""
+    path = tmp_path / "moments.safetensors"
+    first, second = tmp_path / "1" / "model", tmp_path / "2" / "model"
+    source = _corpus_family(featurizer)
+    shutil.copytree(source, first)
+    shutil.copytree(first, second)
+    weights = second / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    gather(ESMFeaturizer([str(first)]), checkpoint=path)
+    with pytest.raises(ValueError, match="belongs to another corpus"):
+        gather(ESMFeaturizer([str(second)]), checkpoint=path)
+
+
+def _corpus_family(featurizer):
+    return featurizer._members()[0].source
+
+
+@pytest.mark.parametrize("name", [".", "missing/m.safetensors"])
+def test_a_checkpoint_that_cannot_be_a_file(featurizer, tmp_path, name, monkeypatch):
+    monkeypatch.setattr(ESMFeaturizer, "iter_residues", None)  # found before the pass
+    with pytest.raises(OSError, match="cannot be a file"):
+        gather(featurizer, checkpoint=tmp_path / name)
+
+
+def test_a_pass_that_fails_leaves_the_distiller_as_it_was(featurizer, repaired):
+    distiller = ReverseDistiller()
+    with pytest.warns(UserWarning, match="too few"):
+        fit_on_corpus(distiller, featurizer, PROTEINS, verbose=False)
+    X = featurizer.transform(PROTEINS)
+    before = distiller.transform(X)
+    faulty = Interrupted("esm2-nano").with_repair(repaired)
+    with pytest.raises(KeyboardInterrupt):
+        fit_on_corpus(distiller, faulty, PROTEINS, verbose=False)
+    assert_allclose(distiller.transform(X), before)
+
+
+def test_parameters_are_checked_before_the_pass(featurizer, monkeypatch):
+    monkeypatch.setattr(ESMFeaturizer, "iter_residues", None)
+    with pytest.raises(ValueError, match="regressor"):
+        fit_on_corpus(ReverseDistiller(regressor="lasso"), featurizer, PROTEINS)
 
 
 def test_unknown_weighting(featurizer):

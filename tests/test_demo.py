@@ -59,11 +59,19 @@ def test_demo_end_to_end(small, tmp_path, capsys, monkeypatch):
             assert f"{row['mean']:.3f} ± {row['std']:.3f}" in printed.out or not row["in_table"]
 
 
+def test_a_family_of_one_is_drawn(small, tmp_path):
+    pytest.importorskip("matplotlib")
+    with pytest.warns(UserWarning, match="one block"):
+        _demo.run_demo(tmp_path, models="esm2-nano:32", verbose=False)
+    assert (tmp_path / "revdist_demo.png").exists()
+
+
 def test_demo_without_matplotlib_says_so(small, tmp_path, capsys, monkeypatch):
     def missing(*args):
         raise ImportError("No module named 'matplotlib'")
 
     monkeypatch.setattr(_demo, "draw", missing)
-    _demo.run_demo(tmp_path, models="esm2-nano:32")
+    with pytest.warns(UserWarning, match="one block"):
+        _demo.run_demo(tmp_path, models="esm2-nano:32")
     assert 'pip install "revdist_sklearn[plot]"' in capsys.readouterr().out
     assert not (tmp_path / "revdist_demo.png").exists()

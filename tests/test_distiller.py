@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import GridSearchCV
@@ -560,6 +561,9 @@ def test_fitted_on_moments_takes_arrays_and_frames_without_a_warning(recwarn):
     assert not recwarn.list
     with pytest.raises(ValueError, match="but ReverseDistiller was fitted on"):
         distiller.transform(named(X, blocks=("b", "a_1", "c")))
+    permuted = named(X).iloc[:, [1, 0, *range(2, 23)]]
+    with pytest.raises(ValueError, match="its columns in another order"):
+        distiller.transform(permuted)
 
 
 def test_truncate_takes_only_the_blocks_it_needs():
@@ -600,6 +604,63 @@ def test_grid_search_over_the_prefix_with_two_jobs():
     model = make_pipeline(FrozenEstimator(fit(X)), PrefixSelector(), Ridge())
     search = GridSearchCV(model, {"prefixselector__n_components": [2, 4, 7, 12]}, n_jobs=2)
     assert search.fit(X, y).best_params_["prefixselector__n_components"] > 2
+
+
+def test_parameters_act_at_partial_fit():
+    X = family()
+    distiller = ReverseDistiller(SIZES).partial_fit(X)
+    distiller.set_params(n_components=4, regressor="pcr")
+    assert_allclose(distiller.transform(X), fit(X).transform(X))
+    with pytest.raises(ValueError, match="are not the blocks of the moments"):
+        distiller.set_params(block_sizes=(11, 12)).partial_fit(X)
+
+
+def test_a_fit_that_fails_leaves_nothing_half_written():
+    X = family()
+    distiller = fit(X)
+    with pytest.raises(ValueError, match="sample_weight"):
+        distiller.fit(X, sample_weight=-np.ones(len(X)))
+    with pytest.raises(NotFittedError):
+        distiller.transform(X)
+
+
+def test_a_part_without_weight_adds_nothing():
+    X = family()
+    distiller = ReverseDistiller(SIZES).partial_fit(X)
+    distiller.partial_fit(10 * X, sample_weight=np.zeros(len(X)))
+    assert_allclose(distiller.transform(X), fit(X).transform(X))
+
+
+def test_small_weights_do_not_cut_the_spectrum():
+    X = family()
+    whole = ReverseDistiller(SIZES, regressor="pcr").fit(X)
+    kept = [stage.n_regression for stage in whole.stages_]
+    half = ReverseDistiller(SIZES, regressor="pcr").fit(X, sample_weight=np.full(len(X), 0.5))
+    assert [stage.n_regression for stage in half.stages_] == kept
+
+
+def test_linear_second_block_leaves_no_residual_in_float32():
+    rng = np.random.default_rng(0)
+    small = rng.normal(size=(3000, 8)).astype(np.float32)
+    large = small @ rng.normal(size=(8, 16)).astype(np.float32)
+    stage = fit(np.hstack([small, large]), block_sizes=(8, 16)).stages_[0]
+    assert stage.n_components_nonzero == 0 and stage.n_regression == 8
+    assert stage.explained_before <= 1
+
+
+def test_few_proteins_warn():
+    X, groups = family(), np.repeat(np.arange(5), 100)
+    with pytest.warns(UserWarning, match="5 proteins determine 4 residual directions"):
+        ReverseDistiller(SIZES, residual_level="protein").fit(X, groups=groups)
+
+
+def test_an_alias_names_the_blocks_of_moments():
+    X = np.random.default_rng(0).normal(size=(300, 96))
+    unnamed = ReverseDistiller("esm2-nano:64").fit_moments(Moments((32, 64)).update(X))
+    assert unnamed.get_feature_names_out()[0] == "rd_esm2_nano_032__00"
+    other = Moments((32, 64), block_names=("x", "y")).update(X)
+    with pytest.raises(ValueError, match="are not the blocks of the moments"):
+        ReverseDistiller("esm2-nano:64").fit_moments(other)
 
 
 def test_stage_dims_follow_residual_sizes():
@@ -646,7 +707,7 @@ def test_fewer_than_two_rows():
     one = ReverseDistiller(SIZES).partial_fit(family(1))
     with pytest.raises(ValueError, match="minimum of 2 is required"):
         one.transform(family(1))
-    with pytest.raises(ValueError, match="minimum of 2 is required"):
+    with pytest.raises(ValueError, match="No row has a weight"):
         ReverseDistiller().fit_moments(Moments(SIZES))
 
 
@@ -659,9 +720,23 @@ def test_truncate_out_of_range(d):
 def test_inverse_of_too_many_columns():
     with pytest.raises(ValueError, match="Z has 13 columns and the chain 12"):
         fit(family()).inverse_transform(np.zeros((2, 13)))
+    with pytest.raises(ValueError, match=r"Input Z contains NaN.*row 1, column 0"):
+        fit(family()).inverse_transform(np.array([[0.0], [np.nan]]))
+
+
+def test_fit_moments_of_rows():
+    with pytest.raises(TypeError, match="takes Moments, not ndarray"):
+        ReverseDistiller().fit_moments(family())
+
+
+def test_values_beyond_the_range_of_their_squares():
+    with pytest.raises(ValueError, match="squares of column 2 are beyond the range of float32"):
+        X = family().astype(np.float32)
+        X[:, 2] *= 1e25
+        fit(X)
 
 
 def test_moments_of_other_blocks():
     moments = Moments((11, 12)).update(family())
-    with pytest.raises(ValueError, match="are not those of the moments"):
+    with pytest.raises(ValueError, match="are not the blocks of the moments"):
         ReverseDistiller(SIZES).fit_moments(moments)

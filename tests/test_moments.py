@@ -139,10 +139,16 @@ def test_load_refuses_an_incomplete_file(tmp_path):
     "rows, kwargs, message",
     [
         (np.zeros((3, 5)), {}, r"\(3, 5\) do not fit block_sizes=\(2, 4\)"),
-        (np.zeros((3, 6)), {"sample_weight": [1, 2]}, "sample_weight has 2 entries for 3 rows"),
+        (
+            np.zeros((3, 6)),
+            {"sample_weight": [1, 2]},
+            r"sample_weight has shape \(2,\) and rows 3 entries",
+        ),
         (np.zeros((3, 6)), {"sample_weight": [1, -2, 1]}, r"sample_weight\[1\] is -2"),
-        (np.zeros((3, 6)), {"groups": [1]}, "groups has 1 entries for 3 rows"),
+        (np.zeros((3, 6)), {"groups": [1]}, r"groups has shape \(1,\) and rows 3 entries"),
         (np.full((3, 6), np.inf), {}, "row 0, column 0"),
+        (np.full((3, 6), "a"), {}, "no numbers"),
+        (np.zeros((3, 6)), {"groups": ["a", None, "b"]}, "groups must be labels of one kind"),
     ],
 )
 def test_bad_rows_leave_the_moments_as_they_were(rows, kwargs, message):

@@ -68,3 +68,19 @@ def test_neither_folder_nor_hub(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(FileNotFoundError, match="hf download org/name"):
         ReverseDistiller.from_pretrained("org/name")
+
+
+def test_numpy_parameters_are_written(tmp_path):
+    sizes = np.array([4, 8])
+    distiller = ReverseDistiller(sizes, n_components=np.int64(6)).fit(rows())
+    distiller.save_pretrained(tmp_path)
+    again = ReverseDistiller.from_pretrained(tmp_path)
+    assert_array_equal(again.transform(rows()), distiller.transform(rows()))
+
+
+def test_files_of_two_distillers_are_told_apart(tmp_path):
+    for name, n in (("a", None), ("b", 6)):
+        ReverseDistiller((4, 8), n_components=n).fit(rows()).save_pretrained(tmp_path / name)
+    (tmp_path / "b" / "config.json").replace(tmp_path / "a" / "config.json")
+    with pytest.raises(ValueError, match="different distillers"):
+        ReverseDistiller.from_pretrained(tmp_path / "a")
