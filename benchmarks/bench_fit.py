@@ -298,7 +298,6 @@ def run_exactness():
     rows = []
     for (name, X, sizes), (_, new, _) in zip(cases(0), cases(1), strict=True):
         W, V, spectrum = direct(X, sizes)
-        q = V.shape[1]
         reference = ReverseDistiller(sizes).fit(X)
         z, h = blocks(X, sizes)
         u = ((h - h.mean(axis=0)) - (z - z.mean(axis=0)) @ W) @ V

@@ -81,12 +81,14 @@ class Level:
         Parameters
         ----------
         rows : ndarray or torch.Tensor of shape (n, D)
-            A tensor is multiplied where it lies; the sums are kept on the host.
+            A tensor is multiplied and summed where it lies; the result is kept on the host.
         weights : ndarray of shape (n,) or None
         dtype : {np.float64, np.float32}
             Precision of the products of one chunk; the sums are float64 either way.
         """
-        centre = _centre_tensor if _is_tensor(rows) else _centre_array
+        if _is_tensor(rows):
+            self.merge(_level_of_tensor(rows, weights, dtype))
+            return
         size = chunk_rows(len(self.mean))
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
@@ -96,22 +98,12 @@ class Level:
                 continue
             # Centred rows, and below them the step between the means: one product gives the
             # pairwise update of Chan, Golub and LeVeque (1983).
-            mean, centred = centre(chunk, w, n, dtype)
-            step = self._step(n, mean)
-            if _is_tensor(centred):
-                centred[-1] = centred.new_tensor(step)
-                product = (centred.T @ centred).cpu().numpy()
-            else:
-                centred[-1] = step
-                # BLAS fills the upper triangle in its column order: the lower one in ours.
-                syrk = blas.dsyrk if dtype == np.float64 else blas.ssyrk
-                product = syrk(1.0, centred.T).T
-            if not np.isfinite(product.diagonal()).all():
-                column = int(np.flatnonzero(~np.isfinite(product.diagonal()))[0])
-                raise ValueError(
-                    f"The squares of column {column} are beyond the range of "
-                    f"{np.dtype(dtype).name}; scale the rows down, or use precision='float64'."
-                )
+            mean, centred = _centre_array(chunk, w, n, dtype)
+            centred[-1] = self._step(n, mean)
+            # BLAS fills the upper triangle in its column order: the lower one in ours.
+            syrk = blas.dsyrk if dtype == np.float64 else blas.ssyrk
+            product = syrk(1.0, centred.T).T
+            _check_range(product.diagonal(), dtype)
             self._add(product)
             self._move(n, mean)
             self._mirrored = False
@@ -170,8 +162,38 @@ def _mean(chunk, w, n):
     return np.einsum("i,ij->j", w, chunk, dtype=np.float64) / n
 
 
+def _check_range(squares, dtype):
+    if not np.isfinite(squares).all():
+        column = int(np.flatnonzero(~np.isfinite(squares))[0])
+        raise ValueError(
+            f"The squares of column {column} are beyond the range of {np.dtype(dtype).name}; "
+            "scale the rows down, or use precision='float64'."
+        )
+
+
+def _level_of_tensor(rows, weights, dtype):
+    """Return the level of a tensor's rows: products and sums on its device, one copy off it."""
+    size = chunk_rows(rows.shape[1])
+    level, total = Level.of(0.0, np.zeros(rows.shape[1]), None), None
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
+        w = None if weights is None else weights[start : start + size]
+        n = float(len(chunk)) if w is None else float(w.sum())
+        if n == 0.0:
+            continue
+        mean, centred, wide = _centre_tensor(chunk, w, n, dtype)
+        centred[-1] = centred.new_tensor(level._step(n, mean))
+        product = (centred.T @ centred).to(wide)
+        total = product if total is None else total.add_(product)
+        level._move(n, mean)
+    if total is not None:
+        level._scatter = total.cpu().double().numpy()
+        _check_range(level._scatter.diagonal(), dtype)
+    return level
+
+
 def _centre_tensor(chunk, w, n, dtype):
-    """Return the same of a torch tensor, on its own device."""
+    """Return the same of a torch tensor on its own device, and the type to sum in there."""
     import torch
 
     kind = torch.float64 if dtype == np.float64 else torch.float32
@@ -188,7 +210,7 @@ def _centre_tensor(chunk, w, n, dtype):
         mean += rest
     if w is not None:
         centred *= w.sqrt()
-    return mean.double().cpu().numpy(), room
+    return mean.cpu().double().numpy(), room, wide
 
 
 def _is_tensor(rows):
