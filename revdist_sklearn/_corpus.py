@@ -63,7 +63,8 @@ def corpus_moments(
         Number of workers, as in joblib: None is 1 unless in a
         :class:`joblib.parallel_config` context, -1 all processors. Under
         ``joblib.parallel_config(backend="dask")`` the pieces go to a Dask cluster. The
-        result does not depend on it, beyond rounding in float64.
+        moments of given embeddings do not depend on it, to 1e-10; the embeddings themselves
+        move by about 1e-8 with the threads of a process, of which a worker has fewer.
 
     checkpoint : path-like, default=None
         File that keeps the moments so far: written every minute and when a fault ends the

@@ -96,6 +96,17 @@ def test_progress_bar_counts_residues(featurizer, capsys):
 # Pieces, workers and weights
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A model's float32 output moves by 1e-8 with its threads, of which a worker has one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def many_pieces(monkeypatch):
     monkeypatch.setattr(_corpus, "PIECE_RESIDUES", 20)
