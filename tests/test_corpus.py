@@ -96,7 +96,7 @@ def test_progress_bar_counts_residues(featurizer, capsys):
 # Pieces, workers and weights
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """A model's float32 output moves by 1e-8 with its threads, of which a worker has one."""
     import torch
