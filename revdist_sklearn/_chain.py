@@ -31,8 +31,10 @@ CONSTANT_TOLERANCE = {
 }
 # Residual directions with less than this share of the residual's variance are arbitrary.
 RESIDUAL_TOLERANCE = 1e-12
-# A residual below this share of the larger model's variance is rounding, no direction at all.
-ROUNDING_TOLERANCE = {"float64": 1e-14, "float32": 1e-7}
+# A residual direction below this share of what the larger model's own columns vary by along
+# it is rounding.  Judged along the direction: a few outlier columns would otherwise lift the
+# limit above real directions of the others.
+ROUNDING_TOLERANCE = {"float64": 1e-14, "float32": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -390,9 +392,11 @@ def solve_chain(
 
         # Leading principal directions of r_i.
         R_directions = R if chosen_by is joint else chosen_by.residual(h, W)
-        total = np.trace(chosen_by.C[h, h])
         variances, V = principal_directions(R_directions)
-        floor = max(RESIDUAL_TOLERANCE * variances.sum(), ROUNDING_TOLERANCE[precision] * total)
+        along = np.diag(chosen_by.C[h, h]) @ V**2
+        floor = np.maximum(
+            RESIDUAL_TOLERANCE * variances.sum(), ROUNDING_TOLERANCE[precision] * along
+        )
         V = np.where(variances <= floor, 0.0, V)[:, : min(size, n_components - width)]
 
         # z_i = [z_{i-1}, (h_i - mean) V_i - (z_{i-1} - mean) W V_i]

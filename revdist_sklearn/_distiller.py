@@ -116,10 +116,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     The chain is accumulated, as Algorithm 3 of [1]_ has it: each stage regresses on the
     nested embedding to which it is applied. Rank is judged on columns of unit variance;
     singular values below 1e-6 of the largest count as zero. Residual directions that carry
-    less than 1e-12 of the residual's variance, or 1e-14 of the larger model's, are arbitrary:
-    their columns are zero, so that the width is kept. Where products were float32, the
-    default for float32 rows (see ``Moments``), rounding stands at 1e-4 of the largest singular
-    value and 1e-7 of the larger model's variance, and these are the limits.
+    less than 1e-12 of the residual's variance, or 1e-14 of what the larger model's columns
+    vary by along them, are arbitrary: their columns are zero, so that the width is kept. Where
+    products were float32, the default for float32 rows (see ``Moments``), rounding stands at
+    1e-4 of the largest singular value and 1e-6 of that variance, and these are the limits.
 
     Fit on many diverse rows, at least twice as many as the prefix has columns; on a few
     hundred similar ones least squares leaves no residual to speak of, and a warning says so.

@@ -441,6 +441,21 @@ def test_float32_products_keep_spectra_and_reconstructions(case, regressor):
         assert abs(errors[0] - errors[1]) < 1e-4
 
 
+def test_outliers_of_the_larger_model_do_not_zero_real_directions_in_float32():
+    sizes = (16, 24)
+    X, new = (family(6000, sizes=sizes, noise=0.1, seed=seed) for seed in (0, 1))
+    scale = np.ones(40)
+    scale[[3, 7, 20]] = 1000.0
+    exact = fit(X * scale, block_sizes=sizes)
+    single = fit((X * scale).astype(np.float32), block_sizes=sizes)
+    assert single.stages_[0].n_components_nonzero == exact.stages_[0].n_components_nonzero == 8
+    errors = [
+        (((m.inverse_transform(m.transform(new * scale)) / scale - new) / new.std(axis=0)) ** 2)
+        for m in (single, exact)
+    ]
+    assert abs(errors[0].mean() - errors[1].mean()) < 1e-4
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_half_precision_input(kind, recwarn):
     torch = pytest.importorskip("torch")
