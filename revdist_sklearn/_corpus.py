@@ -119,7 +119,7 @@ def corpus_moments(
     ) as bar:
         bar.update(sum(len(s) for start, stop in pieces[:done] for s in sequences[start:stop]))
         tasks = (
-            (featurizer, sequences[start:stop], start, weighting, empty)
+            (featurizer, sequences[start:stop], start, weighting, precision)
             for start, stop in pieces[done:]
         )
         # In this process the bar moves with each batch, elsewhere with each piece.
@@ -137,12 +137,10 @@ def corpus_moments(
                 if not alone:
                     bar.update(sum(map(len, sequences[start:stop])))
                 store.save(moments, done, last=done == len(pieces))
-        except BrokenExecutor as error:
-            store.rescue(moments, done)
-            raise RuntimeError(_worker_died(done, len(pieces), checkpoint)) from error
         except BaseException as error:
             store.rescue(moments, done)
-            if type(error).__name__ == "KilledWorker":  # of dask.distributed
+            # joblib's own workers raise the first, dask.distributed the second.
+            if isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker":
                 raise RuntimeError(_worker_died(done, len(pieces), checkpoint)) from error
             raise
     return moments
@@ -222,7 +220,7 @@ def _empty_moments(featurizer, precision):
     return Moments(sizes, block_names=names, precision=precision)
 
 
-def piece_moments(featurizer, sequences, start, weighting, empty, progress=None):
+def piece_moments(featurizer, sequences, start, weighting, precision, progress=None):
     """Return the moments of some consecutive sequences; what a worker runs.
 
     Parameters
@@ -232,8 +230,7 @@ def piece_moments(featurizer, sequences, start, weighting, empty, progress=None)
     start : int
         Index of the first of them in the corpus, for messages.
     weighting : {"residue", "protein"}
-    empty : Moments
-        Of no rows, with the blocks of the featurizer.
+    precision : {"float32", "float64"} or None
     progress : callable or None
         Called with the number of residues after each batch.
 
@@ -241,7 +238,7 @@ def piece_moments(featurizer, sequences, start, weighting, empty, progress=None)
     -------
     moments : Moments
     """
-    moments = Moments(empty.block_sizes, block_names=empty.block_names, precision=empty.precision)
+    moments = _empty_moments(featurizer, precision)
     # Off the host the residues stay where the models are; only products come back.
     options = {"as_tensor": True} if _on_device(featurizer) else {}
     for rows, index in featurizer.iter_residues(sequences, **options):

@@ -105,7 +105,7 @@ def run_demo(output=".", *, models=FAMILY, verbose=True):
 def describe_stages(distiller):
     """Return the results of each stage as plain numbers, the base first."""
     base = {
-        "block": distiller.block_names_[0] if distiller.block_names_ else "1",
+        "block": distiller._block_labels()[0],
         "width": int(distiller.stage_dims_[0]),
     }
     return [base] + [

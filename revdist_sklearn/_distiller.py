@@ -390,7 +390,6 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             "block_names": self.block_names_,
             "stage_sizes": self._stage_sizes,
             "n_samples_seen": self.n_samples_seen_,
-            "n_features_in": self.n_features_in_,
             "feature_names_in": list(getattr(self, "feature_names_in_", [])),
         }
         write_chain(folder, self._solved(), header)
@@ -423,14 +422,14 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in header["parameters"].items()
         }
-        distiller = cls(**parameters)
-        distiller._chain, distiller._moments = chain, None
-        distiller.block_sizes_ = tuple(header["block_sizes"])
         names = header["block_names"]
-        distiller.block_names_ = None if names is None else tuple(names)
-        distiller._stage_sizes = tuple(header["stage_sizes"])
-        distiller.n_samples_seen_ = header["n_samples_seen"]
-        distiller.n_features_in_ = header["n_features_in"]
+        distiller = cls(**parameters)._with_chain(
+            chain,
+            block_sizes=tuple(header["block_sizes"]),
+            block_names=None if names is None else tuple(names),
+            stage_sizes=tuple(header["stage_sizes"]),
+            n_samples_seen=header["n_samples_seen"],
+        )
         if header["feature_names_in"]:
             distiller.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
         return distiller
@@ -488,6 +487,14 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             self._chain = self._solve(self._moments)
         return self._chain
 
+    def _with_chain(self, chain, *, block_sizes, block_names, stage_sizes, n_samples_seen):
+        """Return the estimator, fitted by a chain that was solved elsewhere."""
+        self._chain, self._moments = chain, None
+        self.block_sizes_, self.block_names_ = block_sizes, block_names
+        self._stage_sizes, self.n_samples_seen_ = stage_sizes, n_samples_seen
+        self.n_features_in_ = sum(block_sizes)
+        return self
+
     def _forget(self):
         """Drop an earlier fit, so that a fit that fails leaves nothing half-written."""
         for name in ("_chain", "_moments"):
@@ -526,11 +533,9 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     def _given_blocks(self, n_columns):
         """Return widths and names of the ``block_sizes`` parameter, checked."""
         if isinstance(self.block_sizes, str):
-            from ._family import resolve_family
+            from ._family import family_blocks
 
-            members = resolve_family(self.block_sizes)
-            names = tuple(member.block for member in members)
-            sizes = tuple(member.width for member in members)
+            names, sizes = zip(*family_blocks(self.block_sizes), strict=True)
         else:
             names, sizes = None, tuple(self.block_sizes)
             if not sizes or not all(_is_integer(k) and k >= 1 for k in sizes):
@@ -687,7 +692,6 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 "more, best the residues of a corpus (fit_on_corpus), and freeze the result.",
                 stacklevel=4,
             )
-
         most = max(self._stage_sizes[1:], default=0)
         if by_protein and moments.n_proteins <= most:
             warnings.warn(

@@ -1,7 +1,6 @@
 """A fitted chain as a folder of safetensors and JSON: no pickle, nothing that runs code."""
 
 import json
-import os
 import uuid
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ._chain import Chain, Stage
+from ._files import replace_file
 
 CONFIG, WEIGHTS = "config.json", "chain.safetensors"
 FORMAT = 1
@@ -46,30 +46,6 @@ def write_chain(folder, chain, header):
     metadata = {"id": config["id"]}
     replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata))
     replace_file(folder / CONFIG, lambda path: path.write_text(text))
-
-
-def replace_file(path, write):
-    """Write a file beside ``path`` and put it in its place in one step.
-
-    Parameters
-    ----------
-    path : Path
-    write : callable
-        Takes the path of the temporary file.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; what stood at ``path`` is still there.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except SafetensorError as error:  # what safetensors makes of a full disk
-        raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_chain(folder):

@@ -99,19 +99,16 @@ def load_reference_scalers(paths):
                 prefix_mean=prefix_mean,
             )
         )
-    distiller = ReverseDistiller(tuple(sizes))
     residual_sizes = tuple(stage.n_components for stage in stages)
-    if residual_sizes != tuple(np.diff(sizes)):
-        distiller.residual_sizes = residual_sizes
-    distiller._chain = Chain(
-        tuple(sizes), None, sizes[0], tuple(stages), np.concatenate(means), None
+    grows = residual_sizes == tuple(np.diff(sizes))
+    distiller = ReverseDistiller(tuple(sizes), residual_sizes=None if grows else residual_sizes)
+    return distiller._with_chain(
+        Chain(tuple(sizes), None, sizes[0], tuple(stages), np.concatenate(means), None),
+        block_sizes=tuple(sizes),
+        block_names=None,
+        stage_sizes=(sizes[0], *residual_sizes),
+        n_samples_seen=0,
     )
-    distiller._moments = None
-    distiller._stage_sizes = (sizes[0], *residual_sizes)
-    distiller.block_sizes_, distiller.block_names_ = tuple(sizes), None
-    distiller.n_features_in_ = sum(sizes)
-    distiller.n_samples_seen_ = 0
-    return distiller
 
 
 def _read(path):

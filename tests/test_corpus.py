@@ -1,6 +1,10 @@
 import os
+import pickle
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 
 import joblib
 import numpy as np
@@ -135,6 +139,20 @@ def test_two_workers_give_the_same(featurizer, many_pieces):
     assert_same(gather(featurizer, n_jobs=2), gather(featurizer))
 
 
+def test_tasks_are_small(featurizer, many_pieces, monkeypatch):
+    """A task carries sequences and settings, not the D x D moments of the pieces before."""
+    sizes = []
+
+    def in_turn(tasks, n_jobs):
+        for task in tasks:
+            sizes.append(len(pickle.dumps(task)))
+            yield _corpus.piece_moments(*task)
+
+    monkeypatch.setattr(_corpus, "_in_waves", in_turn)
+    gather(featurizer, n_jobs=2)
+    assert len(sizes) > 2 and max(sizes) < 2000
+
+
 def test_a_dask_cluster_gives_the_same(featurizer, many_pieces):
     distributed = pytest.importorskip("distributed")
     with (
@@ -234,6 +252,28 @@ def test_goes_on_after_a_fault(
     )
     if n_jobs is None:
         assert len(seen) == len(PROTEINS) - before.n_proteins
+
+
+@pytest.mark.slow
+def test_goes_on_after_the_process_was_killed(featurizer, many_pieces, tmp_path):
+    path = tmp_path / "moments.safetensors"
+    code = f"""
+import os, signal
+from revdist_sklearn import ESMFeaturizer, _corpus, corpus_moments
+
+class Killed(ESMFeaturizer):
+    def iter_residues(self, sequences):
+        if {PROTEINS[3]!r} in sequences:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().iter_residues(sequences)
+
+_corpus.PIECE_RESIDUES, _corpus.CHECKPOINT_SECONDS = 20, 0.0
+corpus_moments(Killed("esm2-nano:64"), {PROTEINS!r}, precision="float64", checkpoint={str(path)!r})
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert run.returncode == -signal.SIGKILL
+    assert 0 < Moments.load(path).n_proteins < 4
+    assert_same(gather(featurizer, checkpoint=path), gather(featurizer), tolerance=1e-6)
 
 
 def test_a_finished_checkpoint_needs_no_pass(featurizer, tmp_path, monkeypatch):

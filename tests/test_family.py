@@ -6,6 +6,7 @@ from conftest import save_esm
 from transformers import EsmConfig
 
 import revdist_sklearn
+from revdist_sklearn import ESMFeaturizer
 from revdist_sklearn._columns import blocks_of, column_names
 from revdist_sklearn._family import (
     ARCHITECTURES,
@@ -48,6 +49,21 @@ def test_bundled_members_are_what_the_table_says(size):
     (found,) = resolve_family(member.source)
     assert (found.block, found.width, found.limit) == (member.block, member.width, None)
     assert member.local_files_only
+
+
+@pytest.mark.parametrize("size", ["32", "64", "96"])
+def test_bundled_members_load_with_transformers_own_classes(size):
+    from transformers import EsmForMaskedLM, EsmModel, EsmTokenizer
+
+    member = resolve_family(f"esm2-nano:{size}")[-1]
+    model, report = EsmForMaskedLM.from_pretrained(member.source, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    ids = EsmTokenizer.from_pretrained(member.source)("MKTAYIAKQR", return_tensors="pt")
+    assert model.float()(**ids).logits.shape == (1, 12, 33)
+    encoder = EsmModel.from_pretrained(member.source, add_pooling_layer=False).float().eval()
+    states = encoder(**ids).last_hidden_state[0, 1:-1].mean(0).detach()
+    block = ESMFeaturizer([member.source]).transform(["MKTAYIAKQR"])[0]
+    assert abs(states.numpy() - block).max() < 1e-5
 
 
 @pytest.mark.parametrize("models", ["esm3", "esm2-nano:48", "esm2:", "esm2_t6_8M_UR50D"])
