@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from revdist_sklearn import Moments, PrefixSelector, ReverseDistiller
+from revdist_sklearn._chain import johnstone_count
 
 SIZES = (4, 7, 12)
 
@@ -647,6 +648,11 @@ def test_a_part_without_weight_adds_nothing():
 
 
 def test_small_weights_do_not_cut_the_spectrum():
+    e = np.array([10, 5, 4, 3, 0.1, 0.1, 0.1])
+    # Worked by hand: no component stands above the edge, and 95% of the variance needs four;
+    # of three rows there are three eigenvalues, of 500 rows that weigh three there are seven.
+    assert johnstone_count(e, 3.0, 500) == 4
+    assert johnstone_count(e, 3.0, 3) == 3
     X = family()
     whole = ReverseDistiller(SIZES, regressor="pcr").fit(X)
     kept = [stage.n_regression for stage in whole.stages_]

@@ -117,6 +117,13 @@ def test_shifted_columns_keep_their_covariance():
     assert_allclose(double, exact, rtol=1e-9)
 
 
+def test_a_constant_column_stays_constant():
+    # A whole chunk of the largest size: the sum behind its mean rounds most.
+    moments = Moments([CHUNK_ROWS // 4]).update(np.full((CHUNK_ROWS, CHUNK_ROWS // 4), 1 / 3))
+    spread = np.sqrt(np.diag(moments.residue.covariance))
+    assert spread.max() <= np.finfo(float).eps * moments.mean.max()
+
+
 @pytest.mark.parametrize("groups", [None, np.repeat(np.arange(10), 30)])
 def test_save_and_load(tmp_path, groups):
     moments = Moments([2, 4], block_names=["a", "b"]).update(rows_of(), groups=groups)
