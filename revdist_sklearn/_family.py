@@ -1,89 +1,28 @@
 """Families of protein language models: architectures, aliases, folders and hub ids.
 
-Nothing here loads weights or imports torch.  To add an architecture, add an entry to
-:data:`ARCHITECTURES`; to add an alias, one to :data:`FAMILIES`.
+Nothing here loads weights or imports torch.  To add an alias, add an entry to
+:data:`FAMILIES`; to add an architecture, one to the table of :mod:`._architectures`.
 """
 
 import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ._architectures import ARCHITECTURES, GENERIC, architecture_of
 from ._hub import (
     WEIGHT_FILES,
     ModelNotFoundError,
+    check_token,
     hub_config,
     hub_snapshot,
     one_of,
     weight_files,
 )
-from ._sequences import RESIDUES
 
 BUNDLED = Path(__file__).parent / "models"
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What must be known of one model class of transformers to embed with it.
-
-    Parameters
-    ----------
-    model_class : str
-        Name of the encoder class in transformers.
-    layers, final_norm : str
-        Path of the list of layers, and of the norm after the last of them, inside the model.
-    load_options : mapping, default={}
-        Further keywords of ``from_pretrained``.
-    before, after : tuple of str, default=("<cls>",), ("<eos>",)
-        Special tokens around a protein.  The first is what pooling "cls" returns.
-    pad : str, default="<pad>"
-        Token that fills a batch up.
-    residues : str, default=RESIDUES
-        Letters the model knows, upper case.
-    harmless : str, default="(?!)"
-        Regular expression of weight names that play no part in hidden states, or follow
-        from the configuration: a checkpoint may lack them.  The default finds none.
-    """
-
-    model_class: str
-    layers: str
-    final_norm: str
-    load_options: Mapping[str, object] = field(default_factory=dict)
-    before: tuple[str, ...] = ("<cls>",)
-    after: tuple[str, ...] = ("<eos>",)
-    pad: str = "<pad>"
-    residues: str = RESIDUES
-    harmless: str = "(?!)"
-
-    def limit(self, config):
-        """Return the residues a model can take at most, or None.
-
-        Rotary positions have no end; a table of learned positions (ESM-1b) has one.
-        """
-        if getattr(config, "position_embedding_type", "rotary") != "absolute":
-            return None
-        # Positions are counted from the row after the padding token's.
-        rows = config.max_position_embeddings - config.pad_token_id - 1
-        return rows - len(self.before) - len(self.after)
-
-
-# Keys are the `model_type` of config.json.
-ARCHITECTURES = {
-    "esm": Architecture(  # ESM-2 and ESM-1b
-        model_class="EsmModel",
-        layers="encoder.layer",
-        final_norm="encoder.emb_layer_norm_after",
-        load_options={"add_pooling_layer": False},  # its weights would be random
-        harmless=r"^contact_head\.|\.inv_freq$",
-    ),
-    "esmc": Architecture(  # ESM C
-        model_class="EsmcModel",
-        layers="layers",
-        final_norm="norm",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -93,7 +32,7 @@ class Family:
     Parameters
     ----------
     model_type : str
-        Key of :data:`ARCHITECTURES`.
+        Key of the table of architectures.
     members : mapping of str to (str, int)
         Size to model (hub id, or name of a bundled folder) and width.
     default : str
@@ -131,6 +70,14 @@ FAMILIES = {
         },
         default="650M",  # 3B and 15B are downloads of 11 and 61 GB: ask for them by name
     ),
+    "ankh": Family(
+        "ankh",
+        {
+            "base": ("ElnaggarLab/ankh-base", 768),
+            "large": ("ElnaggarLab/ankh-large", 1536),
+        },
+        default="large",
+    ),
     "esmc": Family(
         "esmc",
         {
@@ -156,13 +103,15 @@ class Member:
     width : int
         Number of its columns.
     model_type : str
-        Key of :data:`ARCHITECTURES`.
+        Key of the table of architectures, or the `model_type` of another configuration.
     limit : int or None
         Residues it can take at most.
     revision : str or None
         Commit, tag or branch of a hub id.
     local_files_only : bool
         Whether the hub must not be asked.
+    token : str or None
+        Name of the environment variable with the hub's access token.
     """
 
     source: str
@@ -172,11 +121,12 @@ class Member:
     limit: int | None = None
     revision: str | None = None
     local_files_only: bool = True
+    token: str | None = None
 
     @property
     def architecture(self):
-        """The entry of :data:`ARCHITECTURES`."""
-        return ARCHITECTURES[self.model_type]
+        """The entry of the table of architectures, or the one for all others."""
+        return ARCHITECTURES.get(self.model_type, GENERIC)
 
     def folder(self, silent=True):
         """Return the folder of its files, fetched from the hub where need be.
@@ -199,12 +149,16 @@ class Member:
         if not folder.is_dir():
             if not _is_hub_id(self.source):
                 raise _no_such_folder(self.source)
-            folder = hub_snapshot(self.source, self.revision, self.local_files_only, silent)
+            folder = hub_snapshot(
+                self.source, self.revision, self.local_files_only, self.token, silent
+            )
         weight_files(folder)
         return folder
 
 
-def resolve_family(models, revision=None, local_files_only=False):
+def resolve_family(
+    models, revision=None, local_files_only=False, token=None, trust_remote_code=False
+):
     """Return the members that `models` names, smallest first as given.
 
     Parameters
@@ -216,6 +170,10 @@ def resolve_family(models, revision=None, local_files_only=False):
         Commit, tag or branch of the hub ids; a sequence has one entry a member.
     local_files_only : bool, default=False
         Whether to use what is on disk only.
+    token : str or None, default=None
+        Name of the environment variable with the hub's access token.
+    trust_remote_code : bool, default=False
+        Whether the code of a repository may run to read its configuration.
 
     Returns
     -------
@@ -225,8 +183,8 @@ def resolve_family(models, revision=None, local_files_only=False):
     Raises
     ------
     ValueError
-        Unknown alias, unknown architecture, the same model twice, or a revision that
-        belongs to no hub id.
+        Unknown alias, an architecture that cannot be used, the same model twice, a revision
+        that belongs to no hub id, or a `token` that names no environment variable.
     ModelNotFoundError
         A folder or its ``config.json`` does not exist, or the hub does not give it.
 
@@ -236,6 +194,7 @@ def resolve_family(models, revision=None, local_files_only=False):
     >>> [(m.block, m.width) for m in resolve_family("esm2:150M")]
     [('esm2_t6_8M_UR50D', 320), ('esm2_t12_35M_UR50D', 480), ('esm2_t30_150M_UR50D', 640)]
     """
+    check_token(token)
     if isinstance(models, (list, tuple)):
         sources = list(models)
         if not sources:
@@ -254,7 +213,7 @@ def resolve_family(models, revision=None, local_files_only=False):
     else:
         members = _alias_members(models, local_files_only)
         if members is not None:
-            return _with_revisions(members, revision)
+            return _with_revisions([replace(m, token=token) for m in members], revision)
         sources = [models]
 
     members = []
@@ -275,9 +234,12 @@ def resolve_family(models, revision=None, local_files_only=False):
                 width=0,  # read below, when the revision is known
                 model_type="",
                 local_files_only=local_files_only or kind == "folder",
+                token=token,
             )
         )
-    return tuple(_configured(member) for member in _with_revisions(members, revision))
+    return tuple(
+        _configured(member, trust_remote_code) for member in _with_revisions(members, revision)
+    )
 
 
 def family_blocks(alias):
@@ -411,7 +373,7 @@ def _with_revisions(members, revision):
     return tuple(replace(m, revision=name) for m, name in zip(members, revision, strict=True))
 
 
-def _configured(member):
+def _configured(member, trust_remote_code):
     """Return the member with what its config.json says."""
     folder = Path(member.source)
     if folder.is_dir():
@@ -423,21 +385,48 @@ def _configured(member):
                 "as save_pretrained of a model and of its tokenizer writes them."
             )
     else:
-        path = hub_config(member.source, member.revision, member.local_files_only)
-    model_type = json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
-    architecture = ARCHITECTURES.get(model_type)
-    if architecture is None:
-        raise ValueError(
-            f"Model {member.source!r} has the architecture {model_type!r} (model_type in its "
-            f"config.json). Supported are {', '.join(map(repr, ARCHITECTURES))}."
+        path = Path(
+            hub_config(member.source, member.revision, member.local_files_only, member.token)
         )
     # Older versions write only what differs from the defaults: transformers knows those.
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(Path(path).parent), local_files_only=True)
+    raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    model_type = raw.get("model_type")
+    foreign = "auto_map" in raw and not any(
+        model_type == architecture.model_type for architecture in ARCHITECTURES.values()
+    )
+    if foreign and not trust_remote_code:
+        raise ValueError(
+            f"Model {member.source!r} brings its own code (auto_map in its config.json), which "
+            "is not run unasked. Read it; then model_kwargs={'trust_remote_code': True} runs it."
+        )
+    try:
+        config = AutoConfig.from_pretrained(
+            str(path.parent), local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"Model {member.source!r} has the architecture {model_type!r} (model_type in its "
+            "config.json), which the installed version of transformers does not have. Upgrade "
+            f"it: pip install -U transformers. In the table are {', '.join(ARCHITECTURES)}."
+        ) from error
+    key = architecture_of(config)
+    if key is None and getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"Model {member.source!r} ({model_type!r}) is an encoder with a decoder, and of its "
+            "kind the encoder alone is known for T5 only. Save the encoder as a model of its "
+            "own, or use another model."
+        )
+    width = getattr(config, "hidden_size", None)
+    if width is None:
+        raise ValueError(
+            f"The configuration of {member.source!r} ({model_type!r}) does not tell the width "
+            "of its hidden states (hidden_size); the model cannot be used."
+        )
     return replace(
         member,
-        width=config.hidden_size,
-        model_type=model_type,
-        limit=architecture.limit(config),
+        width=width,
+        model_type=key or model_type,
+        limit=(ARCHITECTURES[key] if key else GENERIC).limit(config),
     )

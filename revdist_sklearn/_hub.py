@@ -1,6 +1,7 @@
 """Model files: in a folder, in the cache of the Hugging Face hub, or fetched from it."""
 
 import json
+import os
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,7 +14,10 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-CONFIG_FILES = ("config.json", "vocab.txt", "tokenizer*.json", "special_tokens_map.json")
+CONFIG_FILES = (
+    *("config.json", "vocab.txt", "tokenizer*.json", "special_tokens_map.json"),
+    *("added_tokens.json", "spiece.model"),
+)
 
 
 class ModelNotFoundError(OSError):
@@ -88,7 +92,7 @@ def one_of(names):
 # The hub is asked once a process: a branch that moves meanwhile cannot give two folds of a
 # cross-validation different models, and later calls need no network.
 @lru_cache(maxsize=64)
-def hub_config(source, revision, local_files_only):
+def hub_config(source, revision, local_files_only, token):
     """Return the path of a hub id's config.json, downloaded where it is not cached.
 
     Parameters
@@ -99,6 +103,8 @@ def hub_config(source, revision, local_files_only):
         Commit, tag or branch.
     local_files_only : bool
         Whether the hub must not be asked.
+    token : str or None
+        Name of the environment variable with the access token.
 
     Returns
     -------
@@ -117,16 +123,17 @@ def hub_config(source, revision, local_files_only):
             "config.json",
             revision=revision,
             local_files_only=local_files_only,
+            token=_secret(token),
         )
 
 
 @lru_cache(maxsize=64)
-def hub_snapshot(source, revision, local_files_only, silent):
+def hub_snapshot(source, revision, local_files_only, token, silent):
     """Return the folder of a hub id's files, downloaded where they are not cached.
 
     Parameters
     ----------
-    source, revision, local_files_only
+    source, revision, local_files_only, token
         As in :func:`hub_config`.
     silent : bool
         Whether to silence the hub's progress bars.
@@ -148,6 +155,7 @@ def hub_snapshot(source, revision, local_files_only, silent):
                 source,
                 revision=revision,
                 local_files_only=local_files_only,
+                token=_secret(token),
                 allow_patterns=list(patterns),
             )
         )
@@ -160,6 +168,38 @@ def hub_snapshot(source, revision, local_files_only, silent):
         if not any((folder / name).is_file() for name in WEIGHT_FILES):
             raise OSError(f"no {one_of(WEIGHT_FILES)} in {folder}")
         return folder
+
+
+def check_token(token):
+    """Raise unless a token is None or the name of an environment variable that is set.
+
+    Parameters
+    ----------
+    token : str or None
+        Name of the variable; what it holds is read when the hub is asked, and kept nowhere.
+
+    Raises
+    ------
+    ValueError
+        If there is no such variable.  What looks like a token itself is not repeated.
+    """
+    if token is None or os.environ.get(token):
+        return
+    if not token.replace("_", "").isupper() or token.startswith("hf_"):
+        raise ValueError(
+            "`token` is the name of an environment variable, such as 'HF_TOKEN', and never the "
+            "token itself, which would end up in pickles and logs. Put it into a variable and "
+            "give the variable's name."
+        )
+    raise ValueError(
+        f"`token`={token!r} names an environment variable that is not set here. Set it to the "
+        "hub's access token, or use None for what `hf auth login` has stored."
+    )
+
+
+def _secret(token):
+    """Return the access token that a variable holds, or None for the hub's own way."""
+    return None if token is None else os.environ[token]
 
 
 @contextmanager
@@ -178,11 +218,19 @@ def _hub_errors(source, revision, local_files_only):
             where += " only (HF_HUB_OFFLINE is set)"
         else:
             where += f" and {constants.ENDPOINT}"
+        # The hub answers so for what is private, too.
+        private = type(error).__name__ in ("GatedRepoError", "RepositoryNotFoundError")
+        hint = (
+            "If it is gated or private: accept its terms on the hub, and name the environment "
+            "variable that holds your access token by `token`.\n"
+            if private
+            else ""
+        )
         raise ModelNotFoundError(
             f"Model {source!r}{at.replace(' --', ', ')} was not found. It was "
             f"looked for in {where}; there is no folder of that name either. On a machine "
             "with network access, fetch it beforehand:\n"
-            f"    hf download {source}{at}\n"
+            f"    hf download {source}{at}\n{hint}"
             f"({type(error).__name__}: {' '.join(str(error).split())})"
         ) from error
 

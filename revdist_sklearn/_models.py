@@ -15,87 +15,77 @@ from pickle import UnpicklingError
 import numpy as np
 from safetensors import SafetensorError
 
+from ._device import RESIDENTS
 from ._hub import quiet, weight_files
+from ._sequences import AMINO_ACIDS
+from ._vocabulary import lookup_table, read_vocabulary
 
 # The six members of ESM-2 and two more; beyond that the least recently used one goes.
 MAX_MODELS = 8
 
 
-def resolve_device(device):
-    """Return the torch device of that name; None is CUDA where there is one, else the CPU.
-
-    Parameters
-    ----------
-    device : str or None
-        Such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-
-    Returns
-    -------
-    device : torch.device
-
-    Raises
-    ------
-    ValueError
-        If torch knows no such device, or cannot use it here.
-
-    Examples
-    --------
-    >>> from revdist_sklearn._models import resolve_device
-    >>> resolve_device("cpu")
-    device(type='cpu')
-    """
-    import torch
-
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).partition("\n")[0]
-        raise ValueError(
-            f"`device`={device!r} cannot be used here: {first} "
-            "Use 'cpu', 'cuda' or 'cuda:<number>' on a machine that has one, or None for "
-            "whichever is there."
-        ) from error
-    return resolved
-
-
 class Encoder:
-    """A loaded model with its alphabet: from sequences to hidden states.
+    """A loaded model with its vocabulary: from sequences to hidden states.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The encoder, in evaluation mode, on its device.
-    architecture : Architecture
-        Its entry of the table.
-    token_ids : dict of str to int
-        The checkpoint's own vocabulary.
+        The encoder, in evaluation mode.
+    vocabulary : Vocabulary
+        The checkpoint's own.
+    source : str
+        Name of the model, for messages.
+    device : torch.device
+        Where it runs.
+    layer : int or None, default=None
+        Which of all hidden states to return; None: the last one.
+    is_placed : bool, default=False
+        Whether the model is where it must stay, because of a ``device_map`` or quantisation.
+    may_pack : bool, default=True
+        Whether to look for the fast path of :mod:`._packed`.
 
     Attributes
     ----------
-    device : torch.device
-        Where it runs.
+    packed : bool
+        Whether batches need no padding, so that they may mix lengths; see :mod:`._packed`.
     """
 
-    def __init__(self, model, architecture, token_ids):
+    def __init__(
+        self, model, vocabulary, source, device, *, layer=None, is_placed=False, may_pack=True
+    ):
         self.model = model
-        self.device = model.device
-        self._before = np.array([token_ids[token] for token in architecture.before], np.int64)
-        self._after = np.array([token_ids[token] for token in architecture.after], np.int64)
-        self._pad = token_ids[architecture.pad]
+        self.source = source
+        self.device = device
+        self.layer = layer
+        self.is_placed = is_placed
+        self.width = model.config.hidden_size
+        self.itemsize = model.dtype.itemsize
+        self._before = np.array(vocabulary.before, np.int64)
+        self._after = np.array(vocabulary.after, np.int64)
+        self._pad = vocabulary.pad
+        self._table = lookup_table(vocabulary.residues)
         # Older versions of transformers keep the rotary tables of the last batch in the model.
         self._one_at_a_time = threading.Lock()
-        # One token a letter: indexing with the bytes of a sequence gives its token ids.
-        self._table = np.full(128, -1, dtype=np.int64)
-        for residue in architecture.residues:
-            self._table[ord(residue)] = token_ids[residue]
+        self._packed = None
+        if may_pack and layer is None and device.type == "cpu" and not is_placed:
+            from ._packed import pack
+
+            self._packed = pack(model, self.tokenize, AMINO_ACIDS, self._pad)
+
+    @property
+    def packed(self):
+        """Whether batches may mix lengths."""
+        return self._packed is not None
 
     @property
     def n_specials(self):
         """Special tokens added to each sequence."""
         return len(self._before) + len(self._after)
+
+    @property
+    def has_start(self):
+        """Whether a start token stands before a protein."""
+        return len(self._before) > 0
 
     def tokenize(self, sequence):
         """Return the token ids of one checked sequence, special tokens included.
@@ -108,8 +98,19 @@ class Encoder:
         Returns
         -------
         ids : ndarray of shape (n_residues + n_specials,), int64
+
+        Raises
+        ------
+        ValueError
+            If the model has no token for a letter, and none for X.
         """
         ids = self._table[np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)]
+        if len(ids) and ids.min() < 0:
+            letter = sequence[int(np.argmin(ids))]
+            raise ValueError(
+                f"Model {self.source!r} has no token for {letter!r}, nor for an unknown residue "
+                f"(X). Drop the sequences with {letter!r}, or use another model."
+            )
         return np.concatenate([self._before, ids, self._after])
 
     def __call__(self, sequences):
@@ -118,18 +119,28 @@ class Encoder:
         Parameters
         ----------
         sequences : list of str
-            Checked sequences, best of similar lengths.
+            Checked sequences, best of similar lengths where the model is not `packed`.
 
         Returns
         -------
         residues : list of Tensor of shape (n_residues, width)
             States of the residues alone: no special token, no padding.
         first : Tensor of shape (n_sequences, width)
-            States of the first special token.
+            States of the first token, which is the start token where there is one.
         """
         import torch
 
         rows = [self.tokenize(sequence) for sequence in sequences]
+        with self._one_at_a_time, RESIDENTS.room_for(self), torch.inference_mode():
+            states = self._padded(rows) if self._packed is None else self._packed(rows)
+        start, end = len(self._before), len(self._after)
+        residues = [s[start : len(row) - end] for s, row in zip(states, rows, strict=True)]
+        return residues, torch.stack([s[0] for s in states])
+
+    def _padded(self, rows):
+        """Return the states of a batch whose rows are filled up to one length."""
+        import torch
+
         lengths = [len(row) for row in rows]
         ids = np.full((len(rows), max(lengths)), self._pad, dtype=np.int64)
         for filled, row in zip(ids, rows, strict=True):
@@ -138,14 +149,14 @@ class Encoder:
         mask = None
         if min(lengths) < ids.shape[1]:
             filled_up = np.arange(ids.shape[1]) < np.array(lengths)[:, None]
-            mask = torch.from_numpy(filled_up.astype(np.int64)).to(self.device)
-        with self._one_at_a_time, torch.inference_mode():
-            states = self.model(
-                input_ids=torch.from_numpy(ids).to(self.device), attention_mask=mask
-            ).last_hidden_state.float()
-        start, end = len(self._before), len(self._after)
-        residues = [s[start : n - end] for s, n in zip(states, lengths, strict=True)]
-        return residues, states[:, 0]
+            mask = torch.from_numpy(filled_up.astype(np.int64)).to(self.model.device)
+        output = self.model(
+            input_ids=torch.from_numpy(ids).to(self.model.device),
+            attention_mask=mask,
+            **({} if self.layer is None else {"output_hidden_states": True}),
+        )
+        states = output.last_hidden_state if self.layer is None else output.hidden_states
+        return (states if self.layer is None else states[self.layer]).float()
 
 
 class Registry:
@@ -200,7 +211,7 @@ class Registry:
 REGISTRY = Registry(MAX_MODELS)
 
 
-def get_encoder(member, *, dtype, layer, device, silent=True):
+def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True):
     """Return a member's encoder from the registry of this process.
 
     Parameters
@@ -213,6 +224,8 @@ def get_encoder(member, *, dtype, layer, device, silent=True):
         Which hidden state, as in ``hidden_states[layer]`` of transformers.
     device : torch.device
         Where it runs.
+    model_kwargs : mapping or None, default=None
+        Further keywords of ``from_pretrained``.
     silent : bool, default=True
         Whether to silence transformers' and the hub's own bars and reports.
 
@@ -225,12 +238,51 @@ def get_encoder(member, *, dtype, layer, device, silent=True):
     ModelNotFoundError
         If there are no weights.
     ValueError
-        If the checkpoint lacks weights, its vocabulary lacks residues, or it has no such
-        layer.
+        If the checkpoint lacks weights, its vocabulary lacks residues, it has no such layer,
+        or `model_kwargs` holds what has a parameter of its own.
     """
+    options = dict(model_kwargs or {})
+    taken = {key: OWN_KEYWORDS[key] for key in options if key in OWN_KEYWORDS}
+    if taken:
+        raise ValueError(
+            f"`model_kwargs` holds {', '.join(map(repr, taken))}, which it must not: "
+            f"{'; '.join(taken.values())}."
+        )
     folder = member.folder(silent)
-    key = (fingerprint(folder), dtype, layer, str(device))
-    return REGISTRY.get(key, lambda: load(folder, member, dtype, layer, device, silent))
+    key = (fingerprint(folder), dtype, layer, str(device), described(options))
+    return REGISTRY.get(key, lambda: load(folder, member, dtype, layer, device, silent, options))
+
+
+# Keywords of from_pretrained that are not for `model_kwargs`, and where they belong.
+OWN_KEYWORDS = {
+    "dtype": "use the parameter `dtype`",
+    "torch_dtype": "use the parameter `dtype`",
+    "revision": "use the parameter `revision`",
+    "token": "use the parameter `token`",
+    "local_files_only": "use the parameter `local_files_only`",
+    "output_loading_info": "the report is read here, and missing weights raise",
+    "add_pooling_layer": "the states of residues are taken, not the model's pooler",
+}
+
+
+def described(options):
+    """Return a text that is the same for equal keywords of ``from_pretrained``.
+
+    Parameters
+    ----------
+    options : mapping
+
+    Returns
+    -------
+    text : str
+
+    Examples
+    --------
+    >>> from revdist_sklearn._models import described
+    >>> described({"b": 1, "a": None})
+    "{'a': None, 'b': 1}"
+    """
+    return repr(dict(sorted(options.items())))
 
 
 def fingerprint(folder):
@@ -253,7 +305,9 @@ def fingerprint(folder):
     folder = Path(folder)
     if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name):
         return f"{folder.parent.parent.name}@{folder.name}"
-    small = [p for p in folder.iterdir() if p.suffix in (".json", ".txt") and p.is_file()]
+    # Configuration, vocabulary (spiece.model is one), and code where a repository has its own.
+    kinds = ".json", ".txt", ".model", ".py"
+    small = [p for p in folder.iterdir() if p.suffix in kinds and p.is_file()]
     digest = hashlib.sha256()
     for path in sorted({*small, *weight_files(folder)}):
         stat = path.stat()
@@ -271,7 +325,7 @@ def _digest(path, size, changed):
     return digest.hexdigest()
 
 
-def load(folder, member, dtype, layer, device, silent=True):
+def load(folder, member, dtype, layer, device, silent=True, options=None):
     """Load a checkpoint as an :class:`Encoder`; see :func:`get_encoder`.
 
     Parameters
@@ -282,6 +336,8 @@ def load(folder, member, dtype, layer, device, silent=True):
         Its architecture and, for messages, its name.
     dtype, layer, device, silent
         As in :func:`get_encoder`.
+    options : mapping or None, default=None
+        Further keywords of ``from_pretrained``.
 
     Returns
     -------
@@ -290,6 +346,7 @@ def load(folder, member, dtype, layer, device, silent=True):
     import torch
     import transformers
 
+    options = options or {}
     architecture = member.architecture
     model_class = getattr(transformers, architecture.model_class, None)
     if model_class is None:
@@ -299,14 +356,14 @@ def load(folder, member, dtype, layer, device, silent=True):
             "pip install -U transformers"
         )
     with quiet(silent):
-        token_ids = _vocabulary(folder, member)
+        vocabulary = read_vocabulary(folder, member, options.get("trust_remote_code", False))
         try:
             model, report = model_class.from_pretrained(
                 str(folder),
                 dtype=getattr(torch, dtype),  # else the checkpoint's own, float16 for some
                 local_files_only=True,
                 output_loading_info=True,
-                **architecture.load_options,
+                **{**architecture.load_options, **options},
             )
         except (RuntimeError, OSError, SafetensorError, UnpicklingError) as error:
             raise ValueError(
@@ -324,50 +381,35 @@ def load(folder, member, dtype, layer, device, silent=True):
             f"{architecture.model_class} ({shown}): they would be random. Is it a whole model, "
             "saved with save_pretrained, and not an adapter or another architecture?"
         )
-    _cut(model, architecture, layer, member)
-    return Encoder(model.to(device), architecture, token_ids)
-
-
-def _vocabulary(folder, member):
-    """Return the checkpoint's tokens with their ids; every residue must be among them."""
-    architecture = member.architecture
-    path = folder / "vocab.txt"
-    if path.is_file():
-        tokens = {t.strip(): i for i, t in enumerate(path.read_text("utf-8").splitlines())}
-    else:
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            tokens = tokenizer.get_vocab()
-        except Exception as error:
-            raise ValueError(
-                f"Model {member.source!r} has no tokenizer that can be read: expected is "
-                f"vocab.txt or tokenizer.json in {str(folder)!r}, as save_pretrained of the "
-                "tokenizer writes it."
-            ) from error
-    needed = [*architecture.before, *architecture.after, architecture.pad]
-    needed += architecture.residues
-    missing = [token for token in needed if token not in tokens]
-    if missing:
-        raise ValueError(
-            f"The vocabulary of {member.source!r} lacks {', '.join(missing)}, which the "
-            f"architecture {member.model_type!r} needs. Is its vocab.txt or tokenizer.json "
-            "that of the model?"
-        )
-    return tokens
+    model.eval()
+    hidden_state = _cut(model, architecture, layer, member)
+    # What from_pretrained has put onto devices is not moved again.
+    is_placed = "device_map" in options or getattr(model, "is_quantized", False)
+    if is_placed:
+        device = model.device
+    return Encoder(
+        model,
+        vocabulary,
+        member.source,
+        device,
+        layer=hidden_state,
+        is_placed=is_placed,
+        # Whoever asks for an attention gets it.
+        may_pack="attn_implementation" not in options,
+    )
 
 
 def _cut(model, architecture, layer, member):
     """Drop the layers above the wanted hidden state, and then the final norm.
 
     Hidden state i is the output of layer i (0: the embeddings, before any layer).  Only the
-    last one goes through the final norm, as in transformers.
+    last one goes through the final norm, as in transformers.  Return None where the model's
+    output is then the wanted state, else the index of the state among all of them.
     """
     import torch
 
-    layers = model.get_submodule(architecture.layers)
-    depth = len(layers)
+    layers = None if architecture.layers is None else model.get_submodule(architecture.layers)
+    depth = model.config.num_hidden_layers if layers is None else len(layers)
     if not -depth - 1 <= layer <= depth:
         raise ValueError(
             f"`layer`={layer} does not exist in {member.source!r}, which has {depth} layers; "
@@ -375,9 +417,14 @@ def _cut(model, architecture, layer, member):
             "last hidden state)."
         )
     wanted = layer % (depth + 1)
-    if wanted < depth:
-        _replace(model, architecture.layers, layers[:wanted])
+    if wanted == depth:
+        return None
+    if layers is None:
+        return wanted
+    _replace(model, architecture.layers, layers[:wanted])
+    if architecture.final_norm is not None:
         _replace(model, architecture.final_norm, torch.nn.Identity())
+    return None
 
 
 def _replace(model, path, module):

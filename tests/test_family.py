@@ -5,7 +5,6 @@ import pytest
 from conftest import save_esm
 from transformers import EsmConfig
 
-import revdist_sklearn
 from revdist_sklearn import ESMFeaturizer
 from revdist_sklearn._columns import blocks_of, column_names
 from revdist_sklearn._family import (
@@ -156,9 +155,16 @@ def test_folder_without_weights_says_what_is_expected(tmp_path):
         assert word in str(caught.value)
 
 
-def test_unsupported_architecture_lists_the_supported_ones(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 8}')
-    with pytest.raises(ValueError, match=r"'bert'.*'esm', 'esmc'"):
+def test_architecture_that_transformers_does_not_know(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "esm9", "hidden_size": 8}')
+    with pytest.raises(ValueError, match=r"'esm9'.*pip install -U transformers.*esm, esmc"):
+        resolve_family(str(tmp_path))
+
+
+@pytest.mark.parametrize("model_type", ["bart", "mt5"])
+def test_encoders_with_a_decoder_are_refused(tmp_path, model_type):
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
+    with pytest.raises(ValueError, match="is an encoder with a decoder"):
         resolve_family(str(tmp_path))
 
 
@@ -205,6 +211,19 @@ def test_revision_of_the_bundled_family_is_an_error():
         resolve_family("esm2-nano:32", "v1")
 
 
-def test_trust_remote_code_is_passed_nowhere():
-    package = Path(revdist_sklearn.__file__).parent
-    assert not [p.name for p in package.glob("*.py") if "trust_remote_code" in p.read_text()]
+def test_code_of_a_repository_runs_only_when_asked_for(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}'
+    )
+    (tmp_path / "configuration_own.py").write_text(
+        "from transformers import PretrainedConfig\n\n\n"
+        "class OwnConfig(PretrainedConfig):\n"
+        '    model_type = "own"\n\n'
+        "    def __init__(self, hidden_size=8, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
+        "        self.hidden_size = hidden_size\n"
+    )
+    with pytest.raises(ValueError, match=r"brings its own code.*'trust_remote_code': True"):
+        resolve_family(str(tmp_path))
+    (member,) = resolve_family(str(tmp_path), trust_remote_code=True)
+    assert (member.width, member.model_type) == (8, "own")

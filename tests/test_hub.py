@@ -1,4 +1,5 @@
 import json
+import pickle
 import threading
 import time
 
@@ -89,7 +90,7 @@ def test_the_hub_is_asked_once_a_process_and_as_told(hub_cache, monkeypatch, loc
     for _ in range(2):
         (member,) = resolve_family(repo_id, "v1", local_files_only=local_files_only)
         member.folder()
-    options = {"revision": "v1", "local_files_only": local_files_only}
+    options = {"revision": "v1", "local_files_only": local_files_only, "token": None}
     assert asked == [options, options]
 
 
@@ -167,3 +168,48 @@ def test_quiet_in_two_threads_does_not_cross():
     for thread in threads:
         thread.join(10)
     assert transformers_logging.get_verbosity() == level
+
+
+def test_the_token_is_read_from_its_variable_when_the_hub_is_asked(hub_cache, monkeypatch):
+    snapshot = hub_cache("acme/gated") / "snapshots" / HUB_COMMITS["main"]
+    monkeypatch.setenv("LAB_TOKEN", "hf_secret")
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub,
+        "hf_hub_download",
+        lambda repo_id, name, **options: asked.append(options["token"]) or str(snapshot / name),
+    )
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda repo_id, **options: asked.append(options["token"]) or str(snapshot),
+    )
+    (member,) = resolve_family("acme/gated", token="LAB_TOKEN")
+    member.folder()
+    assert asked == ["hf_secret", "hf_secret"]
+    assert "hf_secret" not in repr(member) and b"hf_secret" not in pickle.dumps(member)
+
+
+@pytest.mark.parametrize("token", ["hf_abcdEFGH1234", "abc-DEF"])
+def test_a_token_itself_is_refused_and_not_repeated(token):
+    with pytest.raises(ValueError, match="never the token itself") as raised:
+        resolve_family("esm2-nano", token=token)
+    assert token not in str(raised.value)
+
+
+def test_a_variable_that_is_not_set_is_named(monkeypatch):
+    monkeypatch.delenv("LAB_TOKEN", raising=False)
+    with pytest.raises(ValueError, match="'LAB_TOKEN' names an environment variable"):
+        resolve_family("acme/gated", token="LAB_TOKEN")
+
+
+def test_private_repositories_say_how_to_give_a_token(monkeypatch):
+    class GatedRepoError(Exception):
+        """As huggingface_hub's."""
+
+    def refuse(*args, **options):
+        raise GatedRepoError("401")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(ModelNotFoundError, match=r"gated or private.*by `token`"):
+        resolve_family("acme/gated-and-new")

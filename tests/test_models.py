@@ -13,9 +13,10 @@ from transformers import EsmModel, EsmTokenizer
 from transformers.utils import logging as transformers_logging
 
 from revdist_sklearn import _family, _models
+from revdist_sklearn._device import resolve_device
 from revdist_sklearn._family import ARCHITECTURES, resolve_family
 from revdist_sklearn._hub import ModelNotFoundError
-from revdist_sklearn._models import Registry, fingerprint, get_encoder, load, resolve_device
+from revdist_sklearn._models import Registry, fingerprint, get_encoder, load
 from revdist_sklearn._sequences import RESIDUES
 
 CPU = torch.device("cpu")
@@ -41,25 +42,6 @@ def edit_weights(folder, change):
     weights = load_file(path)
     change(weights)
     save_file(weights, path, metadata={"format": "pt"})
-
-
-@pytest.fixture(scope="module")
-def tiny_esmc(tmp_path_factory):
-    if not hasattr(transformers, "EsmcModel"):
-        pytest.skip("this version of transformers has no ESM C")
-    folder = tmp_path_factory.mktemp("esmc") / "tiny_c"
-    config = transformers.EsmcConfig(
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        initializer_range=0.6,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        transformers.EsmcForMaskedLM(config).eval().save_pretrained(folder)
-    transformers.EsmcTokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 def test_token_ids_are_those_of_the_tokenizer(tiny_model, proteins):
@@ -99,7 +81,7 @@ def test_padding_changes_nothing(tiny_model):
 
 
 def test_sequences_of_one_length_go_without_a_mask(tiny_model):
-    encoder = encoder_of(tiny_model)
+    encoder = encoder_of(tiny_model, "bfloat16")  # which is not packed
     seen = []
     encoder.model.register_forward_pre_hook(
         lambda model, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
@@ -161,26 +143,6 @@ def test_absolute_positions_as_in_esm_1b(tmp_path, proteins):
     residues, _ = encoder_of(folder)(proteins)
     for rows, sequence in zip(residues, proteins, strict=True):
         np.testing.assert_allclose(rows, states_by_hand(folder, sequence)[1:-1], atol=1e-5)
-
-
-@pytest.mark.parametrize("layer", [-1, 1])
-def test_esm_c(tiny_esmc, proteins, layer):
-    (member,) = resolve_family(tiny_esmc)
-    assert (member.block, member.width, member.limit) == ("tiny_c", 8, None)
-    encoder = encoder_of(tiny_esmc, layer=layer)
-    classes = transformers.EsmcModel, transformers.EsmcTokenizer
-    tokenizer = classes[1].from_pretrained(tiny_esmc)
-    assert encoder.tokenize(RESIDUES).tolist() == tokenizer(RESIDUES)["input_ids"]
-    residues, first = encoder(proteins)
-    for i, sequence in enumerate(proteins):
-        expected = states_by_hand(tiny_esmc, sequence, layer, *classes)
-        np.testing.assert_allclose(residues[i], expected[1:-1], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(first[i], expected[0], rtol=1e-5, atol=1e-5)
-
-
-def test_every_architecture_has_a_test_model(tiny_model, tiny_esmc):
-    tested = {resolve_family(folder)[0].model_type for folder in (tiny_model, tiny_esmc)}
-    assert tested == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("lm_head", [True, False])
