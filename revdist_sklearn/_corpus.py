@@ -4,24 +4,28 @@ import hashlib
 import json
 import time
 import warnings
-from concurrent.futures import BrokenExecutor
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from joblib import effective_n_jobs
 from sklearn.base import clone
-from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
 from ._columns import blocks_of
 from ._moments import Moments
 from ._sequences import runs
+from ._workers import in_order, is_worker_death
 
 # Residues that one task embeds and sums.  Pieces follow from the input alone, so that the
 # number of workers does not change the result.
 PIECE_RESIDUES = 2**16
+# Parameters of the featurizer that do not change its residue rows, or that the contents of
+# the models' files stand for.
+WITHOUT_EFFECT = {
+    *("models", "revision", "local_files_only", "token"),
+    *("pooling", "reference", "device", "token_budget", "cache_dir", "n_jobs", "verbose"),
+}
 # A checkpoint holds all moments: not more often than this.
 CHECKPOINT_SECONDS = 60.0
 
@@ -44,8 +48,9 @@ def corpus_moments(
     Parameters
     ----------
     featurizer : ESMFeaturizer
-        Embeds the sequences; ``pooling`` must be ``"mean"``, which is what commutes with the
-        chain.
+        Embeds the sequences. Its ``pooling`` must be a mean (``"max"`` and ``"cls"`` do not
+        commute with the chain) and has no part in the moments, nor have ``reference`` and
+        ``cache_dir``.
 
     sequences : sequence of str
         Diverse proteins, not the variants of one.
@@ -99,10 +104,10 @@ def corpus_moments(
     >>> corpus_moments(ESMFeaturizer("esm2-nano:64"), ["MKTAYIAKQR", "GSHM"], verbose=False)
     Moments(block_sizes=(32, 64), n_rows=14, n_proteins=2)
     """
-    if featurizer.pooling != "mean":
+    if isinstance(featurizer.pooling, str) and featurizer.pooling in ("max", "cls"):
         raise ValueError(
             f"A corpus fit needs a featurizer with pooling='mean', not {featurizer.pooling!r}: "
-            "only the mean over residues commutes with the chain. For other pooling, fit a "
+            "only means over residues commute with the chain. For other pooling, fit a "
             "ReverseDistiller on the pooled rows themselves."
         )
     if weighting not in ("residue", "protein"):
@@ -127,7 +132,7 @@ def corpus_moments(
         if alone:
             results = (piece_moments(*task, progress=bar.update) for task in tasks)
         else:
-            results = _in_waves(tasks, n_jobs)
+            results = in_order(piece_moments, tasks, n_jobs)
         try:
             for piece, (start, stop) in zip(results, pieces[done:], strict=True):
                 store.merging = True
@@ -139,8 +144,7 @@ def corpus_moments(
                 store.save(moments, done, last=done == len(pieces))
         except BaseException as error:
             store.rescue(moments, done)
-            # joblib's own workers raise the first, dask.distributed the second.
-            if isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker":
+            if is_worker_death(error):
                 raise RuntimeError(_worker_died(done, len(pieces), checkpoint)) from error
             raise
     return moments
@@ -169,7 +173,7 @@ def fit_on_corpus(
         Fitted in place.
 
     featurizer : ESMFeaturizer
-        Embeds the sequences, with ``pooling="mean"``.
+        Embeds the sequences; as in ``corpus_moments``.
 
     sequences : sequence of str
         Diverse proteins, not the variants of one.
@@ -259,16 +263,8 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
     return moments
 
 
-def _in_waves(tasks, n_jobs):
-    """Yield the moments of each piece in order, with few of them waiting for their turn."""
-    wave_size = 2 * effective_n_jobs(n_jobs)
-    with Parallel(n_jobs=n_jobs, return_as="generator") as workers:
-        while wave := list(islice(tasks, wave_size)):
-            yield from workers(delayed(piece_moments)(*task) for task in wave)
-
-
 def _on_device(featurizer):
-    from ._models import resolve_device
+    from ._device import resolve_device
 
     return resolve_device(featurizer.device).type != "cpu"
 
@@ -310,7 +306,7 @@ class _Checkpoint:
         parameters = {
             name: value
             for name, value in featurizer.get_params().items()
-            if name not in ("device", "token_budget", "verbose", "local_files_only", "models")
+            if name not in WITHOUT_EFFECT
         }
         facts = [contents, empty._blocks(), parameters, weighting, empty.precision, PIECE_RESIDUES]
         digest = hashlib.sha256(json.dumps(facts, default=str).encode())

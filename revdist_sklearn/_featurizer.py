@@ -1,29 +1,35 @@
 """ESMFeaturizer: from protein sequences to the embeddings of a family of models."""
 
 import os
+from contextlib import nullcontext
 from itertools import pairwise
 from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm.auto import tqdm
 
+from ._cache import EmbeddingCache
+from ._callbacks import NO_CALLBACKS, CallbackSupportMixin, with_callbacks
 from ._columns import column_names
+from ._embed import MemberRun, no_start_token, pooled_rows
 from ._family import alias_of, resolve_family
-from ._sequences import RESIDUES, apply_limit, batches, check_sequences, runs, window_starts
+from ._pooling import resolve_pooling
+from ._sequences import RESIDUES, apply_limit, check_sequences, runs
+from ._workers import in_order, is_worker_death
 
-# Tokens of a batch.  One protein fills a CPU, and padding costs there what residues cost; a
-# GPU wants more at a time.
-CPU_TOKENS = 1024
-GPU_TOKENS = 16384
-# Residue rows that `iter_residues` holds at a time: in batches, and in bytes.
-RUN_BATCHES = 8
-RUN_BYTES = 64 * 2**20
+# Residue rows that `iter_residues` holds at a time, in bytes: on a CPU some batches, on a
+# GPU enough to be worth the change from one model to the next.
+RUN_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
+RUN_TOKENS = {"cpu": 8192, "cuda": 2**20}
+# Residues that one task embeds, unless there is less than four tasks' work for a worker.
+PIECE_RESIDUES = 2**16
 
 
-class ESMFeaturizer(TransformerMixin, BaseEstimator):
+class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Embeddings of protein sequences by a family of protein language models.
 
     Each model of the family gives one block of columns, side by side, smallest model first:
@@ -50,11 +56,25 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         Widths that do not ascend are embedded all the same; :class:`ReverseDistiller` then
         needs its `residual_sizes`.
 
-    pooling : {"mean", "max", "cls"}, default="mean"
-        What makes one row of a protein: the mean or the maximum of each column over its
-        residues, or the state of the start token ``<cls>``.  Padding and special tokens
-        have no part in the first two.  Pooled in float32 whatever `dtype` is.  Only the
-        mean commutes with the chain of a :class:`ReverseDistiller` fitted on residues.
+    pooling : {"mean", "max", "cls", "mutated"} or array-like of int, default="mean"
+        What makes one row of a protein.  Padding and special tokens have no part in it,
+        "cls" excepted; float32 whatever `dtype` is.
+
+        - "mean", "max": the mean or the maximum of each column over the residues.
+        - "cls": the state of the start token, where the model has one.
+        - Positions, counted from 0 (residue 1 of a protein is position 0): the mean over
+          these residues, the same in all sequences.
+        - "mutated": the mean over the positions at which the sequence differs from
+          `reference`, which must be of its length, of the difference between the two.  The
+          reference itself has a row of zeros.
+
+        Means commute with the chain of a :class:`ReverseDistiller` fitted on residues;
+        "max" and "cls" do not.
+
+    reference : str or None, default=None
+        Sequence of the wild type.  Its row, pooled alike, is subtracted from each row: what
+        the mutations change, for variant effects.  A distiller's constant then stays in the
+        nested embedding, the same in all rows; a head with an intercept does not see it.
 
     layer : int, default=-1
         Which hidden state, as in ``hidden_states[layer]`` of transformers: 0 is the
@@ -89,13 +109,39 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
     local_files_only : bool, default=False
         Never ask the hub; use what was downloaded before.
 
+    token : str or None, default=None
+        Name of the environment variable that holds the access token for gated or private
+        models, such as ``"HF_TOKEN_LAB"``; never the token itself, which would end up in
+        pickles and logs.  None: what ``hf auth login`` or ``HF_TOKEN`` say.
+
+    model_kwargs : dict or None, default=None
+        Further keywords of transformers' ``from_pretrained``: ``device_map`` (`device` must
+        then be None), ``quantization_config``, ``attn_implementation``, or
+        ``trust_remote_code`` for models whose repository brings code that you have read.
+
     token_budget : int or None, default=None
-        Tokens of a batch, padding included.  None: 1,024 on a CPU and 16,384 on a GPU.
+        Tokens of a batch, padding included.  None: 1,024 on a CPU; on a GPU what half of its
+        free memory holds.  Batches that do not fit all the same are halved and run again.
         It sets speed and memory, not the result.
+
+    cache_dir : str, path or None, default=None
+        Folder that keeps the rows of `transform` on disk, by sequence and model: folds, grid
+        candidates, processes and runs that share it embed no sequence twice.  A row is found
+        again if the weights (by content, or commit of the hub), `dtype`, `layer`, `pooling`,
+        `reference` (of "mutated"), the window of a long protein and `model_kwargs` are the
+        same.  Rows are written batch by batch; a folder that cannot be written to is a
+        warning.  ``revdist cache info`` and ``revdist cache clear`` look after it.
+
+    n_jobs : int or None, default=None
+        Workers of `transform`, as in joblib: None is 1 unless in a
+        :class:`joblib.parallel_config` context, -1 all processors; the "dask" backend sends
+        the work to a Dask cluster.  Each worker process loads each model once and runs one at a
+        time.  On the CPU of one machine a single process uses all cores already and is often
+        faster; workers are for several GPUs or machines.
 
     verbose : int or bool, default=0
         0 is silent, also about what transformers and the hub print; 1 shows their bars
-        while models load and one over the residues of all models.
+        while models load and one over the residues of all models, with their rate.
 
     Attributes
     ----------
@@ -113,6 +159,9 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
     hub id (``esm2_nano_032__07``).  A sequence that occurs several times in a call is
     embedded once.  Lower case is read as upper case; X, B, Z, U and O are known to the
     models, ``J``, ``*``, gaps and digits are not and raise.
+
+    `fit_transform` tells scikit-learn's callbacks (1.9 or later) of each model and each
+    batch, as tasks below its own.
 
     Time grows with the residues and, in long proteins, with their square (attention);
     memory beyond the loaded models is that of one batch and the result.
@@ -138,7 +187,8 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict] = {
         "models": [str, list, tuple, os.PathLike],
-        "pooling": [StrOptions({"mean", "max", "cls"})],
+        "pooling": [StrOptions({"mean", "max", "cls", "mutated"}), "array-like"],
+        "reference": [str, None],
         "layer": [Interval(Integral, None, None, closed="neither")],
         "dtype": [StrOptions({"float32", "bfloat16", "float16"})],
         "device": [str, None],
@@ -146,7 +196,11 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         "too_long": [StrOptions({"error", "truncate", "window"})],
         "revision": [str, list, tuple, None],
         "local_files_only": ["boolean"],
+        "token": [str, None],
+        "model_kwargs": [dict, None],
         "token_budget": [Interval(Integral, 1, None, closed="left"), None],
+        "cache_dir": [str, os.PathLike, None],
+        "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
 
@@ -155,6 +209,7 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         models="esm2-nano",
         *,
         pooling="mean",
+        reference=None,
         layer=-1,
         dtype="float32",
         device=None,
@@ -162,11 +217,16 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         too_long="error",
         revision=None,
         local_files_only=False,
+        token=None,
+        model_kwargs=None,
         token_budget=None,
+        cache_dir=None,
+        n_jobs=None,
         verbose=0,
     ):
         self.models = models
         self.pooling = pooling
+        self.reference = reference
         self.layer = layer
         self.dtype = dtype
         self.device = device
@@ -174,9 +234,14 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         self.too_long = too_long
         self.revision = revision
         self.local_files_only = local_files_only
+        self.token = token
+        self.model_kwargs = model_kwargs
         self.token_budget = token_budget
+        self.cache_dir = cache_dir
+        self.n_jobs = n_jobs
         self.verbose = verbose
 
+    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Check parameters and sequences; there is nothing to learn.
@@ -198,8 +263,36 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         ValueError, TypeError
             As in `transform`, except for what only loading a model can show.
         """
-        self._prepare(X)
+        context = self._init_callback_context()
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        self._plan(X)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
+
+    @with_callbacks
+    def fit_transform(self, X, y=None):
+        """Embed sequences, one row a protein; the same as `transform`.
+
+        Parameters
+        ----------
+        X : list, tuple, 1-d array or Series of str of length n_samples
+            Protein sequences.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        embeddings : ndarray of shape (n_samples, sum(block_sizes_)), float32
+            As `transform`, with its errors.
+        """
+        self._validate_params()
+        context = self._init_callback_context(
+            task_name="fit-transform", max_subtasks=len(self._members())
+        )
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        embeddings = self._embed(X, context)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return embeddings
 
     def transform(self, X):
         """Embed sequences, one row a protein.
@@ -221,24 +314,132 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
             If `X` is one string, or an item is none.
         ValueError
             If there is no sequence, one is empty, has a character that is no residue or
-            is too long under the policy "error"; if a parameter has no meaning.
+            is too long under the policy "error"; if a parameter has no meaning, or `pooling`
+            asks for positions that a sequence has not; if an embedding is not finite.
         ModelNotFoundError
             If a model is neither on disk nor to be had.
+        MemoryError
+            If one protein alone does not fit into the device's memory.
+        RuntimeError
+            If a worker died.
         """
+        return self._embed(X, NO_CALLBACKS)
+
+    def _embed(self, X, context):
         self._validate_params()
-        members, sequences, limit = self._prepare(X)
-        distinct = {sequence: i for i, sequence in enumerate(dict.fromkeys(sequences))}
-        texts = list(distinct)
+        members, sequences, limit, pooling, reference = self._plan(X)
+        # Each distinct sequence once, with what messages call it.
+        index: dict[str, object] = {}
+        for i, sequence in enumerate(sequences):
+            index.setdefault(sequence, i)
+        if reference is not None:
+            index.setdefault(reference, "`reference`")
+        texts, names = list(index), list(index.values())
         out = np.empty((len(texts), _width(members)), dtype=np.float32)
-        total = len(members) * sum(map(len, texts))
+        with nullcontext() if self.cache_dir is None else EmbeddingCache(self.cache_dir) as cache:
+            todo = []
+            for member, columns in _columns_of(members):
+                run = self._run(member, limit, pooling)
+                found, rows = run.cached(texts, cache)
+                out[found, columns] = rows
+                known = set(found)
+                todo.append((run, columns, [i for i in range(len(texts)) if i not in known]))
+            try:
+                self._compute(todo, texts, names, out, cache, X, context)
+            except (KeyboardInterrupt, MemoryError) as error:
+                if hasattr(error, "add_note"):  # Python 3.11
+                    error.add_note(self._kept())
+                raise
+        place = {sequence: i for i, sequence in enumerate(texts)}
+        embeddings = out[[place[sequence] for sequence in sequences]]
+        if reference is not None:
+            embeddings -= out[place[reference]]
+        return embeddings
+
+    def _compute(self, todo, texts, names, out, cache, X, context):
+        """Fill in the rows that no cache held."""
+        total = sum(len(texts[i]) for _, _, missing in todo for i in missing)
         silent = not self.verbose
         with tqdm(total=total, unit="residue", unit_scale=True, disable=silent) as bar:
-            for member, columns in _columns_of(members):
-                bar.set_description(member.block)
-                for i, residues, first in self._states(member, texts, limit):
-                    out[i, columns] = self._pool(residues, first).cpu().numpy()
-                    bar.update(len(residues))
-        return out[[distinct[sequence] for sequence in sequences]]
+            for (run, columns, _), batches in self._batches(todo, texts, names, cache):
+                bar.set_description(run.member.block)
+                task = context.subcontext(task_name=run.member.block, max_subtasks=None)
+                task.call_on_fit_task_begin(estimator=self, X=X)
+                for indices, rows in batches:
+                    leaf = task.subcontext(task_name="batch")
+                    leaf.call_on_fit_task_begin(estimator=self, X=X)
+                    out[indices, columns] = rows
+                    bar.update(sum(len(texts[i]) for i in indices))
+                    leaf.call_on_fit_task_end(estimator=self, X=X)
+                task.call_on_fit_task_end(estimator=self, X=X)
+
+    def _batches(self, todo, texts, names, cache):
+        """Yield each model's part of the work with its batches of indices and rows."""
+        if effective_n_jobs(self.n_jobs) == 1:
+            for part in todo:
+                run, _, missing = part
+                batches = run.pooled(
+                    [texts[i] for i in missing], [names[i] for i in missing], cache
+                )
+                yield part, (([missing[j] for j in batch], rows) for batch, rows in batches)
+            return
+        pieces = [self._pieces(missing, texts) for _, _, missing in todo]
+        tasks = (
+            (run, [texts[i] for i in piece], [names[i] for i in piece], self.cache_dir)
+            for (run, _, _), of_run in zip(todo, pieces, strict=True)
+            for piece in of_run
+        )
+        results = in_order(pooled_rows, tasks, self.n_jobs)
+        for part, of_run in zip(todo, pieces, strict=True):
+            yield part, self._collected(part[0], of_run, results, texts, cache)
+
+    def _pieces(self, missing, texts):
+        """Return the tasks of a model: indices, longest proteins first."""
+        order = sorted(missing, key=lambda i: -len(texts[i]))
+        lengths = [len(texts[i]) for i in order]
+        share = sum(lengths) // (4 * effective_n_jobs(self.n_jobs))
+        return [order[a:b] for a, b in runs(lengths, min(PIECE_RESIDUES, max(share, 1)))]
+
+    def _collected(self, run, pieces, results, texts, cache):
+        """Yield what the workers have computed of a model."""
+        done = 0
+        try:
+            for piece, rows in zip(pieces, results, strict=False):
+                # Workers on other machines may have a disk of their own.
+                run.keep([texts[i] for i in piece], rows, cache)
+                yield piece, rows
+                done += 1
+        except BaseException as error:
+            if not is_worker_death(error):
+                raise
+            raise RuntimeError(
+                f"A worker died, most often for want of memory, after {done} of {len(pieces)} "
+                f"pieces of {run.member.source!r}. {self._kept()} Each worker holds a copy of a "
+                "model: use a smaller `n_jobs` or `token_budget`."
+            ) from error
+
+    def _kept(self):
+        if self.cache_dir is None:
+            return (
+                "What was computed is lost; with `cache_dir` the same call would go on from there."
+            )
+        return (
+            f"Finished batches are in {os.fspath(self.cache_dir)!r}; the same call goes on from "
+            "there."
+        )
+
+    def _run(self, member, limit, pooling):
+        return MemberRun(
+            member,
+            pooling,
+            dtype=self.dtype,
+            layer=self.layer,
+            device=self.device,
+            model_kwargs=self.model_kwargs or {},
+            limit=limit,
+            token_budget=self.token_budget,
+            silent=not self.verbose,
+        )
 
     def iter_residues(self, sequences, *, as_tensor=False):
         """Embed sequences residue by residue, some whole proteins at a time.
@@ -280,34 +481,65 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
     def _iter_residues(self, members, sequences, limit, as_tensor):
         import torch
 
-        from ._models import resolve_device
+        from ._device import resolve_device
 
         # On the CPU a tensor and its array are one memory.
-        device = resolve_device(self.device) if as_tensor else "cpu"
+        models_on = resolve_device(self.device)
+        device = models_on if as_tensor else "cpu"
         lengths = np.array([len(sequence) for sequence in sequences])
         width = _width(members)
-        most = min(RUN_BATCHES * self._budget(), RUN_BYTES // (4 * width))
+        kind = "cpu" if models_on.type == "cpu" else "cuda"
+        tokens = RUN_TOKENS[kind] if self.token_budget is None else 8 * self.token_budget
+        most = min(tokens, RUN_BYTES[kind] // (4 * width))
         for start, stop in runs(lengths.tolist(), most):
             ends = np.cumsum(lengths[start:stop])
             rows = torch.empty((ends[-1], width), dtype=torch.float32, device=device)
             places: dict[str, list[slice]] = {}
-            for sequence, end in zip(sequences[start:stop], ends, strict=True):
+            index: dict[str, int] = {}
+            for i, end in zip(range(start, stop), ends, strict=True):
+                sequence = sequences[i]
+                index.setdefault(sequence, i)
                 places.setdefault(sequence, []).append(slice(end - len(sequence), end))
-            texts = list(places)
+            texts, names = list(places), list(index.values())
             for member, columns in _columns_of(members):
-                for i, residues, _ in self._states(member, texts, limit):
-                    states = residues.to(device)
-                    for place in places[texts[i]]:
-                        rows[place, columns] = states
-            index = np.repeat(np.arange(start, stop), lengths[start:stop])
-            yield (rows if as_tensor else rows.numpy()), index
+                run = self._run(member, limit, resolve_pooling("mean", None))
+                for batch in run.batches_of_states(texts, names):
+                    for i, residues, _ in batch:
+                        states = residues.to(device)
+                        for place in places[texts[i]]:
+                            rows[place, columns] = states
+            proteins = np.repeat(np.arange(start, stop), lengths[start:stop])
+            yield (rows if as_tensor else rows.numpy()), proteins
+
+    def _plan(self, X):
+        """Return what `_prepare` does, the pooling, and the row to subtract or None."""
+        members, sequences, limit = self._prepare(X)
+        reference = self.reference
+        if reference is not None:
+            try:
+                [reference] = apply_limit(
+                    check_sequences([reference], _residues(members)), limit, self.too_long
+                )
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"`reference` is no valid sequence. {error}") from error
+        if self.device is not None and "device_map" in (self.model_kwargs or {}):
+            raise ValueError(
+                f"`device`={self.device!r} and a `device_map` in `model_kwargs` both say where "
+                "the models run; leave `device` at None."
+            )
+        pooling = resolve_pooling(self.pooling, reference)
+        pooling.check(sequences if reference is None else [*sequences, reference])
+        if pooling.kind == "cls":
+            for member in members:
+                if member.architecture.before == ():
+                    raise ValueError(no_start_token(member))
+        return members, sequences, limit, pooling, None if pooling.reference else reference
 
     def _prepare(self, X):
         """Return the members, the sequences as they will be embedded, and the length limit."""
-        members = resolve_family(self.models, self.revision, self.local_files_only)
-        known = [r for r in RESIDUES if all(r in m.architecture.residues for m in members)]
+        members = self._members()
         limit = self._limit(members)
-        sequences = apply_limit(check_sequences(X, "".join(known)), limit, self.too_long)
+        sequences = apply_limit(check_sequences(X, _residues(members)), limit, self.too_long)
         return members, sequences, limit
 
     def _limit(self, members):
@@ -326,46 +558,6 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
             )
         return self.max_length
 
-    def _budget(self):
-        from ._models import resolve_device
-
-        if self.token_budget is not None:
-            return self.token_budget
-        return CPU_TOKENS if resolve_device(self.device).type == "cpu" else GPU_TOKENS
-
-    def _states(self, member, texts, limit):
-        """Yield ``(i, residues, first)``: a model's states of each text, in no fixed order."""
-        from ._models import get_encoder, resolve_device
-
-        encoder = get_encoder(
-            member,
-            dtype=self.dtype,
-            layer=self.layer,
-            device=resolve_device(self.device),
-            silent=not self.verbose,
-        )
-        starts = [window_starts(len(text), limit) for text in texts]
-        windows = [(i, start) for i, of_text in enumerate(starts) for start in of_text]
-        pieces = [texts[i][s : None if limit is None else s + limit] for i, s in windows]
-        parts: dict[int, list] = {}
-        for batch in batches([len(p) for p in pieces], self._budget(), encoder.n_specials):
-            states = encoder([pieces[j] for j in batch])
-            for j, residues, first in zip(batch, *states, strict=True):
-                i, start = windows[j]
-                if len(starts[i]) == 1:
-                    yield i, residues, first
-                    continue
-                # Windows of a protein have one length, so they come one after another and
-                # few proteins are incomplete at a time.
-                parts.setdefault(i, []).append((start, residues, first))
-                if len(parts[i]) == len(starts[i]):
-                    yield i, *_average(parts.pop(i), len(texts[i]))
-
-    def _pool(self, residues, first):
-        if self.pooling == "cls":
-            return first
-        return residues.mean(0) if self.pooling == "mean" else residues.amax(0)
-
     def __getattr__(self, name):
         # No property: scikit-learn reads all properties to draw an estimator in a notebook,
         # and this one may raise for the models it is given, or ask the hub for them.
@@ -374,7 +566,8 @@ class ESMFeaturizer(TransformerMixin, BaseEstimator):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _members(self):
-        return resolve_family(self.models, self.revision, self.local_files_only)
+        trust = bool((self.model_kwargs or {}).get("trust_remote_code", False))
+        return resolve_family(self.models, self.revision, self.local_files_only, self.token, trust)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns, ``<block>__<column>``.
@@ -463,12 +656,6 @@ def _columns_of(members):
         yield member, slice(start, stop)
 
 
-def _average(parts, length):
-    """Return a protein's states from those of its windows, equal weight to each window."""
-    first = sum(first for _, _, first in parts) / len(parts)
-    residues = first.new_zeros(length, len(first))
-    count = first.new_zeros(length, 1)
-    for start, states, _ in parts:
-        residues[start : start + len(states)] += states
-        count[start : start + len(states)] += 1
-    return residues / count, first
+def _residues(members):
+    """Return the letters that all models know."""
+    return "".join(r for r in RESIDUES if all(r in m.architecture.residues for m in members))

@@ -219,7 +219,7 @@ def window_starts(length, size):
     return [*range(0, length - size, max(1, size // 2)), length - size]
 
 
-def batches(lengths, budget, specials=2):
+def batches(lengths, budget, specials=2, packed=False):
     """Yield batches of indices, longest first, of like lengths, up to a number of tokens.
 
     Parameters
@@ -231,6 +231,8 @@ def batches(lengths, budget, specials=2):
         that is a batch of its own.
     specials : int, default=2
         Special tokens of each sequence.
+    packed : bool, default=False
+        Whether the model needs no padding, so that lengths may differ.
 
     Yields
     ------
@@ -244,14 +246,17 @@ def batches(lengths, budget, specials=2):
     [[1, 3], [0, 2, 4]]
     """
     batch: list[int] = []
+    tokens = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch:
             longest = lengths[batch[0]]
-            full = (len(batch) + 1) * (longest + specials) > budget
-            if full or lengths[index] < SHORTEST_IN_BATCH * longest:
+            padded = not packed and lengths[index] < SHORTEST_IN_BATCH * longest
+            more = lengths[index] if packed else longest
+            if padded or tokens + more + specials > budget:
                 yield batch
-                batch = []
+                batch, tokens = [], 0
         batch.append(index)
+        tokens += lengths[index if packed else batch[0]] + specials
     if batch:
         yield batch
 

@@ -143,12 +143,12 @@ def test_tasks_are_small(featurizer, many_pieces, monkeypatch):
     """A task carries sequences and settings, not the D x D moments of the pieces before."""
     sizes = []
 
-    def in_turn(tasks, n_jobs):
+    def in_turn(function, tasks, n_jobs):
         for task in tasks:
             sizes.append(len(pickle.dumps(task)))
-            yield _corpus.piece_moments(*task)
+            yield function(*task)
 
-    monkeypatch.setattr(_corpus, "_in_waves", in_turn)
+    monkeypatch.setattr(_corpus, "in_order", in_turn)
     gather(featurizer, n_jobs=2)
     assert len(sizes) > 2 and max(sizes) < 2000
 

@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
-from conftest import save_esm
+from conftest import ESM_TOKENS, save_esm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -25,9 +26,12 @@ from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import check_is_fitted
 from transformers import EsmModel, EsmTokenizer
 
-from revdist_sklearn import _models
+from revdist_sklearn import _featurizer, _models
+from revdist_sklearn._cache import EmbeddingCache
+from revdist_sklearn._embed import pooled_rows
 from revdist_sklearn._featurizer import ESMFeaturizer
 from revdist_sklearn._hub import ModelNotFoundError
+from revdist_sklearn._pooling import resolve_pooling
 from revdist_sklearn._sequences import RESIDUES
 
 TOLERANCE = 1e-5
@@ -65,6 +69,12 @@ def tokens_seen(monkeypatch):
 
     monkeypatch.setattr(_models.Encoder, "__call__", spy)
     return batches
+
+
+@pytest.fixture
+def no_workers_left():
+    yield
+    joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
 
 
 # What is computed
@@ -206,7 +216,7 @@ def test_residue_rows_are_bounded_in_number_and_bytes(tiny_model, monkeypatch):
     sequences = ["ACDEFGHIKL"] * 100
     emb = ESMFeaturizer(tiny_model, token_budget=5)
     assert [len(rows) for rows, _ in emb.iter_residues(sequences)] == [40] * 25
-    monkeypatch.setattr("revdist_sklearn._featurizer.RUN_BYTES", 20 * 12 * 4)
+    monkeypatch.setitem(_featurizer.RUN_BYTES, "cpu", 20 * 12 * 4)
     assert [len(rows) for rows, _ in emb.iter_residues(sequences)] == [20] * 50
 
 
@@ -222,6 +232,319 @@ def test_iter_residues_complains_when_called(emb):
         emb.iter_residues(["MKT", ""])
     with pytest.raises(ValueError, match="'pooling' parameter"):
         emb.set_params(pooling="median").iter_residues(["MKT"])
+
+
+# Positions and a wild type
+
+
+WILD = "MKTAYIAKQR"
+VARIANTS = ["MKTAYIAKQR", "MKTWYIAKQR", "MKTWYIAKQW"]
+
+
+def test_positions_are_averaged(tiny_family, proteins):
+    long = [s for s in proteins if len(s) > 20]
+    X = ESMFeaturizer(tiny_family, pooling=[20, 3]).transform(long)
+    expected = pooled_by_hand(tiny_family, long, lambda states: states[[4, 21]].mean(0))
+    np.testing.assert_allclose(X, expected, atol=TOLERANCE)
+    with pytest.raises(ValueError, match=r"Sequence 1 has 1 residues.* position 20"):
+        ESMFeaturizer(tiny_family, pooling=[20, 3]).fit([proteins[0], "M"])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls", [0, 3]])
+@pytest.mark.parametrize("others", [["GIVEQCC"], ["GIVEQCC", WILD]])
+def test_the_reference_is_subtracted(tiny_family, pooling, others):
+    plain = ESMFeaturizer(tiny_family, pooling=pooling)
+    X = clone(plain).set_params(reference=WILD.lower()).transform(others)
+    expected = plain.transform(others) - plain.transform([WILD])
+    np.testing.assert_allclose(X, expected, atol=TOLERANCE)
+    if WILD in others:
+        assert not X[1].any()
+
+
+def test_mutated_is_the_difference_at_the_mutated_sites(tiny_family):
+    X = ESMFeaturizer(tiny_family, pooling="mutated", reference=WILD).transform(VARIANTS)
+    for x, variant in zip(X, VARIANTS, strict=True):
+        sites = [i for i, (a, b) in enumerate(zip(variant, WILD, strict=True)) if a != b]
+        states = [
+            [states_by_hand(folder, s)[1:-1][sites].mean(0) for folder in tiny_family]
+            if sites
+            else [np.zeros(36)]
+            for s in (variant, WILD)
+        ]
+        expected = np.concatenate(states[0]) - np.concatenate(states[1])
+        np.testing.assert_allclose(x, expected, atol=TOLERANCE)
+
+
+def test_mutated_wants_substitutions(emb):
+    emb.set_params(pooling="mutated", reference=WILD)
+    with pytest.raises(ValueError, match="Sequence 1 has 9 residues, `reference` has 10"):
+        emb.transform([WILD, WILD[1:]])
+
+
+@pytest.mark.parametrize("reference", ["", "MK*", "M" * 60])
+def test_a_reference_that_is_no_sequence_is_told_from_the_sequences(emb, reference):
+    with pytest.raises(ValueError, match="`reference` is no valid sequence"):
+        emb.set_params(reference=reference, max_length=56).transform(["MKT"])
+
+
+def test_a_nested_embedding_of_differences_is_shifted_by_a_constant(emb, proteins):
+    """As the docstring of `reference` says."""
+    from revdist_sklearn import ReverseDistiller, fit_on_corpus
+
+    rd = fit_on_corpus(ReverseDistiller(), emb, proteins * 3, verbose=False)
+    difference = clone(emb).set_params(reference=WILD)
+    shift = (
+        rd.transform(difference.transform(VARIANTS))
+        - rd.transform(emb.transform(VARIANTS))
+        + rd.transform(emb.transform([WILD]))
+    )
+    np.testing.assert_allclose(shift, shift[[0]] * np.ones((3, 1)), atol=1e-4)
+
+
+def test_cls_needs_a_start_token(emb, monkeypatch):
+    from dataclasses import replace
+
+    from revdist_sklearn import _family
+
+    monkeypatch.setitem(
+        _family.ARCHITECTURES, "esm", replace(_family.ARCHITECTURES["esm"], before=())
+    )
+    with pytest.raises(ValueError, match=r"'cls' needs a start token, which .*tiny_08"):
+        emb.set_params(pooling="cls").fit(["MKT"])
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_embeddings_that_are_not_finite_are_named_and_not_kept(tmp_path, n_jobs, no_workers_left):
+    folder = save_esm(tmp_path / "overflows_on_w")
+    model = EsmModel.from_pretrained(folder, add_pooling_layer=False)
+    model.embeddings.word_embeddings.weight.data[ESM_TOKENS.index("W")] = float("inf")
+    model.save_pretrained(folder)
+    emb = ESMFeaturizer(folder, cache_dir=tmp_path / "cache", n_jobs=n_jobs)
+    with pytest.raises(ValueError, match=r"embedding of sequence 2 .*not finite.*bfloat16"):
+        emb.transform(["MKT", "GIV", "ACW", "DEF"])
+    run = emb._run(*emb._members(), None, resolve_pooling("mean", None))
+    with EmbeddingCache(tmp_path / "cache") as cache:
+        assert run.cached(["ACW"], cache)[0] == []
+    assert np.isfinite(emb.transform(["MKT", "GIV", "DEF"])).all()
+
+
+# The cache on disk
+
+
+def count(tokens_seen):
+    return sorted(sequence for batch in tokens_seen for sequence in batch)
+
+
+def test_cache_embeds_each_sequence_once_and_changes_no_bit(
+    tiny_family, proteins, tokens_seen, tmp_path
+):
+    emb = ESMFeaturizer(tiny_family, cache_dir=tmp_path / "new" / "folder")
+    first = emb.transform(proteins[:4])
+    assert count(tokens_seen) == sorted(proteins[:4] * 3)
+    tokens_seen.clear()
+    np.testing.assert_array_equal(emb.transform(proteins[3::-1]), first[::-1])
+    assert not tokens_seen
+    # Another featurizer, with some sequences that are new.
+    X = ESMFeaturizer(tiny_family, cache_dir=tmp_path / "new" / "folder").transform(proteins)
+    assert count(tokens_seen) == sorted(proteins[4:] * 3)
+    np.testing.assert_allclose(X, ESMFeaturizer(tiny_family).transform(proteins), atol=TOLERANCE)
+
+
+def test_cached_models_are_not_even_loaded(emb, proteins, tmp_path, monkeypatch):
+    emb.set_params(cache_dir=tmp_path)
+    X = emb.transform(proteins)
+    monkeypatch.setattr("revdist_sklearn._embed.get_encoder", None)
+    np.testing.assert_array_equal(emb.transform(proteins), X)
+
+
+def test_families_share_what_they_have_in_common(tiny_family, proteins, tokens_seen, tmp_path):
+    ESMFeaturizer(tiny_family[:2], cache_dir=tmp_path).transform(proteins)
+    tokens_seen.clear()
+    ESMFeaturizer(tiny_family, cache_dir=tmp_path).transform(proteins)
+    assert count(tokens_seen) == sorted(proteins)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"layer": 0},
+        {"dtype": "bfloat16"},
+        {"pooling": "max"},
+        {"pooling": [0]},
+        {"pooling": [1]},
+        {"pooling": "mutated", "reference": WILD},
+        {"pooling": "mutated", "reference": WILD[::-1]},
+        {"too_long": "window", "max_length": 4},
+        {"too_long": "window", "max_length": 6},
+        {"model_kwargs": {"attn_implementation": "eager"}},
+    ],
+    ids=str,
+)
+def test_what_changes_a_row_has_rows_of_its_own(tiny_model, tokens_seen, tmp_path, settings):
+    for other in ({}, {"pooling": "cls"}, {"too_long": "window", "max_length": 5}):
+        ESMFeaturizer(tiny_model, cache_dir=tmp_path, **other).transform(VARIANTS)
+    tokens_seen.clear()
+    X = ESMFeaturizer(tiny_model, cache_dir=tmp_path, **settings).transform(VARIANTS)
+    assert tokens_seen
+    plain = ESMFeaturizer(tiny_model, **settings).transform(VARIANTS)
+    np.testing.assert_allclose(X, plain, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"token_budget": 20},
+        {"device": "cpu"},
+        {"n_jobs": 1},
+        {"max_length": 10},
+        {"too_long": "window", "max_length": 10},
+        {"reference": WILD},
+    ],
+    ids=str,
+)
+def test_what_changes_no_row_finds_it(tiny_model, tokens_seen, tmp_path, settings):
+    X = ESMFeaturizer(tiny_model, cache_dir=tmp_path).transform(VARIANTS)
+    tokens_seen.clear()
+    again = ESMFeaturizer(tiny_model, cache_dir=tmp_path, **settings).transform(VARIANTS)
+    assert not tokens_seen
+    np.testing.assert_array_equal(again, X - X[0] if "reference" in settings else X)
+
+
+def test_cut_sequences_are_not_taken_for_whole_ones(tiny_model, tmp_path):
+    cut = ESMFeaturizer(tiny_model, cache_dir=tmp_path, max_length=5, too_long="truncate")
+    with pytest.warns(UserWarning, match="were cut"):
+        X = cut.transform([WILD])
+    whole = ESMFeaturizer(tiny_model, cache_dir=tmp_path)
+    np.testing.assert_allclose(whole.transform([WILD[:5]]), X, atol=TOLERANCE)
+    assert np.abs(whole.transform([WILD]) - X).max() > 0.01
+
+
+def test_other_weights_in_the_same_folder_are_another_model(tmp_path, tokens_seen):
+    folder = save_esm(tmp_path / "model", seed=1)
+    emb = ESMFeaturizer(folder, cache_dir=tmp_path / "cache")
+    X = emb.transform([WILD])
+    save_esm(folder, seed=2)
+    assert np.abs(emb.transform([WILD]) - X).max() > 0.01
+
+
+def test_a_grid_search_over_prefixes_embeds_every_sequence_once(
+    emb, proteins, tokens_seen, tmp_path
+):
+    from sklearn.frozen import FrozenEstimator
+
+    from revdist_sklearn import PrefixSelector, ReverseDistiller, fit_on_corpus
+
+    rd = FrozenEstimator(fit_on_corpus(ReverseDistiller(), emb, proteins * 3, verbose=False))
+    sequences = [WILD[:i] + letter + WILD[i + 1 :] for i in range(8) for letter in "FW"]
+    tokens_seen.clear()
+    model = make_pipeline(emb.set_params(cache_dir=tmp_path), rd, PrefixSelector(), Ridge())
+    grid = {"prefixselector__n_components": [2, 8, 16], "ridge__alpha": [0.1, 1.0]}
+    GridSearchCV(model, grid, cv=3).fit(sequences, np.arange(16.0))
+    assert count(tokens_seen) == sorted(sequences * 3)
+
+
+def test_a_cache_that_cannot_be_written_to_is_a_warning(emb, proteins, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    plain = emb.transform(proteins)
+    with pytest.warns(UserWarning, match="cache"):
+        X = clone(emb).set_params(cache_dir=tmp_path / "file" / "cache").transform(proteins)
+    np.testing.assert_array_equal(X, plain)
+
+
+# Workers
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_workers_compute_the_same(emb, proteins, backend, tmp_path, no_workers_left):
+    X = emb.transform([*proteins, proteins[0]])
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        shared = clone(emb).set_params(cache_dir=tmp_path)
+        Y = shared.transform([*proteins, proteins[0]])
+    np.testing.assert_allclose(Y, X, atol=TOLERANCE)
+    np.testing.assert_array_equal(shared.transform(proteins), Y[:-1])
+
+
+def test_a_dask_cluster_computes_the_same(emb, proteins, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    X = emb.transform(proteins)
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster),
+        joblib.parallel_config(backend="dask"),
+    ):
+        Y = clone(emb).set_params(cache_dir=tmp_path).transform(proteins)
+    np.testing.assert_allclose(Y, X, atol=TOLERANCE)
+    # What the cluster computed is in the cache here.
+    np.testing.assert_array_equal(clone(emb).set_params(cache_dir=tmp_path).transform(proteins), Y)
+
+
+def test_workers_share_out_few_sequences_too(emb, proteins):
+    todo = emb.set_params(n_jobs=2)._pieces(list(range(7)), proteins)
+    assert sorted(i for piece in todo for i in piece) == list(range(7)) and len(todo) >= 4
+
+
+def test_workers_load_one_model_and_share_the_cores(tiny_family, monkeypatch, no_workers_left):
+    """What a worker sees of torch's threads; joblib sets them at its start."""
+    cores = joblib.cpu_count()
+    with joblib.parallel_config(n_jobs=2):
+        threads = joblib.Parallel()(joblib.delayed(threads_after)(tiny_family) for _ in range(4))
+    assert max(threads) <= max(1, cores // 2)
+
+
+def threads_after(folders):
+    ESMFeaturizer(folders).transform(["MKTAY"])
+    return torch.get_num_threads()
+
+
+def dies_on_tryptophan(run, texts, names, cache_dir):
+    if any("W" in text for text in texts):
+        os._exit(1)
+    return pooled_rows(run, texts, names, cache_dir)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_dead_worker_leaves_the_cache_and_says_what_to_do(
+    emb, tmp_path, cached, no_workers_left, tokens_seen, monkeypatch
+):
+    sequences = ["MKTAYI", "GIVEQC", "ACDEF", "ACW"]
+    emb.set_params(n_jobs=2, cache_dir=tmp_path if cached else None)
+    monkeypatch.setattr(_featurizer, "pooled_rows", dies_on_tryptophan)
+    words = "the same call goes on from there" if cached else "with `cache_dir` the same call"
+    with pytest.raises(RuntimeError, match=rf"A worker died.*{words}"):
+        emb.transform(sequences)
+    X = emb.set_params(n_jobs=None).transform(sequences)
+    embedded_here = count(tokens_seen)
+    assert len(embedded_here) < 12 if cached else len(embedded_here) == 12
+    plain = clone(emb).set_params(cache_dir=None).transform(sequences)
+    np.testing.assert_allclose(X, plain, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_interrupt_loses_at_most_the_last_batch(
+    emb, tmp_path, cached, tokens_seen, monkeypatch
+):
+    sequences = ["MKTAYI", "GIVEQC", "ACDEF", "ACW"]
+    emb.set_params(cache_dir=tmp_path if cached else None, token_budget=1)
+    forward = _models.Encoder.__call__
+
+    def interrupt(self, batch):
+        if batch == ["ACW"]:
+            raise KeyboardInterrupt
+        return forward(self, batch)
+
+    monkeypatch.setattr(_models.Encoder, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        emb.transform(sequences)
+    if hasattr(raised.value, "__notes__"):  # Python 3.11
+        [note] = raised.value.__notes__
+        words = "the same call goes on from there" if cached else "with `cache_dir`"
+        assert words in note
+    monkeypatch.setattr(_models.Encoder, "__call__", forward)
+    tokens_seen.clear()
+    emb.transform(sequences)
+    assert len(count(tokens_seen)) == (12 - 3 if cached else 12)
 
 
 # Long sequences
@@ -381,7 +704,7 @@ def test_tags_say_text_and_stateless():
 # Parameters and input
 
 
-@pytest.mark.parametrize("parameter", ["revision", "local_files_only"])
+@pytest.mark.parametrize("parameter", ["revision", "local_files_only", "token"])
 def test_hub_parameters_reach_the_hub(parameter, monkeypatch):
     asked = []
 
@@ -390,11 +713,14 @@ def test_hub_parameters_reach_the_hub(parameter, monkeypatch):
         raise FileNotFoundError("none here")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    value = {"revision": "v7", "local_files_only": True}[parameter]
+    monkeypatch.setenv("LAB_TOKEN", "hf_secret")
+    value = {"revision": "v7", "local_files_only": True, "token": "LAB_TOKEN"}[parameter]
     with pytest.raises(ModelNotFoundError, match="hf download acme/asked-by-parameter"):
         ESMFeaturizer("acme/asked-by-parameter", **{parameter: value}).fit(["MKT"])
-    default = {"revision": None, "local_files_only": False}
-    assert asked == [("acme/asked-by-parameter", {**default, parameter: value})]
+    told = {"revision": None, "local_files_only": False, "token": None, parameter: value}
+    if parameter == "token":
+        told["token"] = "hf_secret"
+    assert asked == [("acme/asked-by-parameter", told)]
 
 
 def test_device_reaches_the_model(tiny_model):
