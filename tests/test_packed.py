@@ -1,0 +1,186 @@
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import save_esm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_architectures import KEYS, encoder_of
+from transformers import EsmModel
+
+from revdist_sklearn import _packed
+from revdist_sklearn._packed import OneDNNLinear, Packed, pack
+from revdist_sklearn._sequences import AMINO_ACIDS, RESIDUES
+
+# Old versions of ESM take no positions from outside; the plain path is used there.
+PACKS = {"esm", "esmc", "protbert", "distilbert"}
+NEW = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 20)
+one_dnn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
+)
+
+
+@pytest.mark.skipif(not NEW, reason="older versions of transformers may keep the plain path")
+@pytest.mark.parametrize("key", KEYS)
+def test_who_has_the_fast_path(architecture_folders, key):
+    assert encoder_of(architecture_folders[key]).packed == (key in PACKS)
+
+
+def packed_esm(folder):
+    encoder = encoder_of(folder)
+    if not encoder.packed:
+        pytest.skip("this version of transformers keeps the plain path")
+    return encoder
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(RESIDUES, min_size=1, max_size=70), min_size=1, max_size=12))
+def test_neighbours_in_a_row_change_nothing(tiny_model, sequences):
+    encoder = packed_esm(tiny_model)
+    model = EsmModel.from_pretrained(tiny_model, add_pooling_layer=False).eval()
+    residues, first = encoder(sequences)
+    for i, sequence in enumerate(sequences):
+        ids = torch.from_numpy(encoder.tokenize(sequence))[None]
+        with torch.no_grad():
+            [plain] = model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(residues[i], plain[1:-1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(first[i], plain[0], rtol=0, atol=1e-5)
+
+
+def test_there_is_no_padding(tiny_model):
+    encoder = packed_esm(tiny_model)
+    shapes = []
+    encoder.model.register_forward_pre_hook(
+        lambda model, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    encoder(["MKTAY", "G", "ACDEFGHIKL"])
+    assert shapes == [(1, 16 + 6)]
+
+
+@one_dnn
+def test_a_layer_on_onednn_is_the_layer_and_can_be_undone():
+    torch.manual_seed(0)
+    for bias in (True, False):
+        linear = torch.nn.Linear(48, 20, bias=bias)
+        x = torch.randn(1, 300, 48)
+        with torch.inference_mode():
+            faster = OneDNNLinear(linear)
+            torch.testing.assert_close(faster(x), linear(x), rtol=0, atol=1e-5)
+            again = faster.plain()
+        assert torch.equal(again.weight, linear.weight)
+        assert again.bias is None if not bias else torch.equal(again.bias, linear.bias)
+
+
+@one_dnn
+def test_layers_are_replaced_and_no_weight_is_there_twice(tiny_model):
+    model = packed_esm(tiny_model).model
+    kinds = [type(module).__name__ for module in model.encoder.modules()]
+    assert "Linear" not in kinds and "EsmIntermediate" not in kinds
+    assert kinds.count("OneDNNLinear") == 12 and kinds.count("GELU") == 2
+
+
+def tokenizer_of(folder):
+    return encoder_of(folder, "bfloat16").tokenize
+
+
+@pytest.fixture
+def esm(tmp_path):
+    folder = save_esm(tmp_path / "esm", layers=2)
+    model = EsmModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    ids = torch.tensor([[0, 5, 6, 7, 2]])
+    with torch.no_grad():
+        before = model(input_ids=ids).last_hidden_state
+
+    def unchanged():
+        with torch.no_grad():
+            after = model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
+        return model.config._attn_implementation == "sdpa"
+
+    return model, tokenizer_of(folder), unchanged
+
+
+def test_a_wrong_attention_is_found_and_taken_back(esm, monkeypatch):
+    """As in versions that do not pass lengths on to attention."""
+    model, tokenize, unchanged = esm
+
+    def over_neighbours(module, query, key, value, attention_mask, protein_lengths=None, **kwargs):
+        return right(module, query, key, value, attention_mask, **kwargs)
+
+    right = _packed.packed_attention
+    monkeypatch.setattr(_packed, "packed_attention", over_neighbours)
+    assert pack(model, tokenize, AMINO_ACIDS, 1) is None
+    assert unchanged()
+
+
+def test_wrong_positions_are_found(tmp_path, monkeypatch):
+    """Learned ones; rotary positions are relative, and may run on through the row."""
+    encoder = packed_esm(save_esm1b(tmp_path))
+    call = Packed.__call__
+
+    def running_on(self, rows):
+        states = call(self, [np.concatenate(rows)])
+        return states[0].split([len(row) for row in rows])
+
+    monkeypatch.setattr(Packed, "__call__", running_on)
+    model = encoder.model
+    model.set_attn_implementation("sdpa")
+    assert pack(model, encoder.tokenize, AMINO_ACIDS, 1) is None
+    assert model.config._attn_implementation == "sdpa"
+
+
+@one_dnn
+def test_layers_that_do_not_agree_are_taken_back(esm, monkeypatch):
+    model, tokenize, _ = esm
+    forward = OneDNNLinear.forward
+    monkeypatch.setattr(OneDNNLinear, "forward", lambda self, x: 1.001 * forward(self, x))
+    if pack(model, tokenize, AMINO_ACIDS, 1) is None:
+        pytest.skip("this version of transformers keeps the plain path")
+    kinds = [type(module).__name__ for module in model.encoder.modules()]
+    assert "OneDNNLinear" not in kinds and kinds.count("Linear") == 12
+
+
+def test_a_build_without_the_operators_keeps_its_layers(esm, monkeypatch):
+    model, tokenize, _ = esm
+
+    def missing(self, linear):
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
+
+    monkeypatch.setattr(OneDNNLinear, "__init__", missing)
+    packed = pack(model, tokenize, AMINO_ACIDS, 1)
+    kinds = [type(module).__name__ for module in model.encoder.modules()]
+    assert kinds.count("Linear") == 12
+    if packed is not None:
+        assert kinds.count("GELU") == 2
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_keeps_the_plain_path(tiny_model, dtype):
+    assert not encoder_of(tiny_model, dtype).packed
+
+
+def test_a_short_table_of_positions_keeps_the_plain_path(tmp_path):
+    folder = save_esm(
+        tmp_path / "short", position_embedding_type="absolute", max_position_embeddings=12
+    )
+    encoder = encoder_of(folder)
+    assert not encoder.packed
+    assert len(encoder(["MKTAY"])[0][0]) == 5
+
+
+def save_esm1b(folder):
+    return save_esm(
+        folder / "esm1b",
+        layers=2,
+        position_embedding_type="absolute",
+        emb_layer_norm_before=True,
+    )
+
+
+def test_learned_positions_start_where_the_model_counts_from(tmp_path, proteins):
+    encoder = packed_esm(save_esm1b(tmp_path))
+    assert encoder._packed.first_position == 2
+    together, _ = encoder(proteins)
+    for protein, states in zip(proteins, together, strict=True):
+        np.testing.assert_allclose(states, encoder([protein])[0][0], atol=1e-5)
