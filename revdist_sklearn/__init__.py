@@ -1,5 +1,6 @@
 """Nested protein language model embeddings by reverse distillation, for scikit-learn."""
 
+from ._compact import compact
 from ._corpus import corpus_moments, fit_on_corpus
 from ._distiller import ReverseDistiller
 from ._featurizer import ESMFeaturizer
@@ -13,6 +14,7 @@ __all__ = [
     "Moments",
     "PrefixSelector",
     "ReverseDistiller",
+    "compact",
     "corpus_moments",
     "fit_on_corpus",
 ]

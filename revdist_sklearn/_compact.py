@@ -1,0 +1,186 @@
+"""compact: a fitted pipeline that runs only the models its prefix needs."""
+
+from copy import copy, deepcopy
+
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from ._distiller import ReverseDistiller
+from ._featurizer import ESMFeaturizer
+from ._prefix import PrefixSelector
+
+SHAPE = (
+    "make_pipeline(ESMFeaturizer(...), FrozenEstimator(ReverseDistiller()), PrefixSelector(d), "
+    "head), or a search over it"
+)
+
+
+def compact(pipeline):
+    """Return an equal fitted pipeline that runs only the models its prefix needs.
+
+    A pipeline that keeps the first columns of a nested embedding throws the others away after
+    all models have run.  The result leaves out those beyond the prefix: the featurizer has
+    fewer members, the distiller fewer stages, and what follows is as it was.
+
+    Parameters
+    ----------
+    pipeline : Pipeline, fitted search, or FrozenEstimator of one
+        Its steps are an :class:`ESMFeaturizer`, a :class:`ReverseDistiller` (frozen or not),
+        and any others.  The prefix is that of the :class:`PrefixSelector` which follows, or of
+        a last step that has ``n_components_`` and ``truncate``; without either it is the
+        distiller's own width.  A search, also one that is the last step, stands for its
+        ``best_estimator_``.
+
+    Returns
+    -------
+    pipeline : Pipeline
+        Fitted, with the same names of steps, parameters and output configuration; it shares
+        nothing with the input, which is left as it is.  Predictions are equal up to float32
+        rounding of the same columns.
+
+    Raises
+    ------
+    NotFittedError
+        If the pipeline or the search is not fitted.
+    TypeError
+        If it is neither a pipeline nor a search of one.
+    ValueError
+        If the steps are of another kind, or one between distiller and selector needs all
+        columns.
+
+    Examples
+    --------
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from sklearn.linear_model import Ridge
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from revdist_sklearn import (
+    ...     ESMFeaturizer, PrefixSelector, ReverseDistiller, compact, fit_on_corpus)
+    >>> from revdist_sklearn.datasets import load_uniprot_sample
+    >>> emb = ESMFeaturizer("esm2-nano:64")
+    >>> corpus = load_uniprot_sample().sequences[:5]
+    >>> rd = fit_on_corpus(ReverseDistiller(), emb, corpus, verbose=False)
+    >>> model = make_pipeline(emb, FrozenEstimator(rd), PrefixSelector(20), Ridge())
+    >>> small = compact(model.fit(["MKTAY", "GIVEQ"], [0.0, 1.0]))
+    >>> small[0].get_params()["models"]
+    'esm2-nano:32'
+    """
+    pipeline = _pipeline_of(pipeline)
+    check_is_fitted(pipeline)
+    steps = list(pipeline.steps)
+    kinds = [_unfrozen(step) for _, step in steps]
+    found = [i for i, step in enumerate(kinds) if isinstance(step, ReverseDistiller)]
+    before = [i for i, step in enumerate(kinds) if isinstance(step, ESMFeaturizer)]
+    if len(found) != 1 or before != [found[0] - 1]:
+        names = ", ".join(f"{name} ({type(step).__name__})" for name, step in steps)
+        raise ValueError(
+            f"The steps {names} are not an ESMFeaturizer followed at once by a ReverseDistiller, "
+            f"so that no model can be left out. Supported is {SHAPE}. For arrays instead of "
+            "sequences use the distiller's truncate(d), which takes fewer columns."
+        )
+    [at] = found
+    distiller, blocks = kinds[at], kinds[at - 1].block_sizes_
+    if distiller.block_sizes_ != blocks:
+        raise ValueError(
+            f"The distiller was fitted on blocks of {distiller.block_sizes_} columns, the "
+            f"featurizer gives {blocks}, so that no model can be left out. Fit it on the "
+            "featurizer's blocks: ReverseDistiller(block_sizes=...), or fit_on_corpus."
+        )
+    prefix, after = _prefix(steps[at + 1 :], distiller.n_components_)
+    cut = distiller.truncate(prefix)
+    featurizer = kinds[at - 1]._first_members(len(cut.block_sizes_))
+    result = copy(pipeline)
+    result.steps = [
+        *((name, deepcopy(step)) for name, step in steps[: at - 1]),
+        (steps[at - 1][0], _frozen_like(steps[at - 1][1], featurizer)),
+        (steps[at][0], _frozen_like(steps[at][1], deepcopy(cut))),
+        *after,
+    ]
+    return result
+
+
+def _pipeline_of(estimator):
+    """Return the fitted pipeline that a search or a frozen estimator stands for."""
+    estimator = _unfrozen(estimator)
+    if hasattr(estimator, "best_estimator_"):
+        return _pipeline_of(estimator.best_estimator_)
+    if isinstance(estimator, Pipeline):
+        return estimator
+    if getattr(estimator, "refit", True) is False:
+        raise ValueError(
+            f"{type(estimator).__name__} was run with refit=False, so that it has no fitted "
+            "pipeline. Set refit=True, or fit the pipeline of your choice and give that."
+        )
+    if hasattr(estimator, "refit") and hasattr(estimator, "estimator"):
+        raise NotFittedError(f"This {type(estimator).__name__} is not fitted yet; call fit first.")
+    raise TypeError(
+        f"compact takes a fitted Pipeline, or a fitted search over one, not "
+        f"{type(estimator).__name__}. Supported is {SHAPE}."
+    )
+
+
+def _prefix(steps, width):
+    """Return the prefix that some fitted steps keep, and the steps that take just that.
+
+    Parameters
+    ----------
+    steps : list of (str, estimator)
+        What follows the distiller.
+    width : int
+        Columns that come out of it.
+
+    Returns
+    -------
+    prefix : int
+    steps : list of (str, estimator)
+        Copies.
+    """
+    rest = list(steps)
+    passed = []
+    while rest:
+        name, step = rest.pop(0)
+        inner = _unfrozen(step)
+        if inner is None or inner == "passthrough":
+            passed.append((name, step))
+            continue
+        if isinstance(inner, PrefixSelector):
+            prefix, cut = inner.n_components_, _narrow_selector(inner)
+        elif hasattr(inner, "n_components_") and hasattr(inner, "truncate"):
+            prefix, cut = inner.n_components_, inner.truncate(inner.n_components_)
+        elif isinstance(inner, Pipeline) or hasattr(inner, "best_estimator_"):
+            inner = copy(_pipeline_of(inner))
+            prefix, inner.steps = _prefix(inner.steps, width)
+            cut = inner
+        elif any(isinstance(_unfrozen(later), PrefixSelector) for _, later in rest):
+            raise ValueError(
+                f"The step {name!r} ({type(inner).__name__}) stands between distiller and "
+                "PrefixSelector and was fitted on all columns. Put it behind the selector and "
+                "fit again."
+            )
+        else:
+            prefix, cut = width, deepcopy(inner)
+        return prefix, [*passed, (name, _frozen_like(step, cut)), *deepcopy(rest)]
+    return width, passed
+
+
+def _narrow_selector(selector):
+    """Return a fitted selector that takes only what it keeps."""
+    narrow = copy(selector)
+    narrow.n_features_in_ = selector.n_components_
+    if hasattr(selector, "feature_names_in_"):
+        narrow.feature_names_in_ = selector.feature_names_in_[: selector.n_components_]
+    return narrow
+
+
+def _unfrozen(step):
+    return step.estimator if isinstance(step, FrozenEstimator) else step
+
+
+def _frozen_like(step, new):
+    """Return the new step, frozen where the old one was."""
+    if not isinstance(step, FrozenEstimator):
+        return new
+    frozen = copy(step)
+    frozen.estimator = new
+    return frozen
