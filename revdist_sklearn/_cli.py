@@ -1,4 +1,4 @@
-"""Command line: ``revdist demo | fit | embed | evaluate``."""
+"""Command line: ``revdist demo | fit | embed | evaluate | cache``."""
 
 import argparse
 import csv
@@ -26,7 +26,7 @@ def main(argv=None):
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         print(f"revdist {arguments.command}: {error}", file=sys.stderr)
         return 2
     return 0
@@ -70,6 +70,16 @@ def _parser():
         help="single substitutions such as T2A, for folds by position (default: mutant)",
     )
     evaluate.add_argument("--output", help="JSON file of all figures")
+
+    cache = commands.add_parser("cache", help="look after a cache of embeddings")
+    actions = cache.add_subparsers(dest="action", required=True, metavar="action")
+    for run, text in (
+        (_cache_info, "list what a cache holds"),
+        (_cache_clear, "remove a cache; other files of the folder stay"),
+    ):
+        action = actions.add_parser(run.__name__.rpartition("_")[2], help=text, description=text)
+        action.set_defaults(run=run)
+        action.add_argument("folder", help="the `cache_dir` of the featurizer (--cache-dir)")
     return parser
 
 
@@ -90,6 +100,24 @@ def _add_models(parser):
         help="alias (esm2-nano, esm2:650M), or hub ids or folders, narrowest first "
         "(default: esm2-nano)",
     )
+    parser.add_argument(
+        "--device", help="such as cpu or cuda:1 (default: a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        default="float32",
+        help="in what the models compute (default: float32)",
+    )
+    parser.add_argument("--max-length", type=int, help="residues of a sequence at most")
+    parser.add_argument(
+        "--too-long",
+        choices=["error", "truncate", "window"],
+        default="error",
+        help="what happens to longer ones (default: error)",
+    )
+    parser.add_argument("--cache-dir", help="folder that keeps embeddings between runs")
+    parser.add_argument("--n-jobs", type=int, help="workers that embed (default: 1)")
 
 
 def _demo(arguments):
@@ -151,7 +179,7 @@ def _evaluate(arguments):
         distiller = ReverseDistiller.from_pretrained(arguments.distiller)
         _same_blocks(distiller, featurizer)
     # The baselines' PCA needs the moments of a corpus, also where a distiller is given.
-    moments = corpus_moments(featurizer, _corpus(arguments))
+    moments = corpus_moments(featurizer, _corpus(arguments), n_jobs=arguments.n_jobs)
     if distiller is None:
         distiller = ReverseDistiller().fit_moments(moments)
     X = featurizer.transform(sequences)
@@ -168,7 +196,43 @@ def _featurizer(arguments):
     from ._featurizer import ESMFeaturizer
 
     models = arguments.models
-    return ESMFeaturizer(models[0] if len(models) == 1 else models)
+    return ESMFeaturizer(
+        models[0] if len(models) == 1 else models,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        max_length=arguments.max_length,
+        too_long=arguments.too_long,
+        cache_dir=arguments.cache_dir,
+        n_jobs=arguments.n_jobs,
+        verbose=sys.stderr.isatty(),
+    )
+
+
+def _cache_info(arguments):
+    from ._cache import cache_info
+
+    spaces, size = cache_info(arguments.folder)
+    if not spaces:
+        print(f"No embeddings in {arguments.folder}.")
+        return
+    for space in spaces:
+        facts = [space["dtype"], f"layer {space['layer']}", f"pooling {space['pooling']}"]
+        facts += [f"window {space['window']}"] if space["window"] is not None else []
+        print(
+            f"{space['model']} ({', '.join(facts)}): {space['n_sequences']:,} sequences, "
+            f"{_megabytes(space['n_bytes'])}"
+        )
+    print(f"On disk: {_megabytes(size)}")
+
+
+def _cache_clear(arguments):
+    from ._cache import clear_cache
+
+    print(f"Freed: {_megabytes(clear_cache(arguments.folder))}")
+
+
+def _megabytes(size):
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _corpus(arguments):
@@ -187,7 +251,10 @@ def _fitted(arguments, default_corpus=False, **parameters):
     if getattr(arguments, "distiller", None) is not None:
         return ReverseDistiller.from_pretrained(arguments.distiller)
     corpus = load_uniprot_sample().sequences if default_corpus else _corpus(arguments)
-    return fit_on_corpus(ReverseDistiller(**parameters), _featurizer(arguments), corpus)
+    featurizer = _featurizer(arguments)
+    return fit_on_corpus(
+        ReverseDistiller(**parameters), featurizer, corpus, n_jobs=arguments.n_jobs
+    )
 
 
 def _same_blocks(distiller, featurizer):

@@ -48,6 +48,34 @@ def test_embed(corpus, distiller, tmp_path, suffix):
         assert rows[3]["name"] == "p3" and float(rows[3]["rd_esm2_nano_032__00"]) == Z[3, 0]
 
 
+def test_embed_with_a_cache_then_info_and_clear(corpus, distiller, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    arguments = ["embed", "--models", "esm2-nano:64", "--fasta", str(corpus)]
+    arguments += ["--distiller", str(distiller), "--cache-dir", str(cache)]
+    arguments += ["--max-length", "100", "--too-long", "window", "--device", "cpu"]
+    for name in ("first.npz", "second.npz"):
+        assert main([*arguments, "--output", str(tmp_path / name)]) == 0
+    first, second = (np.load(tmp_path / name)["embedding"] for name in ("first.npz", "second.npz"))
+    np.testing.assert_array_equal(first, second)
+    capsys.readouterr()
+    assert main(["cache", "info", str(cache)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5  # two models, whole proteins and windows, and the size
+    of_windows = [line for line in lines if "window 100" in line]
+    n_long = sum(len(s) > 100 for _, s in read_fasta(corpus))
+    assert len(of_windows) == 2 and f": {n_long} sequences, 0.0 MB" in of_windows[0]
+    assert main(["cache", "clear", str(cache)]) == 0
+    assert capsys.readouterr().out.startswith("Freed: 0.")
+    assert main(["cache", "info", str(cache)]) == 0
+    assert "No embeddings in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["info", "clear"])
+def test_cache_of_no_folder(tmp_path, action, capsys):
+    assert main(["cache", action, str(tmp_path / "nowhere")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+
+
 def test_evaluate(corpus, distiller, tmp_path, capsys):
     data = load_amyloid_nucleation(mutations="single")
     table = tmp_path / "mine.csv"
