@@ -100,9 +100,7 @@ def _add_models(parser):
         help="alias (esm2-nano, esm2:650M), or hub ids or folders, narrowest first "
         "(default: esm2-nano)",
     )
-    parser.add_argument(
-        "--device", help="such as cpu or cuda:1 (default: a GPU if there is one)"
-    )
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],

@@ -8,16 +8,23 @@ from hypothesis import strategies as st
 from test_architectures import KEYS, encoder_of
 from transformers import EsmModel
 
-from revdist_sklearn import _packed
+from revdist_sklearn import _models, _packed
 from revdist_sklearn._packed import OneDNNLinear, Packed, pack
 from revdist_sklearn._sequences import AMINO_ACIDS, RESIDUES
 
 # Old versions of ESM take no positions from outside; the plain path is used there.
 PACKS = {"esm", "esmc", "protbert", "distilbert"}
 NEW = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 20)
-one_dnn = pytest.mark.skipif(
+has_one_dnn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
 )
+
+
+@pytest.fixture
+def one_dnn(monkeypatch):
+    """Use it whatever the CPU."""
+    monkeypatch.setattr(_packed, "one_dnn_pays", lambda: True)
+    monkeypatch.setattr(_models, "REGISTRY", _models.Registry(1))
 
 
 @pytest.mark.skipif(not NEW, reason="older versions of transformers may keep the plain path")
@@ -58,7 +65,7 @@ def test_there_is_no_padding(tiny_model):
     assert shapes == [(1, 16 + 6)]
 
 
-@one_dnn
+@has_one_dnn
 def test_a_layer_on_onednn_is_the_layer_and_can_be_undone():
     torch.manual_seed(0)
     for bias in (True, False):
@@ -72,8 +79,8 @@ def test_a_layer_on_onednn_is_the_layer_and_can_be_undone():
         assert again.bias is None if not bias else torch.equal(again.bias, linear.bias)
 
 
-@one_dnn
-def test_layers_are_replaced_and_no_weight_is_there_twice(tiny_model):
+@has_one_dnn
+def test_layers_are_replaced_and_no_weight_is_there_twice(tiny_model, one_dnn):
     model = packed_esm(tiny_model).model
     kinds = [type(module).__name__ for module in model.encoder.modules()]
     assert "Linear" not in kinds and "EsmIntermediate" not in kinds
@@ -130,8 +137,8 @@ def test_wrong_positions_are_found(tmp_path, monkeypatch):
     assert model.config._attn_implementation == "sdpa"
 
 
-@one_dnn
-def test_layers_that_do_not_agree_are_taken_back(esm, monkeypatch):
+@has_one_dnn
+def test_layers_that_do_not_agree_are_taken_back(esm, one_dnn, monkeypatch):
     model, tokenize, _ = esm
     forward = OneDNNLinear.forward
     monkeypatch.setattr(OneDNNLinear, "forward", lambda self, x: 1.001 * forward(self, x))
@@ -141,7 +148,7 @@ def test_layers_that_do_not_agree_are_taken_back(esm, monkeypatch):
     assert "OneDNNLinear" not in kinds and kinds.count("Linear") == 12
 
 
-def test_a_build_without_the_operators_keeps_its_layers(esm, monkeypatch):
+def test_a_build_without_the_operators_keeps_its_layers(esm, one_dnn, monkeypatch):
     model, tokenize, _ = esm
 
     def missing(self, linear):
@@ -153,6 +160,26 @@ def test_a_build_without_the_operators_keeps_its_layers(esm, monkeypatch):
     assert kinds.count("Linear") == 12
     if packed is not None:
         assert kinds.count("GELU") == 2
+
+
+@has_one_dnn
+def test_states_on_onednn_are_those_of_transformers(tiny_model, proteins, one_dnn):
+    encoder = packed_esm(tiny_model)
+    kinds = [type(module).__name__ for module in encoder.model.encoder.modules()]
+    assert kinds.count("OneDNNLinear") == 12
+    model = EsmModel.from_pretrained(tiny_model, add_pooling_layer=False).eval()
+    residues, _ = encoder(proteins)
+    for protein, states in zip(proteins, residues, strict=True):
+        with torch.no_grad():
+            [plain] = model(input_ids=torch.from_numpy(encoder.tokenize(protein))[None])[0]
+        torch.testing.assert_close(states, plain[1:-1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512", "AVX512_AMX", "DEFAULT"])
+def test_onednn_is_for_wide_vectors(monkeypatch, capability):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    expected = "AVX512" in capability and torch.backends.mkldnn.is_available()
+    assert _packed.one_dnn_pays() == expected
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -1,0 +1,185 @@
+"""Stores for pooled embeddings, side by side: SQLite, LMDB and zarr.
+
+Why the cache is SQLite.  Rows of float32 under 16-byte keys are written in batches, as the
+featurizer writes them, one transaction a batch, and read back in another order, each store
+in processes of its own; two writers then share the work::
+
+    pip install lmdb zarr
+    python benchmarks/bench_cache.py
+
+A store that is not installed is left out.  Results are printed and written as JSON
+(``--output``).
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+BATCH = 16
+LOOK_UP = 500
+
+
+def keys_of(start, stop):
+    return [f"sequence {i:09d}" for i in range(start, stop)]
+
+
+class SQLite:
+    """The cache of this package."""
+
+    def __init__(self, folder, width):
+        from revdist_sklearn._cache import EmbeddingCache
+
+        self.cache, self.space = EmbeddingCache(folder), {"width": width}
+
+    def put(self, keys, rows, start):
+        """Write a batch in one transaction."""
+        self.cache.put(self.space, keys, rows)
+
+    def get(self, keys, places):
+        """Return the rows of some keys."""
+        return self.cache.get(self.space, keys)[1]
+
+
+class WriteAhead(SQLite):
+    """The same with SQLite's write-ahead log, which hosts cannot share."""
+
+    def __init__(self, folder, width):
+        super().__init__(folder, width)
+        self.cache._connection.execute("PRAGMA journal_mode = WAL")
+
+
+class LMDB:
+    """A memory-mapped B-tree; its file has a size that must be chosen beforehand."""
+
+    def __init__(self, folder, width):
+        import lmdb
+
+        Path(folder).mkdir(exist_ok=True)
+        self.env, self.width = lmdb.open(str(folder), map_size=2**34), width
+
+    def put(self, keys, rows, start):
+        """Write a batch in one transaction."""
+        with self.env.begin(write=True) as transaction:
+            for key, row in zip(keys, rows, strict=True):
+                transaction.put(key.encode(), row.tobytes())
+
+    def get(self, keys, places):
+        """Return the rows of some keys."""
+        with self.env.begin() as transaction:
+            blobs = [transaction.get(key.encode()) for key in keys]
+        return np.array([np.frombuffer(blob, np.float32) for blob in blobs])
+
+
+class Zarr:
+    """A chunked array; which row is which sequence must be kept elsewhere, here nowhere."""
+
+    def __init__(self, folder, width):
+        import zarr
+
+        self.array = zarr.open_array(
+            str(folder), mode="a", shape=(10**6, width), chunks=(BATCH, width), dtype="f4"
+        )
+
+    def put(self, keys, rows, start):
+        """Write a batch, which is one chunk."""
+        self.array[start : start + len(rows)] = rows
+
+    def get(self, keys, places):
+        """Return the rows of some places."""
+        return self.array.oindex[np.array(places)]
+
+
+STORES = {
+    "SQLite, rollback journal (ours)": SQLite,
+    "SQLite, write-ahead log": WriteAhead,
+    "LMDB": LMDB,
+    "zarr": Zarr,
+}
+
+
+def write(name, folder, width, start, stop):
+    store = STORES[name](folder, width)
+    rng = np.random.default_rng(start)
+    rows = rng.standard_normal((BATCH, width), dtype=np.float32)
+    begin = time.perf_counter()
+    for i in range(start, stop, BATCH):
+        store.put(keys_of(i, i + BATCH), rows, i)
+    return time.perf_counter() - begin
+
+
+def read(name, folder, width, n):
+    store = STORES[name](folder, width)
+    places = np.random.default_rng(0).permutation(n)
+    begin = time.perf_counter()
+    for i in range(0, n, LOOK_UP):
+        chosen = places[i : i + LOOK_UP].tolist()
+        rows = store.get([f"sequence {place:09d}" for place in chosen], chosen)
+        assert rows.shape == (len(chosen), width)
+    return time.perf_counter() - begin
+
+
+def measure(name, width, n, pool):
+    """Return seconds to write, read and write by two, and the bytes on disk for one byte."""
+    with tempfile.TemporaryDirectory() as base:
+        folder = Path(base) / "one"
+        [writing] = pool.starmap(write, [(name, folder, width, 0, n)])
+        [reading] = pool.starmap(read, [(name, folder, width, n)])
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        both = Path(base) / "two"
+        pool.starmap(write, [(name, both, width, 0, BATCH)])  # makes it
+        half = n // 2 // BATCH * BATCH
+        begin = time.perf_counter()
+        parts = [(name, both, width, 0, half), (name, both, width, half, 2 * half)]
+        pool.starmap(write, parts, chunksize=1)
+        return {
+            "write": writing,
+            "read": reading,
+            "two writers": time.perf_counter() - begin,
+            "size": size / (n * width * 4),
+        }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path("bench_cache.json"))
+    args = parser.parse_args()
+    result = {
+        "machine": {"platform": platform.platform(), "SQLite": sqlite3.sqlite_version},
+        "tables": [],
+    }
+    print(json.dumps(result["machine"], indent=1))
+    context = multiprocessing.get_context("spawn")
+    for width, n in ((640, 32_000), (5120, 4_000)):
+        runs = {}
+        for _ in range(args.rounds):
+            for name in STORES:
+                try:
+                    with context.Pool(2, maxtasksperchild=1) as pool:
+                        runs.setdefault(name, []).append(measure(name, width, n, pool))
+                except ImportError as error:
+                    print(f"left out: {name} ({error})")
+        rows = [
+            {"name": name, **{k: float(np.median([r[k] for r in of_store])) for k in of_store[0]}}
+            for name, of_store in runs.items()
+        ]
+        result["tables"].append({"width": width, "n": n, "rows": rows})
+        print(f"\n{n:,} rows of {width:,} float32, batches of {BATCH}, seconds\n")
+        print("| | write | read | two writers | bytes on disk for one |\n|---|---|---|---|---|")
+        for row in rows:
+            print(
+                f"| {row['name']} | {row['write']:.2f} | {row['read']:.2f} | "
+                f"{row['two writers']:.2f} | {row['size']:.2f} |"
+            )
+    args.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
