@@ -6,6 +6,7 @@ Nothing here knows an estimator: :class:`MemberRun` is small and is all that a w
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -241,6 +242,10 @@ class MemberRun:
         for space, part in self._spaces(texts, cache):
             cache.put(space, [texts[i] for i in part], rows[part])
 
+    @cached_property
+    def _weights(self):
+        return fingerprint(self.member.folder(self.silent))
+
     def _spaces(self, texts, cache):
         """Yield what the rows of some texts depend on, with the indices of these.
 
@@ -257,7 +262,7 @@ class MemberRun:
                 yield (
                     {
                         "model": self.member.source,
-                        "weights": fingerprint(self.member.folder(self.silent)),
+                        "weights": self._weights,
                         "dtype": self.dtype,
                         "layer": self.layer,
                         "pooling": self.pooling.kind,

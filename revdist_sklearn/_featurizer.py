@@ -351,10 +351,12 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                     error.add_note(self._kept())
                 raise
         place = {sequence: i for i, sequence in enumerate(texts)}
-        embeddings = out[[place[sequence] for sequence in sequences]]
         if reference is not None:
-            embeddings -= out[place[reference]]
-        return embeddings
+            out -= out[place[reference]]
+        # Without repeats the rows are in order already, and need not be there twice.
+        if len(texts) == len(sequences):
+            return out
+        return out[[place[sequence] for sequence in sequences]]
 
     def _compute(self, todo, texts, names, out, cache, X, context):
         """Fill in the rows that no cache held."""
@@ -384,8 +386,10 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 yield part, (([missing[j] for j in batch], rows) for batch, rows in batches)
             return
         pieces = [self._pieces(missing, texts) for _, _, missing in todo]
+        # Workers may run in another folder.
+        folder = self.cache_dir and os.path.abspath(os.path.expanduser(self.cache_dir))
         tasks = (
-            (run, [texts[i] for i in piece], [names[i] for i in piece], self.cache_dir)
+            (run, [texts[i] for i in piece], [names[i] for i in piece], folder)
             for (run, _, _), of_run in zip(todo, pieces, strict=True)
             for piece in of_run
         )
