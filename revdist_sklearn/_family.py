@@ -1,7 +1,7 @@
-"""Families of protein language models: architectures, aliases, folders and hub ids.
+"""Families of protein language models: aliases, folders and hub ids.
 
 Nothing here loads weights or imports torch.  To add an alias, add an entry to
-:data:`FAMILIES`; to add an architecture, one to the table of :mod:`._architectures`.
+:data:`FAMILIES`; what a model's architecture needs is in :mod:`._architectures`.
 """
 
 import json
@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ._architectures import ARCHITECTURES, GENERIC, architecture_of
+from ._architectures import ARCHITECTURES, GENERIC
 from ._hub import (
     WEIGHT_FILES,
     ModelNotFoundError,
-    check_token,
+    check_token_name,
     hub_config,
     hub_snapshot,
     one_of,
+    quiet,
     weight_files,
 )
 
@@ -29,10 +30,12 @@ BUNDLED = Path(__file__).parent / "models"
 class Family:
     """An alias: its members by size, in ascending width.
 
+    Models whose widths do not ascend (ProtT5, ProtBert) have none: they go by hub id.
+
     Parameters
     ----------
     model_type : str
-        Key of the table of architectures.
+        Key of :data:`~._architectures.ARCHITECTURES`.
     members : mapping of str to (str, int)
         Size to model (hub id, or name of a bundled folder) and width.
     default : str
@@ -70,14 +73,6 @@ FAMILIES = {
         },
         default="650M",  # 3B and 15B are downloads of 11 and 61 GB: ask for them by name
     ),
-    "ankh": Family(
-        "ankh",
-        {
-            "base": ("ElnaggarLab/ankh-base", 768),
-            "large": ("ElnaggarLab/ankh-large", 1536),
-        },
-        default="large",
-    ),
     "esmc": Family(
         "esmc",
         {
@@ -86,6 +81,14 @@ FAMILIES = {
             "6B": ("biohub/ESMC-6B", 2560),
         },
         default="600M",
+    ),
+    "ankh": Family(
+        "t5",
+        {
+            "base": ("ElnaggarLab/ankh-base", 768),
+            "large": ("ElnaggarLab/ankh-large", 1536),
+        },
+        default="large",
     ),
 }
 
@@ -103,7 +106,7 @@ class Member:
     width : int
         Number of its columns.
     model_type : str
-        Key of the table of architectures, or the `model_type` of another configuration.
+        The ``model_type`` of its config.json.
     limit : int or None
         Residues it can take at most.
     revision : str or None
@@ -111,7 +114,9 @@ class Member:
     local_files_only : bool
         Whether the hub must not be asked.
     token : str or None
-        Name of the environment variable with the hub's access token.
+        Name of the environment variable that holds the hub's token: never the token.
+    trust_remote_code : bool
+        Whether code of its repository may run.
     """
 
     source: str
@@ -122,11 +127,21 @@ class Member:
     revision: str | None = None
     local_files_only: bool = True
     token: str | None = None
+    trust_remote_code: bool = False
 
     @property
     def architecture(self):
-        """The entry of the table of architectures, or the one for all others."""
+        """The entry of :data:`~._architectures.ARCHITECTURES`, or ``GENERIC``."""
         return ARCHITECTURES.get(self.model_type, GENERIC)
+
+    @property
+    def code_options(self):
+        """Keywords of the Auto classes of transformers: whose code, and from where."""
+        # Unless told, they would ask at the terminal whether to run foreign code.
+        if not self.trust_remote_code or self.model_type in ARCHITECTURES:
+            return {"trust_remote_code": False, "local_files_only": True}
+        # The code may lie in another repository than the weights.
+        return {"trust_remote_code": True, "local_files_only": self.local_files_only}
 
     def folder(self, silent=True):
         """Return the folder of its files, fetched from the hub where need be.
@@ -150,7 +165,12 @@ class Member:
             if not _is_hub_id(self.source):
                 raise _no_such_folder(self.source)
             folder = hub_snapshot(
-                self.source, self.revision, self.local_files_only, self.token, silent
+                self.source,
+                self.revision,
+                self.local_files_only,
+                silent,
+                self.token,
+                self.trust_remote_code,
             )
         weight_files(folder)
         return folder
@@ -171,9 +191,10 @@ def resolve_family(
     local_files_only : bool, default=False
         Whether to use what is on disk only.
     token : str or None, default=None
-        Name of the environment variable with the hub's access token.
+        Name of the environment variable that holds the hub's token.
     trust_remote_code : bool, default=False
-        Whether the code of a repository may run to read its configuration.
+        Whether code of the repositories may run, for models that transformers does not
+        know.
 
     Returns
     -------
@@ -183,8 +204,8 @@ def resolve_family(
     Raises
     ------
     ValueError
-        Unknown alias, an architecture that cannot be used, the same model twice, a revision
-        that belongs to no hub id, or a `token` that names no environment variable.
+        Unknown alias, no encoder, a model that is code of its repository, the same model
+        twice, a revision that belongs to no hub id, or a token in place of its name.
     ModelNotFoundError
         A folder or its ``config.json`` does not exist, or the hub does not give it.
 
@@ -194,7 +215,7 @@ def resolve_family(
     >>> [(m.block, m.width) for m in resolve_family("esm2:150M")]
     [('esm2_t6_8M_UR50D', 320), ('esm2_t12_35M_UR50D', 480), ('esm2_t30_150M_UR50D', 640)]
     """
-    check_token(token)
+    check_token_name(token)
     if isinstance(models, (list, tuple)):
         sources = list(models)
         if not sources:
@@ -213,7 +234,8 @@ def resolve_family(
     else:
         members = _alias_members(models, local_files_only)
         if members is not None:
-            return _with_revisions([replace(m, token=token) for m in members], revision)
+            members = _with_revisions(members, revision)
+            return tuple(replace(member, token=token) for member in members)
         sources = [models]
 
     members = []
@@ -235,11 +257,10 @@ def resolve_family(
                 model_type="",
                 local_files_only=local_files_only or kind == "folder",
                 token=token,
+                trust_remote_code=trust_remote_code,
             )
         )
-    return tuple(
-        _configured(member, trust_remote_code) for member in _with_revisions(members, revision)
-    )
+    return tuple(_configured(member) for member in _with_revisions(members, revision))
 
 
 def family_blocks(alias):
@@ -373,7 +394,7 @@ def _with_revisions(members, revision):
     return tuple(replace(m, revision=name) for m, name in zip(members, revision, strict=True))
 
 
-def _configured(member, trust_remote_code):
+def _configured(member):
     """Return the member with what its config.json says."""
     folder = Path(member.source)
     if folder.is_dir():
@@ -385,48 +406,55 @@ def _configured(member, trust_remote_code):
                 "as save_pretrained of a model and of its tokenizer writes them."
             )
     else:
-        path = Path(
-            hub_config(member.source, member.revision, member.local_files_only, member.token)
+        path = hub_config(
+            member.source,
+            member.revision,
+            member.local_files_only,
+            member.token,
+            member.trust_remote_code,
         )
+    written = json.loads(Path(path).read_text(encoding="utf-8"))
+    member = replace(member, model_type=written.get("model_type") or "")
+    _check_known(member, written)
     # Older versions write only what differs from the defaults: transformers knows those.
     from transformers import AutoConfig
 
-    raw = json.loads(Path(path).read_text(encoding="utf-8"))
-    model_type = raw.get("model_type")
-    foreign = "auto_map" in raw and not any(
-        model_type == architecture.model_type for architecture in ARCHITECTURES.values()
-    )
-    if foreign and not trust_remote_code:
+    with quiet():
+        config = AutoConfig.from_pretrained(str(Path(path).parent), **member.code_options)
+    if member.model_type not in ARCHITECTURES and getattr(config, "is_encoder_decoder", False):
         raise ValueError(
-            f"Model {member.source!r} brings its own code (auto_map in its config.json), which "
-            "is not run unasked. Read it; then model_kwargs={'trust_remote_code': True} runs it."
+            f"Model {member.source!r} is an encoder and a decoder ({member.model_type!r}), of "
+            "which only T5's encoder can be used alone. Save its encoder as a model of its own, "
+            "or use another model."
         )
-    try:
-        config = AutoConfig.from_pretrained(
-            str(path.parent), local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"Model {member.source!r} has the architecture {model_type!r} (model_type in its "
-            "config.json), which the installed version of transformers does not have. Upgrade "
-            f"it: pip install -U transformers. In the table are {', '.join(ARCHITECTURES)}."
-        ) from error
-    key = architecture_of(config)
-    if key is None and getattr(config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"Model {member.source!r} ({model_type!r}) is an encoder with a decoder, and of its "
-            "kind the encoder alone is known for T5 only. Save the encoder as a model of its "
-            "own, or use another model."
-        )
-    width = getattr(config, "hidden_size", None)
+    width = getattr(config, "hidden_size", None) or getattr(config, "d_model", None)
     if width is None:
         raise ValueError(
-            f"The configuration of {member.source!r} ({model_type!r}) does not tell the width "
-            "of its hidden states (hidden_size); the model cannot be used."
+            f"The configuration of {member.source!r} ({member.model_type!r}) has neither "
+            "hidden_size nor d_model, so that its width is unknown. Add hidden_size, the "
+            "columns of its hidden states, to its config.json."
         )
-    return replace(
-        member,
-        width=width,
-        model_type=key or model_type,
-        limit=(ARCHITECTURES[key] if key else GENERIC).limit(config),
-    )
+    return replace(member, width=width, limit=member.architecture.limit(config))
+
+
+def _check_known(member, written):
+    """Raise unless transformers, or code that may run, has a class for the model."""
+    import transformers
+
+    name, model_type = member.source, member.model_type
+    if model_type in transformers.CONFIG_MAPPING:
+        return
+    if "auto_map" not in written:
+        raise ValueError(
+            f"Model {name!r} has the architecture {model_type!r} (model_type in its "
+            f"config.json), which the installed transformers {transformers.__version__} does "
+            "not have. Is it saved with save_pretrained of a transformers model? A newer "
+            "version may know it: pip install -U transformers"
+        )
+    if not member.trust_remote_code:
+        raise ValueError(
+            f"Model {name!r} is code of its own ({model_type!r}): to load it, Python files of "
+            "the repository would have to run on this machine. If you have read them and trust "
+            "them, say so with model_kwargs={'trust_remote_code': True}, and pin the `revision` "
+            "that you have read."
+        )

@@ -570,7 +570,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _members(self):
-        trust = bool((self.model_kwargs or {}).get("trust_remote_code", False))
+        trust = (self.model_kwargs or {}).get("trust_remote_code") is True
         return resolve_family(self.models, self.revision, self.local_files_only, self.token, trust)
 
     def get_feature_names_out(self, input_features=None):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,9 +16,11 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 CONFIG_FILES = (
-    *("config.json", "vocab.txt", "tokenizer*.json", "special_tokens_map.json"),
-    *("added_tokens.json", "spiece.model"),
+    "config.json",
+    *("vocab.*", "merges.txt", "*.model"),  # vocabularies; sentencepiece's is a model
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json"),
 )
+CODE_FILES = ("config.json", "*.py")
 
 
 class ModelNotFoundError(OSError):
@@ -89,10 +92,47 @@ def one_of(names):
     return ", ".join(names[:-1]) + " or " + names[-1]
 
 
+def check_token_name(name):
+    """Raise if what should be the name of an environment variable is a token itself.
+
+    Parameters
+    ----------
+    name : str or None
+        As the user gave it.
+
+    Raises
+    ------
+    ValueError
+        If it looks like a secret.  The message does not repeat it.
+    """
+    if name is None or name in os.environ:
+        return
+    if not re.fullmatch(r"[A-Za-z_]\w{0,63}", name) or re.match("(hf|api)_", name):
+        raise ValueError(
+            "`token` is no name of an environment variable; it looks like a token itself, "
+            "which would end up in pickles and logs. Put the token into a variable, such as "
+            "HF_TOKEN_LAB, and give that name: token='HF_TOKEN_LAB'. If you gave a token, "
+            "revoke it where others may have seen it."
+        )
+
+
+def _secret(name):
+    """Return the token that an environment variable holds, None where none is named."""
+    if name is None:
+        return None
+    value = os.environ.get(name, "").strip()
+    if not value:
+        raise ValueError(
+            f"`token`={name!r} names an environment variable that is not set. Set it to a token "
+            "of the Hugging Face hub, or use token=None for the login of this machine."
+        )
+    return value
+
+
 # The hub is asked once a process: a branch that moves meanwhile cannot give two folds of a
 # cross-validation different models, and later calls need no network.
 @lru_cache(maxsize=64)
-def hub_config(source, revision, local_files_only, token):
+def hub_config(source, revision, local_files_only, token=None, code=False):
     """Return the path of a hub id's config.json, downloaded where it is not cached.
 
     Parameters
@@ -103,8 +143,10 @@ def hub_config(source, revision, local_files_only, token):
         Commit, tag or branch.
     local_files_only : bool
         Whether the hub must not be asked.
-    token : str or None
-        Name of the environment variable with the access token.
+    token : str or None, default=None
+        Name of the environment variable that holds the hub's token.
+    code : bool, default=False
+        Whether to fetch the Python files beside it.
 
     Returns
     -------
@@ -115,25 +157,22 @@ def hub_config(source, revision, local_files_only, token):
     ModelNotFoundError
         If it is neither in the cache nor to be had.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
-    with _hub_errors(source, revision, local_files_only), quiet():
-        return hf_hub_download(
-            source,
-            "config.json",
-            revision=revision,
-            local_files_only=local_files_only,
-            token=_secret(token),
-        )
+    with _asking(source, revision, local_files_only, token) as options, quiet():
+        if code:
+            folder = snapshot_download(source, allow_patterns=list(CODE_FILES), **options)
+            return os.path.join(folder, "config.json")
+        return hf_hub_download(source, "config.json", **options)
 
 
 @lru_cache(maxsize=64)
-def hub_snapshot(source, revision, local_files_only, token, silent):
+def hub_snapshot(source, revision, local_files_only, silent, token=None, code=False):
     """Return the folder of a hub id's files, downloaded where they are not cached.
 
     Parameters
     ----------
-    source, revision, local_files_only, token
+    source, revision, local_files_only, token, code
         As in :func:`hub_config`.
     silent : bool
         Whether to silence the hub's progress bars.
@@ -149,66 +188,29 @@ def hub_snapshot(source, revision, local_files_only, token, silent):
     """
     from huggingface_hub import snapshot_download
 
-    def fetch(*patterns):
-        return Path(
-            snapshot_download(
-                source,
-                revision=revision,
-                local_files_only=local_files_only,
-                token=_secret(token),
-                allow_patterns=list(patterns),
-            )
-        )
-
-    with _hub_errors(source, revision, local_files_only), quiet(silent):
-        folder = fetch(*CONFIG_FILES, "model*.safetensors", "model.safetensors.index.json")
+    wanted = [*CONFIG_FILES, "model*.safetensors", "model.safetensors.index.json"]
+    if code:
+        wanted += CODE_FILES
+    with _asking(source, revision, local_files_only, token) as options, quiet(silent):
+        folder = Path(snapshot_download(source, allow_patterns=wanted, **options))
         if not any((folder / name).is_file() for name in WEIGHT_FILES):
             # Old repositories have no safetensors; in others both would be fetched at once.
-            folder = fetch("pytorch_model*.bin", "pytorch_model.bin.index.json")
+            old = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+            folder = Path(snapshot_download(source, allow_patterns=old, **options))
         if not any((folder / name).is_file() for name in WEIGHT_FILES):
             raise OSError(f"no {one_of(WEIGHT_FILES)} in {folder}")
         return folder
 
 
-def check_token(token):
-    """Raise unless a token is None or the name of an environment variable that is set.
-
-    Parameters
-    ----------
-    token : str or None
-        Name of the variable; what it holds is read when the hub is asked, and kept nowhere.
-
-    Raises
-    ------
-    ValueError
-        If there is no such variable.  What looks like a token itself is not repeated.
-    """
-    if token is None or os.environ.get(token):
-        return
-    if not token.replace("_", "").isupper() or token.startswith("hf_"):
-        raise ValueError(
-            "`token` is the name of an environment variable, such as 'HF_TOKEN', and never the "
-            "token itself, which would end up in pickles and logs. Put it into a variable and "
-            "give the variable's name."
-        )
-    raise ValueError(
-        f"`token`={token!r} names an environment variable that is not set here. Set it to the "
-        "hub's access token, or use None for what `hf auth login` has stored."
-    )
-
-
-def _secret(token):
-    """Return the access token that a variable holds, or None for the hub's own way."""
-    return None if token is None else os.environ[token]
-
-
 @contextmanager
-def _hub_errors(source, revision, local_files_only):
-    """Turn whatever the hub raises into an error that says how to get the model."""
-    from huggingface_hub import constants
+def _asking(source, revision, local_files_only, token):
+    """Yield keywords for the hub; turn its errors into one that says how to get the model."""
+    from huggingface_hub import constants, errors
 
+    options = {"revision": revision, "local_files_only": local_files_only}
+    secret = None if local_files_only else _secret(token)
     try:
-        yield
+        yield options if secret is None else {**options, "token": secret}
     except Exception as error:  # whatever stands between here and the hub
         at = f" --revision {revision}" if revision else ""
         where = f"the Hugging Face cache {constants.HF_HUB_CACHE}"
@@ -218,21 +220,28 @@ def _hub_errors(source, revision, local_files_only):
             where += " only (HF_HUB_OFFLINE is set)"
         else:
             where += f" and {constants.ENDPOINT}"
-        # The hub answers so for what is private, too.
-        private = type(error).__name__ in ("GatedRepoError", "RepositoryNotFoundError")
-        hint = (
-            "If it is gated or private: accept its terms on the hub, and name the environment "
-            "variable that holds your access token by `token`.\n"
-            if private
-            else ""
-        )
+        hint = ""
+        if isinstance(error, errors.GatedRepoError):
+            hint = (
+                f"It is gated: accept its terms at {constants.ENDPOINT}/{source} and name the "
+                "variable with your token in `token`. "
+            )
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            hint = (
+                "The hub has no such repository, or it is private: then name the variable with "
+                "a token that may read it in `token`. "
+            )
+        login = f' --token "${token}"' if token else ""
+        cause = " ".join(str(error).split())
+        # An error may quote the token, as in a header that cannot be sent.
+        clean = cause if secret is None else cause.replace(secret, "***")
         raise ModelNotFoundError(
             f"Model {source!r}{at.replace(' --', ', ')} was not found. It was "
-            f"looked for in {where}; there is no folder of that name either. On a machine "
+            f"looked for in {where}; there is no folder of that name either. {hint}On a machine "
             "with network access, fetch it beforehand:\n"
-            f"    hf download {source}{at}\n{hint}"
-            f"({type(error).__name__}: {' '.join(str(error).split())})"
-        ) from error
+            f"    hf download {source}{at}{login}\n"
+            f"({type(error).__name__}: {clean})"
+        ) from (error if clean == cause else None)
 
 
 # Settings of the process are changed and put back: threads must not do so crosswise.

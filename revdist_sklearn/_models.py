@@ -12,69 +12,90 @@ from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 
+import joblib
 import numpy as np
 from safetensors import SafetensorError
 
+from ._alphabet import read_alphabet
 from ._device import RESIDENTS
 from ._hub import quiet, weight_files
 from ._sequences import AMINO_ACIDS
-from ._vocabulary import lookup_table, read_vocabulary
 
 # The six members of ESM-2 and two more; beyond that the least recently used one goes.
 MAX_MODELS = 8
 
+# What a fingerprint covers beside weights: settings, vocabularies and code.
+SMALL_FILES = (".json", ".txt", ".model", ".py")
+
+# Keywords of `from_pretrained` with a parameter of their own, and those that are set here.
+PARAMETERS = {
+    "dtype": "dtype",
+    "torch_dtype": "dtype",
+    "revision": "revision",
+    "token": "token",
+    "local_files_only": "local_files_only",
+}
+SET_HERE = ("config", "output_loading_info", "output_hidden_states", "add_pooling_layer")
+
 
 class Encoder:
-    """A loaded model with its vocabulary: from sequences to hidden states.
+    """A loaded model with its alphabet: from sequences to hidden states.
 
     Parameters
     ----------
     model : torch.nn.Module
         The encoder, in evaluation mode.
-    vocabulary : Vocabulary
-        The checkpoint's own.
-    source : str
-        Name of the model, for messages.
-    device : torch.device
-        Where it runs.
+    alphabet : Alphabet
+        Its tokens.
+    device : torch.device or None, default=None
+        Where it runs, and is put when it does: see :class:`Residents`.  None: where the
+        model is and must stay, because of a ``device_map`` or quantisation.
     layer : int or None, default=None
-        Which of all hidden states to return; None: the last one.
-    is_placed : bool, default=False
-        Whether the model is where it must stay, because of a ``device_map`` or quantisation.
-    may_pack : bool, default=True
-        Whether to look for the fast path of :mod:`._packed`.
+        Hidden state to ask for; None: the model ends at the wanted one.
 
     Attributes
     ----------
-    packed : bool
-        Whether batches need no padding, so that they may mix lengths; see :mod:`._packed`.
+    device : torch.device
+        Where it runs.
+    is_placed : bool
+        Whether it must stay there.
+    width, itemsize : int
+        Columns of its states, and bytes of one in what it computes in.
+    residues : str
+        Letters it knows, upper case.
+    pad : int
+        Token that fills a batch up.
     """
 
-    def __init__(
-        self, model, vocabulary, source, device, *, layer=None, is_placed=False, may_pack=True
-    ):
+    def __init__(self, model, alphabet, device=None, *, layer=None):
         self.model = model
-        self.source = source
-        self.device = device
-        self.layer = layer
-        self.is_placed = is_placed
+        self.is_placed = device is None
+        self.device = model.device if device is None else device
         self.width = model.config.hidden_size
         self.itemsize = model.dtype.itemsize
-        self._before = np.array(vocabulary.before, np.int64)
-        self._after = np.array(vocabulary.after, np.int64)
-        self._pad = vocabulary.pad
-        self._table = lookup_table(vocabulary.residues)
+        self._packed = None
+        self.residues = "".join(alphabet.residues)
+        self.layer = layer
+        self._source = alphabet.source
+        self._before = np.array(alphabet.before, dtype=np.int64)
+        self._after = np.array(alphabet.after, dtype=np.int64)
+        self.pad = alphabet.pad
         # Older versions of transformers keep the rotary tables of the last batch in the model.
         self._one_at_a_time = threading.Lock()
-        self._packed = None
-        if may_pack and layer is None and device.type == "cpu" and not is_placed:
-            from ._packed import pack
+        # One token a letter: indexing with the bytes of a sequence gives its token ids.
+        self._table = np.full(128, -1, dtype=np.int64)
+        for residue, token in alphabet.residues.items():
+            self._table[ord(residue)] = token
 
-            self._packed = pack(model, self.tokenize, AMINO_ACIDS, self._pad)
+    def pack(self):
+        """Look for the fast path of :mod:`._packed`."""
+        from ._packed import pack
+
+        self._packed = pack(self.model, self.tokenize, AMINO_ACIDS, self.pad)
 
     @property
     def packed(self):
-        """Whether batches may mix lengths."""
+        """Whether batches need no padding, so that they may mix lengths."""
         return self._packed is not None
 
     @property
@@ -84,7 +105,7 @@ class Encoder:
 
     @property
     def has_start(self):
-        """Whether a start token stands before a protein."""
+        """Whether a special token stands before the residues, as pooling "cls" needs."""
         return len(self._before) > 0
 
     def tokenize(self, sequence):
@@ -102,14 +123,13 @@ class Encoder:
         Raises
         ------
         ValueError
-            If the model has no token for a letter, and none for X.
+            If the model has no token for a letter.
         """
         ids = self._table[np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)]
-        if len(ids) and ids.min() < 0:
-            letter = sequence[int(np.argmin(ids))]
+        if ids.size and ids.min() < 0:
             raise ValueError(
-                f"Model {self.source!r} has no token for {letter!r}, nor for an unknown residue "
-                f"(X). Drop the sequences with {letter!r}, or use another model."
+                f"Model {self._source!r} has no token for {sequence[ids.argmin()]!r}; it knows "
+                f"{self.residues}. Write another residue in its place, or drop the sequence."
             )
         return np.concatenate([self._before, ids, self._after])
 
@@ -126,7 +146,7 @@ class Encoder:
         residues : list of Tensor of shape (n_residues, width)
             States of the residues alone: no special token, no padding.
         first : Tensor of shape (n_sequences, width)
-            States of the first token, which is the start token where there is one.
+            States of the first token: the start token where the model has one.
         """
         import torch
 
@@ -142,7 +162,7 @@ class Encoder:
         import torch
 
         lengths = [len(row) for row in rows]
-        ids = np.full((len(rows), max(lengths)), self._pad, dtype=np.int64)
+        ids = np.full((len(rows), max(lengths)), self.pad, dtype=np.int64)
         for filled, row in zip(ids, rows, strict=True):
             filled[: len(row)] = row
         # Without padding there is nothing to mask, and attention without a mask is faster.
@@ -150,13 +170,13 @@ class Encoder:
         if min(lengths) < ids.shape[1]:
             filled_up = np.arange(ids.shape[1]) < np.array(lengths)[:, None]
             mask = torch.from_numpy(filled_up.astype(np.int64)).to(self.model.device)
-        output = self.model(
-            input_ids=torch.from_numpy(ids).to(self.model.device),
-            attention_mask=mask,
-            **({} if self.layer is None else {"output_hidden_states": True}),
-        )
-        states = output.last_hidden_state if self.layer is None else output.hidden_states
-        return (states if self.layer is None else states[self.layer]).float()
+        return self._states(torch.from_numpy(ids).to(self.model.device), mask).float()
+
+    def _states(self, ids, mask):
+        if self.layer is None:
+            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        return out.hidden_states[self.layer]
 
 
 class Registry:
@@ -223,9 +243,10 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     layer : int
         Which hidden state, as in ``hidden_states[layer]`` of transformers.
     device : torch.device
-        Where it runs.
-    model_kwargs : mapping or None, default=None
-        Further keywords of ``from_pretrained``.
+        Where it runs.  A ``device_map`` in `model_kwargs` takes precedence.
+    model_kwargs : dict or None, default=None
+        Further keywords of ``from_pretrained``, such as ``attn_implementation``,
+        ``device_map`` or ``quantization_config``.  ``trust_remote_code`` is the member's.
     silent : bool, default=True
         Whether to silence transformers' and the hub's own bars and reports.
 
@@ -238,51 +259,72 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     ModelNotFoundError
         If there are no weights.
     ValueError
-        If the checkpoint lacks weights, its vocabulary lacks residues, it has no such layer,
-        or `model_kwargs` holds what has a parameter of its own.
+        If the checkpoint lacks weights, its vocabulary lacks residues, it has no such
+        layer, it is no encoder that reads residue by residue, or `model_kwargs` hold what
+        is set elsewhere.
+    """
+    options = check_model_kwargs(model_kwargs)
+    folder = member.folder(silent)
+    key = (
+        fingerprint(folder),
+        *(dtype, layer, str(device)),
+        *(member.trust_remote_code, joblib.hash(options)),
+    )
+    return REGISTRY.get(key, lambda: load(folder, member, dtype, layer, device, options, silent))
+
+
+def check_model_kwargs(model_kwargs):
+    """Return the keywords that go to ``from_pretrained``, or say what has no place there.
+
+    Parameters
+    ----------
+    model_kwargs : dict or None
+        As the user gave them.
+
+    Returns
+    -------
+    options : dict
+        Without ``trust_remote_code``, which also concerns configuration and tokenizer.
+
+    Raises
+    ------
+    ValueError
+        If one is set by a parameter of its own, or by this package.
+
+    Examples
+    --------
+    >>> from revdist_sklearn._models import check_model_kwargs
+    >>> check_model_kwargs({"attn_implementation": "eager"})
+    {'attn_implementation': 'eager'}
     """
     options = dict(model_kwargs or {})
-    taken = {key: OWN_KEYWORDS[key] for key in options if key in OWN_KEYWORDS}
-    if taken:
-        raise ValueError(
-            f"`model_kwargs` holds {', '.join(map(repr, taken))}, which it must not: "
-            f"{'; '.join(taken.values())}."
-        )
-    folder = member.folder(silent)
-    key = (fingerprint(folder), dtype, layer, str(device), described(options))
-    return REGISTRY.get(key, lambda: load(folder, member, dtype, layer, device, silent, options))
+    options.pop("trust_remote_code", None)
+    for name in options:
+        parameter = PARAMETERS.get(name)
+        if parameter is not None:
+            raise ValueError(
+                f"`model_kwargs` holds {name!r}, which has a parameter of its own: set "
+                f"`{parameter}` and leave it out there."
+            )
+        if name in SET_HERE:
+            raise ValueError(
+                f"`model_kwargs` holds {name!r}, which is set by this package; leave it out."
+            )
+    return options
 
 
-# Keywords of from_pretrained that are not for `model_kwargs`, and where they belong.
-OWN_KEYWORDS = {
-    "dtype": "use the parameter `dtype`",
-    "torch_dtype": "use the parameter `dtype`",
-    "revision": "use the parameter `revision`",
-    "token": "use the parameter `token`",
-    "local_files_only": "use the parameter `local_files_only`",
-    "output_loading_info": "the report is read here, and missing weights raise",
-    "add_pooling_layer": "the states of residues are taken, not the model's pooler",
-}
-
-
-def described(options):
+def described(model_kwargs):
     """Return a text that is the same for equal keywords of ``from_pretrained``.
 
     Parameters
     ----------
-    options : mapping
+    model_kwargs : mapping
 
     Returns
     -------
     text : str
-
-    Examples
-    --------
-    >>> from revdist_sklearn._models import described
-    >>> described({"b": 1, "a": None})
-    "{'a': None, 'b': 1}"
     """
-    return repr(dict(sorted(options.items())))
+    return joblib.hash(dict(model_kwargs)) if model_kwargs else None
 
 
 def fingerprint(folder):
@@ -305,9 +347,7 @@ def fingerprint(folder):
     folder = Path(folder)
     if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name):
         return f"{folder.parent.parent.name}@{folder.name}"
-    # Configuration, vocabulary (spiece.model is one), and code where a repository has its own.
-    kinds = ".json", ".txt", ".model", ".py"
-    small = [p for p in folder.iterdir() if p.suffix in kinds and p.is_file()]
+    small = [p for p in folder.iterdir() if p.suffix in SMALL_FILES and p.is_file()]
     digest = hashlib.sha256()
     for path in sorted({*small, *weight_files(folder)}):
         stat = path.stat()
@@ -325,7 +365,7 @@ def _digest(path, size, changed):
     return digest.hexdigest()
 
 
-def load(folder, member, dtype, layer, device, silent=True, options=None):
+def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     """Load a checkpoint as an :class:`Encoder`; see :func:`get_encoder`.
 
     Parameters
@@ -334,10 +374,8 @@ def load(folder, member, dtype, layer, device, silent=True, options=None):
         Folder with configuration, vocabulary and weights.
     member : Member
         Its architecture and, for messages, its name.
-    dtype, layer, device, silent
+    dtype, layer, device, model_kwargs, silent
         As in :func:`get_encoder`.
-    options : mapping or None, default=None
-        Further keywords of ``from_pretrained``.
 
     Returns
     -------
@@ -346,8 +384,8 @@ def load(folder, member, dtype, layer, device, silent=True, options=None):
     import torch
     import transformers
 
-    options = options or {}
     architecture = member.architecture
+    generic = architecture.layers is None
     model_class = getattr(transformers, architecture.model_class, None)
     if model_class is None:
         raise ImportError(
@@ -355,16 +393,17 @@ def load(folder, member, dtype, layer, device, silent=True, options=None):
             f"the installed version {transformers.__version__} does not have. Upgrade it: "
             "pip install -U transformers"
         )
+    options = {
+        "dtype": getattr(torch, dtype),  # else the checkpoint's own, float16 for some
+        "output_loading_info": True,
+        **(member.code_options if generic else {"local_files_only": True}),
+        **architecture.load_options,
+        **(model_kwargs or {}),
+    }
     with quiet(silent):
-        vocabulary = read_vocabulary(folder, member, options.get("trust_remote_code", False))
+        alphabet = read_alphabet(folder, member)
         try:
-            model, report = model_class.from_pretrained(
-                str(folder),
-                dtype=getattr(torch, dtype),  # else the checkpoint's own, float16 for some
-                local_files_only=True,
-                output_loading_info=True,
-                **{**architecture.load_options, **options},
-            )
+            model, report = model_class.from_pretrained(str(folder), **options)
         except (RuntimeError, OSError, SafetensorError, UnpicklingError) as error:
             raise ValueError(
                 f"The weights of {member.source!r} do not fit the {architecture.model_class} "
@@ -378,55 +417,111 @@ def load(folder, member, dtype, layer, device, silent=True, options=None):
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
             f"The checkpoint {member.source!r} lacks {len(missing)} weights of "
-            f"{architecture.model_class} ({shown}): they would be random. Is it a whole model, "
+            f"{type(model).__name__} ({shown}): they would be random. Is it a whole model, "
             "saved with save_pretrained, and not an adapter or another architecture?"
         )
-    model.eval()
-    hidden_state = _cut(model, architecture, layer, member)
-    # What from_pretrained has put onto devices is not moved again.
-    is_placed = "device_map" in options or getattr(model, "is_quantized", False)
-    if is_placed:
-        device = model.device
-    return Encoder(
-        model,
-        vocabulary,
-        member.source,
-        device,
-        layer=hidden_state,
-        is_placed=is_placed,
-        # Whoever asks for an attention gets it.
-        may_pack="attn_implementation" not in options,
-    )
+    # With a map of devices, or quantised, it is where transformers has put it.
+    stays = "device_map" in options or getattr(model, "is_quantized", False)
+    if generic:
+        encoder = Encoder(model, alphabet, None if stays else device, layer=layer)
+        _try(encoder, member)
+    else:
+        _cut(model, architecture, layer, member)
+        encoder = Encoder(model, alphabet, None if stays else device)
+    # Whoever asks for an attention, or a place, gets it.
+    if encoder.layer is None and not stays and "attn_implementation" not in options:
+        encoder.pack()
+    return encoder
 
 
-def _cut(model, architecture, layer, member):
-    """Drop the layers above the wanted hidden state, and then the final norm.
+def _wanted_state(layer, depth, member):
+    """Return the number of the hidden state, from 0 (the embeddings) to `depth`.
 
-    Hidden state i is the output of layer i (0: the embeddings, before any layer).  Only the
-    last one goes through the final norm, as in transformers.  Return None where the model's
-    output is then the wanted state, else the index of the state among all of them.
+    Hidden state i is the output of layer i.
     """
-    import torch
-
-    layers = None if architecture.layers is None else model.get_submodule(architecture.layers)
-    depth = model.config.num_hidden_layers if layers is None else len(layers)
     if not -depth - 1 <= layer <= depth:
         raise ValueError(
             f"`layer`={layer} does not exist in {member.source!r}, which has {depth} layers; "
             f"use an integer in [{-depth - 1}, {depth}] (0: the embeddings, -1 or {depth}: the "
             "last hidden state)."
         )
-    wanted = layer % (depth + 1)
-    if wanted == depth:
-        return None
-    if layers is None:
-        return wanted
-    _replace(model, architecture.layers, layers[:wanted])
-    if architecture.final_norm is not None:
-        _replace(model, architecture.final_norm, torch.nn.Identity())
-    return None
+    return layer % (depth + 1)
+
+
+def _cut(model, architecture, layer, member):
+    """Drop the layers above the wanted hidden state, and then the final norm.
+
+    Only the last hidden state goes through the final norm, as in transformers.
+    """
+    import torch
+
+    layers = model.get_submodule(architecture.layers)
+    wanted = _wanted_state(layer, len(layers), member)
+    if wanted < len(layers):
+        _replace(model, architecture.layers, layers[:wanted])
+        if architecture.final_norm is not None:
+            _replace(model, architecture.final_norm, torch.nn.Identity())
 
 
 def _replace(model, path, module):
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
+
+
+def _try(encoder, member):
+    """Raise unless a model without an entry behaves as embeddings need it.
+
+    Three proteins of twenty residues are run.  Hidden states must have one row a token and
+    the width that the configuration tells; the state of a residue must depend on the
+    residues after it (a decoder's does not: its mean over a protein is another thing than
+    that of an encoder); and it must not depend on padding.
+    """
+    import torch
+
+    name = f"Model {member.source!r} ({member.model_type!r})"
+    ids = encoder.tokenize(AMINO_ACIDS)
+    changed = encoder.tokenize(AMINO_ACIDS[0] + "W" * (len(AMINO_ACIDS) - 1))
+    filled = np.append(ids, [encoder.pad] * 8)
+
+    def run(tokens):
+        mask = torch.arange(len(tokens), device=encoder.model.device) < len(ids)
+        return encoder.model(
+            input_ids=torch.from_numpy(tokens)[None].to(encoder.model.device),
+            attention_mask=mask.long()[None],
+            output_hidden_states=True,
+        )
+
+    try:
+        with RESIDENTS.room_for(encoder), torch.inference_mode():
+            plain, other, padded = run(ids), run(changed), run(filled)
+        depth = len(plain.hidden_states) - 1
+    except Exception as error:  # of whatever kind: it is not a model for this
+        raise ValueError(
+            f"{name} does not give hidden states for token ids and an attention mask, as the "
+            f"encoders of transformers do. ({type(error).__name__}: {error})"
+        ) from error
+    wanted = _wanted_state(encoder.layer, depth, member)
+    states = plain.hidden_states[wanted]
+    shape = tuple(states.shape[1:])
+    if shape != (len(ids), member.width):
+        raise ValueError(
+            f"{name} gives hidden states of shape {shape} for {len(ids)} tokens; expected is "
+            f"({len(ids)}, {member.width}) by its configuration. Try another `layer`."
+        )
+    first = int(np.argmax(ids != changed)) - 1  # the residue before those that differ
+    if torch.equal(plain.hidden_states[-1][0, first], other.hidden_states[-1][0, first]):
+        raise ValueError(
+            f"{name} looks only back: the state of a residue does not depend on the residues "
+            "after it, as in a decoder. Use an encoder, such as ESM-2, ProtT5 or ProtBert."
+        )
+    beside = padded.hidden_states[wanted][:, : len(ids)]
+    # Far above rounding, far below what attention to padding changes.
+    allowed = 1e-3 if states.dtype == torch.float32 else 0.1
+    if (states - beside).abs().max() > allowed * states.abs().max():
+        raise ValueError(
+            f"{name} does not mask padding: its states change with the batch. Such models "
+            "cannot be used."
+        )
+    last = getattr(plain, "last_hidden_state", None)
+    if wanted == depth and last is not None and torch.equal(states, last):
+        encoder.layer = None  # the states of all layers need not be kept

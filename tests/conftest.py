@@ -10,6 +10,9 @@ ESM_TOKENS = [
     *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
     *("<null_1>", "<mask>"),
 ]
+# ProtT5, ProtBert and Ankh have tokens for all letters.
+T5_LETTERS = "ALGVSREDTIPKFQNYMHWCXBOUZ"
+BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHCWXUBZO"]
 # Revisions of a made-up repository on the hub, and their commits.
 HUB_COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
@@ -57,6 +60,110 @@ def save_esm_tokenizer(folder):
     EsmTokenizer(str(vocabulary)).save_pretrained(folder)
 
 
+def save_t5(folder, *, spelling, tags=(), width=8, lm_head=False, seed=0, **config):
+    """Save a random T5 with a tokenizer like ProtT5's ("▁{}") or Ankh's ("{}")."""
+    from transformers import PreTrainedTokenizerFast, T5Tokenizer
+
+    tokens = ["<pad>", "</s>", "<unk>", *(spelling.format(r) for r in T5_LETTERS)]
+    if spelling == "{}":
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=letter_tokenizer(tokens, end="</s>"),
+            pad_token="<pad>",
+            eos_token="</s>",
+            unk_token="<unk>",
+        )
+    else:
+        tokenizer = T5Tokenizer(vocab=[(token, 0.0) for token in tokens], extra_ids=4)
+    tokenizer.add_tokens(list(tags))
+    tokenizer.save_pretrained(folder)
+    save_random_t5(folder, len(tokenizer), width=width, lm_head=lm_head, seed=seed, **config)
+    return str(folder)
+
+
+def save_random_t5(folder, vocab_size, *, width=8, lm_head=False, seed=0, **config):
+    """Save a random T5, whole or its encoder alone."""
+    from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
+
+    settings = {
+        "vocab_size": vocab_size,
+        "d_model": width,
+        "d_kv": 4,
+        "d_ff": 2 * width,
+        "num_layers": 2,
+        "num_heads": 2,
+        "decoder_start_token_id": 0,
+    }
+    model_class = T5ForConditionalGeneration if lm_head else T5EncoderModel
+    return save_random(folder, model_class, T5Config(**{**settings, **config}), seed)
+
+
+def save_bert(folder, *, width=8, seed=0):
+    """Save a random BERT with ProtBert's vocabulary."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(**small(len(BERT_TOKENS), width), max_position_embeddings=64)
+    save_random(folder, BertForMaskedLM, config, seed)
+    (Path(folder) / "vocab.txt").write_text("\n".join(BERT_TOKENS))
+    (Path(folder) / "tokenizer_config.json").write_text(
+        '{"do_lower_case": false, "tokenizer_class": "BertTokenizer"}'
+    )
+    return str(folder)
+
+
+def save_generic(folder, model_class, config, *, letters=T5_LETTERS, spaced=False, seed=0):
+    """Save a random model of any class with a tokenizer of letters: <s> ... </s>."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *letters]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=letter_tokenizer(tokens, start="<s>", end="</s>", spaced=spaced),
+        pad_token="<pad>",
+        unk_token="<unk>",
+    )
+    tokenizer.save_pretrained(folder)
+    return save_random(folder, model_class, config, seed)
+
+
+def letter_tokenizer(tokens, *, start=None, end=None, spaced=False):
+    """Return a tokenizer of single letters, or of words where they must be spaced."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+
+    ids = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    steps = [pre_tokenizers.WhitespaceSplit()]
+    if not spaced:
+        steps.append(pre_tokenizers.Split(Regex("."), "isolated"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    around = [token for token in (start, end) if token]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=" ".join([start or "", "$A", end or ""]).strip(),
+        special_tokens=[(token, ids[token]) for token in around],
+    )
+    return tokenizer
+
+
+def small(vocab_size, width=8):
+    """Return the settings that configurations of most encoders share."""
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 2 * width,
+        "initializer_range": 0.6,
+    }
+
+
+def save_random(folder, model_class, config, seed=0):
+    """Save a model of random weights and return the folder as a string."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model_class(config).eval().save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def tiny_family(tmp_path_factory):
     """Return the folders of three random ESM models with 8, 12 and 16 columns."""
@@ -72,120 +179,6 @@ def tiny_family(tmp_path_factory):
 def tiny_model(tiny_family):
     """Return the folder of a random ESM model with 12 columns and 2 layers."""
     return tiny_family[1]
-
-
-def save_esmc(folder):
-    """Save a random ESM C model with its tokenizer and return the folder as a string."""
-    import transformers
-
-    config = transformers.EsmcConfig(
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        initializer_range=0.6,
-    )
-    _save_random(transformers.EsmcForMaskedLM, config, folder)
-    transformers.EsmcTokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-def save_t5(folder, *, gated=False, spelling="▁{}"):
-    """Save a random T5 with encoder and decoder: ProtT5's kind, or Ankh's where gated."""
-    from tokenizers import pre_tokenizers
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    tokens = ["<pad>", "</s>", "<unk>", *map(spelling.format, "ALGVSREDTIPKFQNYMHWCXBOUZ")]
-    config = T5Config(
-        vocab_size=len(tokens) + 7,
-        d_model=8,
-        d_kv=4,
-        d_ff=16,
-        num_layers=2,
-        num_heads=2,
-        feed_forward_proj="gated-gelu" if gated else "relu",
-        initializer_factor=3.0,
-        decoder_start_token_id=0,
-    )
-    _save_random(T5ForConditionalGeneration, config, folder)
-    split = pre_tokenizers.Metaspace() if spelling == "▁{}" else pre_tokenizers.WhitespaceSplit()
-    _save_tokenizer(folder, tokens, split, "$A </s>", pad="<pad>", unk="<unk>", eos="</s>")
-    return str(folder)
-
-
-def save_bert(folder, *, model="Bert", files=("vocab.txt",)):
-    """Save a random BERT or DistilBERT, with a plain list of tokens or its tokenizer's file."""
-    import transformers
-    from tokenizers import pre_tokenizers
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokens = [*special, *"LAGVESIKRDTPNQFYMHCWX"]
-    config = transformers.AutoConfig.for_model(
-        model.lower(),
-        vocab_size=len(tokens) + 4,
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        **({"intermediate_size": 16} if model == "Bert" else {"hidden_dim": 16}),
-        max_position_embeddings=60,
-        initializer_range=0.6,
-    )
-    _save_random(getattr(transformers, f"{model}ForMaskedLM"), config, folder)
-    if "vocab.txt" in files:
-        (Path(folder) / "vocab.txt").write_text("\n".join(tokens))
-    _save_tokenizer(
-        folder,
-        tokens,
-        pre_tokenizers.WhitespaceSplit(),
-        "[CLS] $A [SEP]",
-        pad="[PAD]",
-        unk="[UNK]",
-        cls="[CLS]",
-        sep="[SEP]",
-    )
-    return str(folder)
-
-
-def _save_random(model_class, config, folder):
-    import torch
-
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        model_class(config).eval().save_pretrained(folder)
-
-
-def _save_tokenizer(folder, tokens, split, template, **special):
-    from tokenizers import Tokenizer, models, processors
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=special["unk"]))
-    tokenizer.pre_tokenizer = split
-    around = [token for token in template.split() if token != "$A"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[(token, ids[token]) for token in around]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in special.items()}
-    ).save_pretrained(folder)
-
-
-@pytest.fixture(scope="session")
-def architecture_folders(tmp_path_factory):
-    """Return a folder with a random model for each architecture, and one that has no entry."""
-    import transformers
-
-    base = tmp_path_factory.mktemp("architectures")
-    folders = {
-        "esm": save_esm(base / "tiny_esm", layers=2, seed=4),
-        "prott5": save_t5(base / "tiny_prott5"),
-        "ankh": save_t5(base / "tiny_ankh", gated=True, spelling="{}"),
-        "protbert": save_bert(base / "tiny_bert"),
-        "distilbert": save_bert(base / "tiny_distil", model="DistilBert", files=()),
-    }
-    if hasattr(transformers, "EsmcModel"):
-        folders["esmc"] = save_esmc(base / "tiny_c")
-    return folders
 
 
 @pytest.fixture(scope="session")

@@ -1,26 +1,34 @@
 import json
+import pickle
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import save_esm
+import torch
+import transformers
+from conftest import save_esm, save_generic, small
+from safetensors.torch import save_file
 from transformers import EsmConfig
 
 from revdist_sklearn import ESMFeaturizer
+from revdist_sklearn._architectures import ARCHITECTURES
 from revdist_sklearn._columns import blocks_of, column_names
 from revdist_sklearn._family import (
-    ARCHITECTURES,
     FAMILIES,
     alias_of,
     family_blocks,
     resolve_family,
 )
 from revdist_sklearn._hub import ModelNotFoundError
+from revdist_sklearn._models import load
 
 
 def test_alias_without_size_is_the_default_chain():
     assert [m.width for m in resolve_family("esm2-nano")] == [32, 64, 96]
     assert [m.width for m in resolve_family("esm2")] == [320, 480, 640, 1280]
     assert [m.width for m in resolve_family("esmc")] == [960, 1152]
+    assert [m.width for m in resolve_family("ankh")] == [768, 1536]
 
 
 def test_alias_with_size_is_the_chain_up_to_it():
@@ -155,17 +163,13 @@ def test_folder_without_weights_says_what_is_expected(tmp_path):
         assert word in str(caught.value)
 
 
-def test_architecture_that_transformers_does_not_know(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "esm9", "hidden_size": 8}')
-    with pytest.raises(ValueError, match=r"'esm9'.*pip install -U transformers.*esm, esmc"):
+@pytest.mark.parametrize("written", ['{"model_type": "abacus"}', '{"hidden_size": 8}'])
+def test_architecture_that_transformers_does_not_have(tmp_path, written):
+    (tmp_path / "config.json").write_text(written)
+    with pytest.raises(ValueError, match="pip install -U transformers") as caught:
         resolve_family(str(tmp_path))
-
-
-@pytest.mark.parametrize("model_type", ["bart", "mt5"])
-def test_encoders_with_a_decoder_are_refused(tmp_path, model_type):
-    (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
-    with pytest.raises(ValueError, match="is an encoder with a decoder"):
-        resolve_family(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+    assert transformers.__version__ in str(caught.value)
 
 
 def test_width_that_is_the_default_may_be_left_out_of_the_file(tmp_path):
@@ -174,14 +178,6 @@ def test_width_that_is_the_default_may_be_left_out_of_the_file(tmp_path):
     del config["hidden_size"]
     (folder / "config.json").write_text(json.dumps(config))
     assert resolve_family(str(folder))[0].width == EsmConfig().hidden_size
-
-
-def test_learned_positions_have_an_end_and_rotary_ones_none():
-    esm = ARCHITECTURES["esm"]
-    settings = {"pad_token_id": 1, "vocab_size": 33, "max_position_embeddings": 1026}
-    assert esm.limit(EsmConfig(position_embedding_type="rotary", **settings)) is None
-    # ESM-1b: 1,024 tokens, of which two are special.
-    assert esm.limit(EsmConfig(position_embedding_type="absolute", **settings)) == 1022
 
 
 def test_revisions_go_to_their_models(hub_cache, tiny_family):
@@ -211,19 +207,120 @@ def test_revision_of_the_bundled_family_is_an_error():
         resolve_family("esm2-nano:32", "v1")
 
 
-def test_code_of_a_repository_runs_only_when_asked_for(tmp_path):
-    (tmp_path / "config.json").write_text(
-        '{"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}'
+# Code of the repository
+
+
+CONFIG_CODE = """
+from transformers import PretrainedConfig
+
+
+class OwnConfig(PretrainedConfig):
+    model_type = "own_encoder"
+    hidden_size = 8
+"""
+MODEL_CODE = """
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from .configuration_own import OwnConfig
+
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed = torch.nn.Embedding(29, 8)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None, output_hidden_states=False, **_):
+        states = self.embed(input_ids)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mean = (states * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None]
+        both = (states, states + mean)
+        return BaseModelOutput(both[-1], both if output_hidden_states else None)
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch):
+    """Return the folder of a model whose classes are in the folder; they leave a trace."""
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
     )
-    (tmp_path / "configuration_own.py").write_text(
-        "from transformers import PretrainedConfig\n\n\n"
-        "class OwnConfig(PretrainedConfig):\n"
-        '    model_type = "own"\n\n'
-        "    def __init__(self, hidden_size=8, **kwargs):\n"
-        "        super().__init__(**kwargs)\n"
-        "        self.hidden_size = hidden_size\n"
-    )
-    with pytest.raises(ValueError, match=r"brings its own code.*'trust_remote_code': True"):
-        resolve_family(str(tmp_path))
-    (member,) = resolve_family(str(tmp_path), trust_remote_code=True)
-    assert (member.width, member.model_type) == (8, "own")
+    monkeypatch.setattr("sys.path", [*sys.path])
+    folder, trace = tmp_path / "own", tmp_path / "ran"
+    config = transformers.RobertaConfig(**small(29), pad_token_id=1)
+    save_generic(folder, transformers.RobertaModel, config)
+    auto_map = {"AutoConfig": "configuration_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    written = {"model_type": "own_encoder", "auto_map": auto_map, "architectures": ["OwnModel"]}
+    (folder / "config.json").write_text(json.dumps(written))
+    mark = f"open({str(trace)!r}, 'w').close()"
+    (folder / "configuration_own.py").write_text(CONFIG_CODE + mark)
+    (folder / "modeling_own.py").write_text(MODEL_CODE)
+    weights = torch.randn(29, 8, generator=torch.Generator().manual_seed(0))
+    save_file({"embed.weight": weights}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder, trace, weights
+
+
+def test_code_of_a_repository_is_not_run_unasked(own_code, no_network):
+    folder, trace, _ = own_code
+    with pytest.raises(ValueError, match=r"model_kwargs=\{'trust_remote_code': True\}") as caught:
+        resolve_family(str(folder))
+    assert "'own_encoder'" in str(caught.value) and str(folder) in str(caught.value)
+    assert not trace.exists()
+
+
+def test_code_of_a_repository_runs_where_the_user_says_so(own_code, no_network):
+    folder, trace, weights = own_code
+    (member,) = resolve_family(str(folder), trust_remote_code=True)
+    assert trace.exists() and member.width == 8
+    encoder = load(member.folder(), member, "float32", -1, torch.device("cpu"))
+    (residues,), _ = encoder(["MKTAY"])
+    ids = encoder.tokenize("MKTAY")
+    expected = weights[ids] + weights[ids].mean(0)
+    assert (residues - expected[1:-1]).abs().max() < 1e-6
+
+
+def test_width_that_the_configuration_does_not_tell(own_code):
+    folder, _, _ = own_code
+    path = folder / "configuration_own.py"
+    path.write_text(path.read_text().replace("hidden_size", "size_of_states"))
+    with pytest.raises(ValueError, match="neither hidden_size nor d_model"):
+        resolve_family(str(folder), trust_remote_code=True)
+
+
+def test_trust_is_not_needed_nor_used_where_transformers_has_the_class(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "own.Own", "AutoModel": "own.Own"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text("raise SystemExit('the code ran')")
+    for trust in (False, True):
+        (member,) = resolve_family(str(folder), trust_remote_code=trust)
+        assert member.width == 12
+        load(member.folder(), member, "float32", -1, torch.device("cpu"))
+
+
+# The token of the hub
+
+
+SECRET = "hf_" + "aB3" * 11
+
+
+def test_a_token_in_place_of_its_name_is_refused_and_not_repeated():
+    for token in (SECRET, "api_org_" + "x" * 20, "eyJ.a.b", ""):
+        with pytest.raises(ValueError, match="token='HF_TOKEN_LAB'") as caught:
+            resolve_family("esm2-nano", token=token)
+        assert not token or token not in str(caught.value)
+
+
+def test_members_carry_the_name_of_the_token_alone(monkeypatch, hub_cache):
+    hub_cache("acme/carried")
+    monkeypatch.setenv("HF_TOKEN_LAB", SECRET)
+    members = resolve_family("esm2", token="HF_TOKEN_LAB")
+    members += resolve_family("acme/carried", local_files_only=True, token="HF_TOKEN_LAB")
+    for member in members:
+        assert member.token == "HF_TOKEN_LAB"
+        assert SECRET not in repr(member) and SECRET.encode() not in pickle.dumps(member)

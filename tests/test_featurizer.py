@@ -717,7 +717,7 @@ def test_hub_parameters_reach_the_hub(parameter, monkeypatch):
     value = {"revision": "v7", "local_files_only": True, "token": "LAB_TOKEN"}[parameter]
     with pytest.raises(ModelNotFoundError, match="hf download acme/asked-by-parameter"):
         ESMFeaturizer("acme/asked-by-parameter", **{parameter: value}).fit(["MKT"])
-    told = {"revision": None, "local_files_only": False, "token": None, parameter: value}
+    told = {"revision": None, "local_files_only": False, parameter: value}
     if parameter == "token":
         told["token"] = "hf_secret"
     assert asked == [("acme/asked-by-parameter", told)]

@@ -1,12 +1,14 @@
 import json
-import pickle
 import threading
 import time
+import traceback
+from fnmatch import fnmatch
 
 import huggingface_hub
 import pytest
 from conftest import HUB_COMMITS
 from huggingface_hub import constants
+from huggingface_hub import errors as hub_errors
 from huggingface_hub import utils as hub_utils
 from transformers.utils import logging as transformers_logging
 
@@ -90,7 +92,7 @@ def test_the_hub_is_asked_once_a_process_and_as_told(hub_cache, monkeypatch, loc
     for _ in range(2):
         (member,) = resolve_family(repo_id, "v1", local_files_only=local_files_only)
         member.folder()
-    options = {"revision": "v1", "local_files_only": local_files_only, "token": None}
+    options = {"revision": "v1", "local_files_only": local_files_only}
     assert asked == [options, options]
 
 
@@ -108,6 +110,99 @@ def test_old_repositories_without_safetensors_are_fetched_too(hub_cache, monkeyp
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert weight_files(member.folder()) == [snapshot / "pytorch_model.bin"]
     assert not any("bin" in pattern for pattern in wanted[0])
+
+
+SECRET = "hf_" + "aB3" * 11
+
+
+@pytest.fixture
+def asked(hub_cache, monkeypatch):
+    """Return the options that the hub is asked with, for any repository."""
+    snapshot = hub_cache("acme/any") / "snapshots" / HUB_COMMITS["main"]
+    options = []
+
+    def download(repo_id, filename, **given):
+        options.append({"filename": filename, **given})
+        return str(snapshot / filename)
+
+    def snapshot_download(repo_id, **given):
+        options.append(given)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return options
+
+
+def test_the_token_is_read_from_its_variable_when_the_hub_is_asked(asked, monkeypatch):
+    (member,) = resolve_family_with_token("acme/token-1", monkeypatch)
+    member.folder()
+    assert [options["token"] for options in asked] == [SECRET, SECRET]
+
+
+def resolve_family_with_token(repo_id, monkeypatch, **options):
+    monkeypatch.setenv("HF_TOKEN_LAB", f"{SECRET}\n")  # as a file that is read has it
+    return resolve_family(repo_id, token="HF_TOKEN_LAB", **options)
+
+
+def test_no_token_is_sent_where_the_hub_is_not_asked(asked, monkeypatch):
+    resolve_family("acme/token-2", local_files_only=True, token="HF_TOKEN_UNSET")
+    resolve_family("acme/token-2", token=None)
+    assert ["token" in options for options in asked] == [False, False]
+
+
+def test_a_variable_that_is_not_set_is_named(asked):
+    with pytest.raises(ValueError, match=r"'HF_TOKEN_UNSET' names .* not set"):
+        resolve_family("acme/token-3", token="HF_TOKEN_UNSET")
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (hub_errors.GatedRepoError, "It is gated: accept its terms at .*/acme/gated"),
+        (hub_errors.RepositoryNotFoundError, "no such repository, or it is private"),
+    ],
+)
+def test_gated_and_private_repositories_are_told(hub_cache, monkeypatch, error, words):
+    def refuse(*args, **kwargs):
+        raise error.__new__(error, "401")  # else it wants a response
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(ModelNotFoundError, match=words) as caught:
+        resolve_family_with_token("acme/gated", monkeypatch)
+    message = str(caught.value)
+    assert '\n    hf download acme/gated --token "$HF_TOKEN_LAB"\n' in message
+    assert f"({error.__name__}: " in message and SECRET not in message
+
+
+def test_an_error_that_quotes_the_token_is_cleaned(hub_cache, monkeypatch):
+    def refuse(*args, token, **kwargs):
+        raise ConnectionError(f"Illegal header value 'Bearer {token}'")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(ModelNotFoundError, match=r"'Bearer \*\*\*'") as caught:
+        resolve_family_with_token("acme/quoted", monkeypatch)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_vocabularies_are_fetched_and_code_only_if_it_may_run(asked):
+    for trust in (False, True):
+        (member,) = resolve_family(f"acme/files-{trust}", trust_remote_code=trust)
+        member.folder()
+    config, files, config_and_code, files_and_code = asked
+    assert config["filename"] == "config.json"
+    assert "config.json" in config_and_code["allow_patterns"]
+
+    def fetched(name, options):
+        return any(fnmatch(name, pattern) for pattern in options["allow_patterns"])
+
+    for name in ("vocab.txt", "spiece.model", "tokenizer.json", "tokenizer_config.json"):
+        assert fetched(name, files)
+    assert not fetched("modeling_own.py", files)
+    assert fetched("modeling_own.py", config_and_code)
+    assert fetched("modeling_own.py", files_and_code)
+    assert not fetched("model.onnx", files_and_code)
 
 
 @pytest.mark.parametrize("bars", [True, False])
@@ -168,48 +263,3 @@ def test_quiet_in_two_threads_does_not_cross():
     for thread in threads:
         thread.join(10)
     assert transformers_logging.get_verbosity() == level
-
-
-def test_the_token_is_read_from_its_variable_when_the_hub_is_asked(hub_cache, monkeypatch):
-    snapshot = hub_cache("acme/gated") / "snapshots" / HUB_COMMITS["main"]
-    monkeypatch.setenv("LAB_TOKEN", "hf_secret")
-    asked = []
-    monkeypatch.setattr(
-        huggingface_hub,
-        "hf_hub_download",
-        lambda repo_id, name, **options: asked.append(options["token"]) or str(snapshot / name),
-    )
-    monkeypatch.setattr(
-        huggingface_hub,
-        "snapshot_download",
-        lambda repo_id, **options: asked.append(options["token"]) or str(snapshot),
-    )
-    (member,) = resolve_family("acme/gated", token="LAB_TOKEN")
-    member.folder()
-    assert asked == ["hf_secret", "hf_secret"]
-    assert "hf_secret" not in repr(member) and b"hf_secret" not in pickle.dumps(member)
-
-
-@pytest.mark.parametrize("token", ["hf_abcdEFGH1234", "abc-DEF"])
-def test_a_token_itself_is_refused_and_not_repeated(token):
-    with pytest.raises(ValueError, match="never the token itself") as raised:
-        resolve_family("esm2-nano", token=token)
-    assert token not in str(raised.value)
-
-
-def test_a_variable_that_is_not_set_is_named(monkeypatch):
-    monkeypatch.delenv("LAB_TOKEN", raising=False)
-    with pytest.raises(ValueError, match="'LAB_TOKEN' names an environment variable"):
-        resolve_family("acme/gated", token="LAB_TOKEN")
-
-
-def test_private_repositories_say_how_to_give_a_token(monkeypatch):
-    class GatedRepoError(Exception):
-        """As huggingface_hub's."""
-
-    def refuse(*args, **options):
-        raise GatedRepoError("401")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    with pytest.raises(ModelNotFoundError, match=r"gated or private.*by `token`"):
-        resolve_family("acme/gated-and-new")

@@ -12,12 +12,18 @@ from safetensors.torch import load_file, save_file
 from transformers import EsmModel, EsmTokenizer
 from transformers.utils import logging as transformers_logging
 
-from revdist_sklearn import _family, _models
+from revdist_sklearn import _device, _models
+from revdist_sklearn._architectures import ARCHITECTURES
 from revdist_sklearn._device import resolve_device
-from revdist_sklearn._family import ARCHITECTURES, resolve_family
+from revdist_sklearn._family import resolve_family
 from revdist_sklearn._hub import ModelNotFoundError
-from revdist_sklearn._models import Registry, fingerprint, get_encoder, load
-from revdist_sklearn._sequences import RESIDUES
+from revdist_sklearn._models import (
+    Registry,
+    check_model_kwargs,
+    fingerprint,
+    get_encoder,
+    load,
+)
 
 CPU = torch.device("cpu")
 
@@ -27,11 +33,10 @@ def encoder_of(folder, dtype="float32", layer=-1):
     return load(member.folder(), member, dtype, layer, CPU)
 
 
-def states_by_hand(folder, sequence, layer=-1, model_class=EsmModel, tokenizer=EsmTokenizer):
+def states_by_hand(folder, sequence, layer=-1):
     """Return all hidden states of one protein, special tokens included, the plain way."""
-    options = {"add_pooling_layer": False} if model_class is EsmModel else {}
-    model = model_class.from_pretrained(folder, dtype=torch.float32, **options).eval()
-    tokens = tokenizer.from_pretrained(folder)(sequence, return_tensors="pt")
+    model = EsmModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
+    tokens = EsmTokenizer.from_pretrained(folder)(sequence, return_tensors="pt")
     with torch.no_grad():
         return model(**tokens, output_hidden_states=True).hidden_states[layer][0].numpy()
 
@@ -42,42 +47,6 @@ def edit_weights(folder, change):
     weights = load_file(path)
     change(weights)
     save_file(weights, path, metadata={"format": "pt"})
-
-
-def test_token_ids_are_those_of_the_tokenizer(tiny_model, proteins):
-    encoder = encoder_of(tiny_model)
-    tokenizer = EsmTokenizer.from_pretrained(tiny_model)
-    for sequence in [*proteins, RESIDUES]:
-        assert encoder.tokenize(sequence).tolist() == tokenizer(sequence)["input_ids"]
-
-
-def test_token_ids_follow_the_checkpoint_and_not_a_fixed_order(tiny_model, tmp_path):
-    folder = shutil.copytree(tiny_model, tmp_path / "m")
-    tokens = (folder / "vocab.txt").read_text().split("\n")
-    tokens[4], tokens[5] = tokens[5], tokens[4]
-    (folder / "vocab.txt").write_text("\n".join(tokens))
-    assert encoder_of(folder).tokenize("LA").tolist() == [0, 5, 4, 2]
-    assert encoder_of(tiny_model).tokenize("LA").tolist() == [0, 4, 5, 2]
-
-
-def test_states_are_those_of_transformers(tiny_model, proteins):
-    encoder = encoder_of(tiny_model)
-    residues, first = encoder(proteins)
-    assert len(residues) == len(proteins) and first.shape == (len(proteins), 12)
-    for i, sequence in enumerate(proteins):
-        expected = states_by_hand(tiny_model, sequence)
-        np.testing.assert_allclose(residues[i], expected[1:-1], atol=1e-5)
-        np.testing.assert_allclose(first[i], expected[0], atol=1e-5)
-        assert residues[i].dtype == first.dtype == torch.float32
-
-
-def test_padding_changes_nothing(tiny_model):
-    encoder = encoder_of(tiny_model)
-    short, long = "MKTAY", "GSHMLEDPVDAFKLRRRWNTQ"
-    (alone,), first_alone = encoder([short])
-    (padded, _), first_padded = encoder([short, long])
-    np.testing.assert_allclose(padded, alone, atol=1e-5)
-    np.testing.assert_allclose(first_padded[0], first_alone[0], atol=1e-5)
 
 
 def test_sequences_of_one_length_go_without_a_mask(tiny_model):
@@ -134,15 +103,6 @@ def test_half_precision_is_near_and_comes_out_as_float32(tiny_model, dtype):
     assert near[0].dtype == first.dtype == torch.float32
     difference = (near[0] - exact[0]).abs().max()
     assert 0 < difference < (0.3 if dtype == "bfloat16" else 0.03)
-
-
-def test_absolute_positions_as_in_esm_1b(tmp_path, proteins):
-    folder = save_esm(
-        tmp_path / "m", layers=2, position_embedding_type="absolute", emb_layer_norm_before=True
-    )
-    residues, _ = encoder_of(folder)(proteins)
-    for rows, sequence in zip(residues, proteins, strict=True):
-        np.testing.assert_allclose(rows, states_by_hand(folder, sequence)[1:-1], atol=1e-5)
 
 
 @pytest.mark.parametrize("lm_head", [True, False])
@@ -224,24 +184,9 @@ def test_weights_of_another_shape_or_a_damaged_file(tmp_path):
         encoder_of(folder)
 
 
-def test_vocabulary_must_know_all_residues(tmp_path):
-    folder = Path(save_esm(tmp_path / "m"))
-    text = (folder / "vocab.txt").read_text()
-    (folder / "vocab.txt").write_text(text.replace("\nU\n", "\nj\n").replace("<eos>", "<end>"))
-    with pytest.raises(ValueError, match=r"vocabulary of .* lacks <eos>, U"):
-        encoder_of(folder)
-
-
-def test_no_vocabulary_says_what_is_expected(tmp_path):
-    folder = Path(save_esm(tmp_path / "m"))
-    (folder / "vocab.txt").unlink()
-    with pytest.raises(ValueError, match=r"expected is vocab\.txt or tokenizer\.json"):
-        encoder_of(folder)
-
-
 def test_class_that_transformers_does_not_have_yet(tiny_model, monkeypatch):
     absent = replace(ARCHITECTURES["esm"], model_class="EsmNextModel")
-    monkeypatch.setitem(_family.ARCHITECTURES, "esm", absent)
+    monkeypatch.setitem(ARCHITECTURES, "esm", absent)
     with pytest.raises(ImportError, match="EsmNextModel") as caught:
         encoder_of(tiny_model)
     assert transformers.__version__ in str(caught.value)
@@ -334,9 +279,9 @@ def registry(monkeypatch):
     return registry
 
 
-def get(folder, dtype="float32", layer=-1, device=CPU):
+def get(folder, dtype="float32", layer=-1, device=CPU, **model_kwargs):
     (member,) = resolve_family(str(folder))
-    return get_encoder(member, dtype=dtype, layer=layer, device=device)
+    return get_encoder(member, dtype=dtype, layer=layer, device=device, model_kwargs=model_kwargs)
 
 
 def test_registry_key_is_content_dtype_layer_and_device(tiny_family, tmp_path, registry):
@@ -373,11 +318,15 @@ def test_fingerprint_follows_each_file_that_matters(tmp_path):
     seen = {fingerprint(folder)}
     (folder / "notes.md").write_text("of no account")
     assert fingerprint(folder) in seen
-    for name in ("config.json", "vocab.txt", "model.safetensors"):
+    (folder / "spiece.model").write_bytes(b"a sentencepiece vocabulary")
+    (folder / "modeling_own.py").write_text("# code of the repository")
+    seen.add(fingerprint(folder))
+    names = ("config.json", "vocab.txt", "model.safetensors", "spiece.model", "modeling_own.py")
+    for name in names:
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content + b" ")
         seen.add(fingerprint(folder))
-    assert len(seen) == 4
+    assert len(seen) == 2 + len(names)
 
 
 def test_fingerprint_of_a_hub_snapshot_is_its_commit(tmp_path):
@@ -391,3 +340,84 @@ def test_missing_weights_are_found_before_the_registry(tmp_path, registry):
     (Path(folder) / "model.safetensors").unlink()
     with pytest.raises(ModelNotFoundError, match="no weights"):
         get(folder)
+
+
+# Keywords of the user
+
+
+def test_keywords_reach_transformers(tiny_model, registry):
+    plain = get(tiny_model, attn_implementation="sdpa")
+    eager = get(tiny_model, attn_implementation="eager")
+    assert not plain.packed and not eager.packed
+    assert plain.model.config._attn_implementation == "sdpa"
+    assert eager.model.config._attn_implementation == "eager"
+    (expected,), _ = plain(["MKTAYIAKQR"])
+    (found,), _ = eager(["MKTAYIAKQR"])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_registry_key_holds_keywords_by_value(tiny_model, registry, monkeypatch):
+    loads = []
+    monkeypatch.setattr(_models, "load", lambda *args: loads.append(args) or object())
+
+    def of(**model_kwargs):
+        return get(tiny_model, **model_kwargs)
+
+    assert of() is of()
+    config = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+    first = of(quantization_config=transformers.BitsAndBytesConfig(**config), max_memory={0: 1})
+    again = transformers.BitsAndBytesConfig(**dict(reversed(config.items())))
+    assert of(max_memory={0: 1}, quantization_config=again) is first
+    other = transformers.BitsAndBytesConfig(load_in_8bit=True)
+    assert of(quantization_config=other, max_memory={0: 1}) is not first
+    assert of(trust_remote_code=True) is of()  # it is the member that says so
+    assert len(loads) == 3
+
+
+def test_a_model_with_a_map_of_devices_stays_where_it_is(tiny_model, registry, monkeypatch):
+    moved, options = [], []
+    original = EsmModel.from_pretrained
+
+    def from_pretrained(folder, device_map=None, **kwargs):
+        options.append(device_map)
+        return original(folder, **kwargs)
+
+    monkeypatch.setattr(EsmModel, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(EsmModel, "to", lambda self, device: moved.append(device))
+    meta = torch.device("meta")
+    encoder = get(tiny_model, device=meta, device_map={"": "cpu"})
+    assert (moved, options) == ([], [{"": "cpu"}])
+    assert encoder.device == CPU and encoder.is_placed
+    # Without a map it is put there when it runs.
+    monkeypatch.setattr(_device, "RESIDENTS", _device.Residents())
+    with _device.RESIDENTS.room_for(get(tiny_model, device=meta)):
+        assert moved == [meta]
+
+
+def test_quantised_models_stay_where_they_are(tiny_model, registry, monkeypatch):
+    monkeypatch.setattr(EsmModel, "is_quantized", True, raising=False)
+    monkeypatch.setattr(EsmModel, "to", lambda self, device: pytest.fail("moved"))
+    get(tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dtype", "set `dtype`"),
+        ("torch_dtype", "set `dtype`"),
+        ("revision", "set `revision`"),
+        ("token", "set `token`"),
+        ("local_files_only", "set `local_files_only`"),
+        ("output_loading_info", "set by this package"),
+        ("add_pooling_layer", "set by this package"),
+    ],
+)
+def test_keywords_that_are_set_elsewhere(name, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        check_model_kwargs({"device_map": "auto", name: "float32"})
+    assert repr(name) in str(caught.value)
+
+
+def test_a_letter_without_a_token_is_named(tiny_model):
+    with pytest.raises(ValueError, match=r"no token for 'J'; it knows ACDEF"):
+        encoder_of(tiny_model).tokenize("MKJ")

@@ -1,20 +1,17 @@
 import numpy as np
 import pytest
 import torch
-import transformers
 from conftest import save_esm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_architectures import KEYS, encoder_of
 from transformers import EsmModel
 
 from revdist_sklearn import _models, _packed
+from revdist_sklearn._family import resolve_family
+from revdist_sklearn._models import load
 from revdist_sklearn._packed import OneDNNLinear, Packed, pack
 from revdist_sklearn._sequences import AMINO_ACIDS, RESIDUES
 
-# Old versions of ESM take no positions from outside; the plain path is used there.
-PACKS = {"esm", "esmc", "protbert", "distilbert"}
-NEW = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 20)
 has_one_dnn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
 )
@@ -27,10 +24,9 @@ def one_dnn(monkeypatch):
     monkeypatch.setattr(_models, "REGISTRY", _models.Registry(1))
 
 
-@pytest.mark.skipif(not NEW, reason="older versions of transformers may keep the plain path")
-@pytest.mark.parametrize("key", KEYS)
-def test_who_has_the_fast_path(architecture_folders, key):
-    assert encoder_of(architecture_folders[key]).packed == (key in PACKS)
+def encoder_of(folder, dtype="float32"):
+    (member,) = resolve_family(folder)
+    return load(member.folder(), member, dtype, -1, torch.device("cpu"))
 
 
 def packed_esm(folder):
