@@ -359,7 +359,12 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         cut._chain, cut._moments = truncate_chain(chain, int(d)), None
         n_blocks = len(cut._chain.block_sizes)
         cut.n_components = int(d)
-        if self.block_sizes is not None:
+        if isinstance(self.block_sizes, str):
+            from ._family import alias_of
+
+            # The alias also names the blocks, for a fit on arrays.
+            cut.block_sizes = alias_of(self.block_sizes, n_blocks) or self.block_sizes
+        elif self.block_sizes is not None:
             cut.block_sizes = cut._chain.block_sizes
         if self.residual_sizes is not None:
             cut.residual_sizes = tuple(self.residual_sizes)[: n_blocks - 1]

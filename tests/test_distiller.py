@@ -597,6 +597,15 @@ def test_truncate_takes_only_the_blocks_it_needs():
     assert distiller.truncate(6).stages_[0].explained_after < distiller.stages_[0].explained_after
 
 
+def test_truncated_alias_is_that_of_the_members_it_needs():
+    X = family(sizes=(32, 64, 96), n=400)
+    distiller = fit(X, block_sizes="esm2-nano")
+    cut = distiller.truncate(40)
+    assert cut.block_sizes == "esm2-nano:64" and distiller.block_sizes == "esm2-nano"
+    again = clone(cut).fit(X[:, :96])
+    assert_array_equal(again.get_feature_names_out(), distiller.get_feature_names_out()[:40])
+
+
 def test_truncated_inverse():
     X = family()
     cut = fit(X).truncate(7)
