@@ -30,20 +30,21 @@ def compact(pipeline):
         Its steps are an :class:`ESMFeaturizer`, a :class:`ReverseDistiller` (frozen or not),
         and any others.  The prefix is that of the :class:`PrefixSelector` which follows, or of
         a last step that has ``n_components_`` and ``truncate``; without either it is the
-        distiller's own width.  A search, also one that is the last step, stands for its
-        ``best_estimator_``.
+        distiller's own width.  A search stands for its ``best_estimator_``; so does one that
+        is the last step, where it chose a narrower prefix.
 
     Returns
     -------
     pipeline : Pipeline
         Fitted, with the same names of steps, parameters and output configuration; it shares
-        nothing with the input, which is left as it is.  Predictions are equal up to float32
-        rounding of the same columns.
+        no step with the input, which is left as it is.  Predictions are equal up to float32
+        rounding of the same columns.  ``score`` is that of the last step: the ``scoring`` of
+        a search is not part of its best estimator.
 
     Raises
     ------
     NotFittedError
-        If the pipeline or the search is not fitted.
+        If the pipeline, its distiller or the search is not fitted.
     TypeError
         If it is neither a pipeline nor a search of one.
     ValueError
@@ -81,6 +82,7 @@ def compact(pipeline):
         )
     [at] = found
     distiller, blocks = kinds[at], kinds[at - 1].block_sizes_
+    check_is_fitted(distiller)
     if distiller.block_sizes_ != blocks:
         raise ValueError(
             f"The distiller was fitted on blocks of {distiller.block_sizes_} columns, the "
@@ -89,7 +91,7 @@ def compact(pipeline):
         )
     prefix, after = _prefix(steps[at + 1 :], distiller.n_components_)
     cut = distiller.truncate(prefix)
-    featurizer = kinds[at - 1]._first_members(len(cut.block_sizes_))
+    featurizer = _first_members(kinds[at - 1], len(cut.block_sizes_))
     result = copy(pipeline)
     result.steps = [
         *((name, deepcopy(step)) for name, step in steps[: at - 1]),
@@ -146,12 +148,15 @@ def _prefix(steps, width):
             continue
         if isinstance(inner, PrefixSelector):
             prefix, cut = inner.n_components_, _narrow_selector(inner)
+        elif hasattr(inner, "best_estimator_"):
+            prefix, [(_, best)] = _prefix([(name, inner.best_estimator_)], width)
+            # One that searched for something else goes on as it is, with its scoring.
+            cut = best if prefix < width else deepcopy(inner)
         elif hasattr(inner, "n_components_") and hasattr(inner, "truncate"):
-            prefix, cut = inner.n_components_, inner.truncate(inner.n_components_)
-        elif isinstance(inner, Pipeline) or hasattr(inner, "best_estimator_"):
-            inner = copy(_pipeline_of(inner))
-            prefix, inner.steps = _prefix(inner.steps, width)
-            cut = inner
+            prefix, cut = inner.n_components_, deepcopy(inner.truncate(inner.n_components_))
+        elif isinstance(inner, Pipeline):
+            cut = copy(inner)
+            prefix, cut.steps = _prefix(inner.steps, width)
         elif any(isinstance(_unfrozen(later), PrefixSelector) for _, later in rest):
             raise ValueError(
                 f"The step {name!r} ({type(inner).__name__}) stands between distiller and "
@@ -164,9 +169,19 @@ def _prefix(steps, width):
     return width, passed
 
 
+def _first_members(featurizer, n):
+    """Return a featurizer of the first n models that cuts long proteins as all of them do."""
+    first = featurizer._first_members(n)
+    # A model that is left out may have been the one with the least limit.
+    limit = featurizer._limit(featurizer._members())
+    if first._limit(first._members()) != limit:
+        first.set_params(max_length=limit)
+    return first
+
+
 def _narrow_selector(selector):
     """Return a fitted selector that takes only what it keeps."""
-    narrow = copy(selector)
+    narrow = deepcopy(selector)
     narrow.n_features_in_ = selector.n_components_
     if hasattr(selector, "feature_names_in_"):
         narrow.feature_names_in_ = selector.feature_names_in_[: selector.n_components_]

@@ -1,7 +1,9 @@
 import pickle
+from copy import deepcopy
 
 import numpy as np
 import pytest
+from conftest import save_esm
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
@@ -75,10 +77,11 @@ def test_only_the_models_that_the_prefix_needs_are_loaded_and_run(emb, rd, ran, 
 
 
 def test_the_input_is_left_as_it_is(emb, rd):
-    model = model_of(emb, rd, 8).fit(SEQUENCES, y)
+    model = model_of(emb, deepcopy(rd), 8).set_output(transform="pandas").fit(SEQUENCES, y)
     before = pickle.dumps(model)
     small = compact(model)
-    small.set_params(ridge__alpha=7.0).fit(SEQUENCES[::-1], y)
+    small.set_params(ridge__alpha=7.0).set_output(transform="default").fit(SEQUENCES[::-1], y)
+    small.set_params(prefixselector__n_components=3)
     assert pickle.dumps(model) == before
 
 
@@ -105,6 +108,18 @@ def test_a_search_as_the_last_step(emb, rd, ran):
     assert ran == {8} and list(small.named_steps) == list(model.named_steps)
 
 
+@pytest.mark.parametrize("selector", [[], [PrefixSelector(7)]])
+def test_a_last_search_for_something_else_goes_on_as_it_is(emb, ran, proteins, selector):
+    rd = fit_on_corpus(ReverseDistiller(n_components=8), emb, proteins * 3, verbose=False)
+    head = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=2, scoring="neg_mean_absolute_error")
+    model = make_pipeline(emb, FrozenEstimator(rd), *selector, head).fit(SEQUENCES, y)
+    expected = model.score(SEQUENCES, y)
+    ran.clear()
+    small = compact(model)
+    assert small.score(SEQUENCES, y) == pytest.approx(expected, abs=1e-5)
+    assert ran == {8} and isinstance(small[-1], GridSearchCV) and small[-1] is not head
+
+
 class PrefixHead(RegressorMixin, BaseEstimator):
     """A last step that chooses its own prefix."""
 
@@ -123,12 +138,17 @@ class PrefixHead(RegressorMixin, BaseEstimator):
         return narrow
 
 
-def test_a_last_step_with_a_prefix_of_its_own(emb, rd, ran):
-    model = make_pipeline(emb, FrozenEstimator(rd), PrefixHead()).fit(SEQUENCES, y)
+@pytest.mark.parametrize("searched", [False, True])
+def test_a_last_step_with_a_prefix_of_its_own(emb, rd, ran, searched):
+    head = GridSearchCV(PrefixHead(), {}, cv=2) if searched else PrefixHead()
+    model = make_pipeline(emb, FrozenEstimator(rd), head).fit(SEQUENCES, y)
     expected = model.predict(OTHERS)
     ran.clear()
-    np.testing.assert_allclose(compact(model).predict(OTHERS), expected, atol=1e-5)
+    small = compact(model)
+    np.testing.assert_allclose(small.predict(OTHERS), expected, atol=1e-5)
     assert ran == {8}
+    fitted = model[-1].best_estimator_ if searched else model[-1]
+    assert small[-1].head_ is not fitted.head_
 
 
 @pytest.mark.parametrize("freeze", [FrozenEstimator, lambda rd: rd])
@@ -173,6 +193,40 @@ def test_turned_bases_and_residual_sizes(tiny_family, proteins, ran):
         assert ran == needed
 
 
+@pytest.mark.parametrize("max_length", [None, 7])
+def test_long_proteins_are_cut_as_all_models_cut_them(tiny_family, tmp_path, ran, max_length):
+    # The table of positions of the model that is left out ends at 10 residues.
+    short = {"position_embedding_type": "absolute", "max_position_embeddings": 14}
+    limited = save_esm(tmp_path / "limited", width=16, token_dropout=False, **short)
+    emb = ESMFeaturizer([tiny_family[0], limited], too_long="window", max_length=max_length)
+    rd = fit_on_corpus(ReverseDistiller(), emb, SEQUENCES * 3, verbose=False)
+    model = model_of(emb, rd, 5).fit(SEQUENCES, y)
+    long = ["MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"]
+    expected = model.predict(long)
+    whole = ESMFeaturizer(tiny_family[0])
+    unlike = Pipeline([("e", whole), *compact(model).steps[1:]]).predict(long)
+    assert np.abs(unlike - expected).max() > 1e-3
+    ran.clear()
+    np.testing.assert_allclose(compact(model).predict(long), expected, atol=1e-5)
+    assert ran == {8}
+
+
+def test_parameters_of_pipeline_and_featurizer_are_kept(emb, rd, tmp_path):
+    featurizer = clone(emb).set_params(
+        max_length=50, too_long="truncate", cache_dir=str(tmp_path / "rows"), token_budget=64
+    )
+    model = make_pipeline(
+        featurizer, FrozenEstimator(rd), PrefixSelector(9), Ridge(), memory=str(tmp_path / "steps")
+    ).fit(SEQUENCES, y)
+    small = compact(model)
+    assert small.get_params(deep=False)["memory"] == model.memory
+    params = {**featurizer.get_params(), "models": featurizer.models[:2]}
+    assert small[0].get_params() == params
+    np.testing.assert_allclose(small.predict(OTHERS), model.predict(OTHERS), atol=1e-5)
+    again = clone(small).fit(SEQUENCES, y).predict(OTHERS)
+    np.testing.assert_allclose(again, model.predict(OTHERS), atol=1e-5)
+
+
 def test_steps_behind_the_selector_are_kept_and_copied(emb, rd):
     labels = ["a", "b", "a", "b", "a", "b"]
     model = model_of(emb, rd, 12, StandardScaler(), LogisticRegression()).fit(SEQUENCES, labels)
@@ -189,7 +243,7 @@ def test_steps_behind_the_selector_are_kept_and_copied(emb, rd):
 
 @pytest.mark.parametrize("d", [5, 12])
 def test_column_names_stay_the_same(emb, rd, d):
-    model = model_of(emb, rd, d).set_output(transform="pandas")
+    model = model_of(emb, deepcopy(rd), d).set_output(transform="pandas")
     model.fit(SEQUENCES, y)
     small = compact(model)
     np.testing.assert_allclose(small.predict(OTHERS), model.predict(OTHERS), atol=1e-5)
@@ -255,5 +309,9 @@ def test_not_fitted(emb, rd):
         compact(search.fit(SEQUENCES, y))
     with pytest.raises(NotFittedError, match="GridSearchCV is not fitted"):
         compact(search.set_params(refit=True))
+    # Fitted at its end only: the pipeline looks fitted.
+    model = make_pipeline(emb, ReverseDistiller(), Ridge().fit(np.eye(2), [0, 1]))
+    with pytest.raises(NotFittedError, match="ReverseDistiller"):
+        compact(model)
     with pytest.raises(TypeError, match="not Ridge"):
         compact(Ridge())
