@@ -12,6 +12,7 @@ import numpy as np
 
 from ._cache import EmbeddingCache
 from ._device import (
+    RESIDENTS,
     finish_copy,
     free_memory,
     is_out_of_memory,
@@ -84,10 +85,13 @@ class MemberRun:
 
         Raises
         ------
+        ValueError
+            If the model has no token for a letter.
         MemoryError
             If a single protein, or window of one, does not fit into memory.
         """
         encoder = self.encoder()
+        self._check_letters(texts, encoder, index)
         starts = [window_starts(len(text), self.limit) for text in texts]
         windows = [(i, start) for i, of_text in enumerate(starts) for start in of_text]
         size = self.limit or max(map(len, texts), default=0)
@@ -108,9 +112,25 @@ class MemberRun:
             if done:
                 yield done
 
+    def _check_letters(self, texts, encoder, index):
+        """Raise if a text has a letter for which the checkpoint, now loaded, has no token."""
+        known = set(encoder.residues)
+        for i, text in enumerate(texts):
+            if not known.issuperset(text):
+                letter = next(letter for letter in text if letter not in known)
+                raise ValueError(
+                    f"Sequence {i if index is None else index[i]} has {letter!r}, for which "
+                    f"{self.member.source!r} has no token; it knows {encoder.residues}. Write "
+                    "another residue in its place, or drop the sequence."
+                )
+
     def _forward(self, encoder, pieces, windows, index):
         """Yield each batch with its states; where memory runs out, by half as many tokens."""
-        budget = self.token_budget or tokens_that_fit(encoder)
+        budget = self.token_budget
+        if budget is None:
+            # What is free is what is left beside the model.
+            with RESIDENTS.room_for(encoder):
+                budget = tokens_that_fit(encoder)
         lengths = [len(piece) for piece in pieces]
         left = list(range(len(pieces)))
         while left:

@@ -428,8 +428,9 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     else:
         _cut(model, architecture, layer, member)
         encoder = Encoder(model, alphabet, None if stays else device)
-    # Whoever asks for an attention, or a place, gets it.
-    if encoder.layer is None and not stays and "attn_implementation" not in options:
+    # For a CPU; whoever asks for an attention, or a place, gets it.
+    plain = stays or device.type != "cpu" or "attn_implementation" in options
+    if encoder.layer is None and not plain:
         encoder.pack()
     return encoder
 

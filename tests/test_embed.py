@@ -3,6 +3,7 @@ import pytest
 import torch
 from test_device import OUT_OF_MEMORY
 
+from revdist_sklearn import _device
 from revdist_sklearn._embed import MemberRun, average_windows
 from revdist_sklearn._family import resolve_family
 from revdist_sklearn._models import Encoder
@@ -79,3 +80,28 @@ def test_a_run_is_small_and_travels(tiny_model):
     run.encoder()
     assert len(pickle.dumps(run)) < 1000
     assert pickle.loads(pickle.dumps(run)) == run
+
+
+def test_letters_without_a_token_name_the_sequence(tiny_model, monkeypatch):
+    monkeypatch.setattr(run_of(tiny_model).encoder(), "residues", "ACDEFGHIKLMNPQRSTVWY")
+    with pytest.raises(ValueError, match=r"Sequence 31 has 'U', for which .* has no token"):
+        list(run_of(tiny_model).pooled(["ACD", "ACU"], [30, 31]))
+
+
+def test_free_memory_is_measured_beside_the_model(tiny_model, monkeypatch):
+    run = run_of(tiny_model)
+    monkeypatch.setattr(run.encoder(), "device", torch.device("cuda:0"))
+    happened = []
+    monkeypatch.setattr(
+        type(run.encoder().model), "to", lambda self, device: happened.append(str(device))
+    )
+
+    def mem_get_info(device):
+        happened.append("measured")
+        return 0, 0
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", mem_get_info)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr("revdist_sklearn._embed.RESIDENTS", _device.Residents())
+    next(run.batches_of_states(["ACD"]))
+    assert happened[:2] == ["cuda:0", "measured"]

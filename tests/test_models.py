@@ -388,9 +388,10 @@ def test_a_model_with_a_map_of_devices_stays_where_it_is(tiny_model, registry, m
     encoder = get(tiny_model, device=meta, device_map={"": "cpu"})
     assert (moved, options) == ([], [{"": "cpu"}])
     assert encoder.device == CPU and encoder.is_placed
-    # Without a map it is put there when it runs.
-    monkeypatch.setattr(_device, "RESIDENTS", _device.Residents())
-    with _device.RESIDENTS.room_for(get(tiny_model, device=meta)):
+    # Without a map it is put there when it runs, and has no fast path of the CPU.
+    encoder = get(tiny_model, device=meta)
+    assert not encoder.packed and moved == []
+    with _device.Residents().room_for(encoder):
         assert moved == [meta]
 
 
