@@ -46,6 +46,10 @@ class Architecture:
         from the configuration: a checkpoint may lack them.  The default finds none.
     positions : callable, default=None
         Tokens a model of that configuration can take at most, or None.
+    may_pack : bool, default=False
+        Whether every residue attends to all others, however long the protein, and positions
+        can be given: then proteins may share a row on a CPU (:mod:`._packed`).  It is not
+        found out, because local attention is like any other on proteins within its window.
     """
 
     model_class: str
@@ -60,6 +64,7 @@ class Architecture:
     tags: tuple[str, ...] = ()
     harmless: str = "(?!)"
     positions: Callable | None = None
+    may_pack: bool = False
 
     def limit(self, config):
         """Return the residues a model can take at most, or None.
@@ -107,11 +112,13 @@ ARCHITECTURES = {
         load_options={"add_pooling_layer": False},  # its weights would be random
         harmless=r"^contact_head\.|\.inv_freq$",
         positions=_esm_positions,
+        may_pack=True,
     ),
     "esmc": Architecture(  # ESM C
         model_class="EsmcModel",
         layers="layers",
         final_norm="norm",
+        may_pack=True,
     ),
     "t5": Architecture(  # the encoders of ProtT5, ProstT5 and Ankh; positions are relative
         model_class="T5EncoderModel",
@@ -133,6 +140,7 @@ ARCHITECTURES = {
         pad="[PAD]",
         spellings={"{}": "UZOB"},  # as for ProtT5
         positions=_bert_positions,
+        may_pack=True,
     ),
 }
 

@@ -430,7 +430,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
         encoder = Encoder(model, alphabet, None if stays else device)
     # For a CPU; whoever asks for an attention, or a place, gets it.
     plain = stays or device.type != "cpu" or "attn_implementation" in options
-    if encoder.layer is None and not plain:
+    if architecture.may_pack and not plain:
         encoder.pack()
     return encoder
 

@@ -145,8 +145,7 @@ NEW = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 20)
 @pytest.mark.skipif(not NEW, reason="older versions of transformers may keep the plain path")
 def test_who_has_the_fast_path(model):
     folder, model_type, *_ = model
-    # T5's attention adds a bias of positions, which cannot be given to it.
-    assert encoder_of(folder).packed == (model_type != "t5")
+    assert encoder_of(folder).packed == (model_type in ("esm", "esmc", "bert"))
 
 
 # transformers 5.0 warns within its own BertTokenizer.
