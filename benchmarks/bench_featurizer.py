@@ -286,10 +286,10 @@ def main():
     with tempfile.TemporaryDirectory() as base:
         folders = {shape: save_model(Path(base) / f"esm2_{shape}", shape) for shape in SHAPES}
         for shape, kind, sequences in (
-            ("8M", "proteins", proteins(30)),
-            ("8M", "peptides", peptides(300)),
-            ("35M", "proteins", proteins(10)),
-            ("35M", "peptides", peptides(80)),
+            ("8M", "proteins", proteins(20)),
+            ("8M", "peptides", peptides(200)),
+            ("35M", "proteins", proteins(6)),
+            ("35M", "peptides", peptides(60)),
         ):
             rows = race(folders[shape], shape, sequences, args.rounds)
             residues = sum(map(len, sequences))
@@ -303,13 +303,13 @@ def main():
                     f"| {row['name']} | {row['residues_a_second']:,.0f} | {row['ratio']:.2f} | "
                     f"{ours['ratio'] / row['ratio']:.2f} | {row['difference']:.0e} |"
                 )
-        result["cache"] = saving = cache_saving(folders["8M"], peptides(2000))
+        result["cache"] = saving = cache_saving(folders["8M"], peptides(1000))
         print(f"\nCache, ESM-2 8M, {saving['sequences']:,} peptides, seconds\n")
         print("| without a cache | first call | second call |\n|---|---|---|")
         print(f"| {saving['without']:.1f} | {saving['first']:.1f} | {saving['again']:.2f} |")
         chain = [folders[shape] for shape in SHAPES]
-        result["compact"] = saving = compact_saving(chain, peptides(200), args.rounds)
-        print("\ncompact, ESM-2 8M, 35M and 150M, prefix 320, 200 peptides, seconds of predict\n")
+        result["compact"] = saving = compact_saving(chain, peptides(60), args.rounds)
+        print("\ncompact, ESM-2 8M, 35M and 150M, prefix 320, 60 peptides, seconds of predict\n")
         print("| all models | compact | times faster | difference |\n|---|---|---|---|")
         print(
             f"| {saving['whole']:.2f} | {saving['compact']:.2f} | {saving['ratio']:.1f} | "
