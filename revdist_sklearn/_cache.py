@@ -2,13 +2,19 @@
 
 SQLite comes with Python, is safe for several writers, and leaves nothing half-written when a
 process is killed; ``benchmarks/bench_cache.py`` compares it with LMDB and zarr.  Its rollback
-journal is kept, as the faster write-ahead log does not work between the hosts of a cluster.
+journal is kept, as the faster write-ahead log does not work between the hosts of a cluster; the
+file system must support POSIX locks, as NFS 4 does.
+
+Sequences are not stored, only their digests: the file is smaller, and tells whether it holds a
+sequence only to those who have the sequence already.
 """
 
 import hashlib
 import json
+import operator
 import os
 import sqlite3
+import threading
 import warnings
 from contextlib import closing
 from pathlib import Path
@@ -16,27 +22,48 @@ from pathlib import Path
 import numpy as np
 
 FILE = "embeddings.sqlite3"
-# Goes up when a file of before cannot be read any more.
+# Marks the file as ours ("rvds"): no other database is written to or removed.
+APPLICATION = 0x72766473
+# Changes when files of before cannot be used any more.
 VERSION = 1
 # Seconds to wait for another process that writes.
 PATIENCE = 60.0
 # Keys of one look-up; SQLite takes 999 at least.
 KEYS = 500
-# Bytes of a sequence's digest: a collision among 1e9 sequences has a chance of 1e-21.
+# Bytes of a sequence's BLAKE2b digest: a collision among 1e9 sequences has a chance of 1e-21.
 DIGEST = 16
 
+# In one transaction, so that a killed process leaves all of it or an empty file.
 SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS spaces (id INTEGER PRIMARY KEY, description TEXT UNIQUE NOT NULL);
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS spaces (number INTEGER UNIQUE NOT NULL, description TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rows (
-    space INTEGER NOT NULL REFERENCES spaces, digest BLOB NOT NULL, embedding BLOB NOT NULL
+    space INTEGER NOT NULL, digest BLOB NOT NULL, embedding BLOB NOT NULL
 );
 CREATE UNIQUE INDEX IF NOT EXISTS of_sequence ON rows (space, digest);
+PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
+COMMIT;
 """
+
+# What was damaged is replaced.
+INSERT = """
+INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET embedding = excluded.embedding
+WHERE length(embedding) != length(excluded.embedding)
+"""
+
+# Keeps from the garbage collector, which would close them, connections of a parent process.
+_INHERITED: list[sqlite3.Connection] = []
+
+
+class ForeignDatabase(sqlite3.DatabaseError):
+    """The file under our name is a database of another program."""
 
 
 class EmbeddingCache:
     """The rows of a folder; what goes wrong with it is one warning, and never an error.
+
+    Threads may share one, and a forked process may go on with it.
 
     Parameters
     ----------
@@ -55,15 +82,9 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder):
-        self.folder = Path(folder).expanduser()
-        self._spaces = {}
-        self._connection: sqlite3.Connection | None = None
+        self.folder = Path(os.path.expanduser(folder))
         self._may_write = True
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._connection = _connect(self.folder / FILE)
-        except (OSError, sqlite3.Error) as error:
-            self._give_up(error)
+        self._open()
 
     def __enter__(self):
         return self
@@ -74,7 +95,10 @@ class EmbeddingCache:
     def close(self):
         """Let go of the file."""
         if self._connection is not None:
-            self._connection.close()
+            if self._process == os.getpid():
+                self._connection.close()
+            else:
+                _INHERITED.append(self._connection)
             self._connection = None
 
     def get(self, space, sequences):
@@ -84,7 +108,7 @@ class EmbeddingCache:
         ----------
         space : dict
             What the rows depend on beside the sequence, ``width`` among it; can be written as
-            JSON.
+            JSON.  ``model`` is a name for :func:`cache_info` alone: rows are found under any.
         sequences : list of str
 
         Returns
@@ -94,27 +118,31 @@ class EmbeddingCache:
         rows : ndarray of shape (len(found), width), float32
             As they were put, bit for bit.
         """
+        self._reopen_after_fork()
         width = space["width"]
         found: list[int] = []
-        rows: list[np.ndarray] = []
-        try:
-            number = self._number(space)
-            for start in range(0, len(sequences), KEYS):
-                if self._connection is None or number is None:
-                    break
-                digests = [_digest(s) for s in sequences[start : start + KEYS]]
-                marks = ",".join("?" * len(digests))
-                select = "SELECT digest, embedding FROM rows WHERE space = ? AND digest IN"
-                known = dict(self._connection.execute(f"{select} ({marks})", [number, *digests]))
-                for i, digest in enumerate(digests, start=start):
-                    # Of another length only if the file was damaged: as if it were not there.
-                    if len(known.get(digest, b"")) == 4 * width:
-                        found.append(i)
-                        rows.append(np.frombuffer(known[digest], dtype="<f4"))
-        except sqlite3.Error as error:
-            self._give_up(error)
-            found, rows = [], []
-        return found, np.array(rows, dtype=np.float32).reshape(len(found), width)
+        # Memory that is not written to is not taken up.
+        rows = np.empty((len(sequences), width), dtype=np.float32)
+        number = _number(space)
+        with self._lock:
+            try:
+                for start in range(0, len(sequences), KEYS):
+                    if self._connection is None:
+                        break
+                    digests = [_digest(s) for s in sequences[start : start + KEYS]]
+                    marks = ",".join("?" * len(digests))
+                    select = "SELECT digest, embedding FROM rows WHERE space = ? AND digest IN"
+                    of_keys = self._connection.execute(f"{select} ({marks})", [number, *digests])
+                    known = dict(of_keys)
+                    for i, digest in enumerate(digests, start=start):
+                        # Of another length only if the file was damaged: as if it were not there.
+                        if len(known.get(digest, b"")) == 4 * width:
+                            rows[len(found)] = np.frombuffer(known[digest], dtype="<f4")
+                            found.append(i)
+            except sqlite3.Error as error:
+                self._give_up(error)
+                found = []
+        return found, rows[: len(found)]
 
     def put(self, space, sequences, rows):
         """Keep rows, in one transaction; those that are there already stay.
@@ -125,73 +153,112 @@ class EmbeddingCache:
             As in :meth:`get`.
         sequences : list of str
         rows : ndarray of shape (len(sequences), width), float32
-        """
-        if self._connection is None or not self._may_write or not len(sequences):
-            return
-        blobs = [row.tobytes() for row in np.ascontiguousarray(rows, dtype="<f4")]
-        try:
-            with self._connection:
-                number = self._number(space, make=True)
-                self._connection.executemany(
-                    # What was damaged is replaced.
-                    "INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
-                    "embedding = excluded.embedding "
-                    "WHERE length(embedding) != length(excluded.embedding)",
-                    [(number, _digest(s), b) for s, b in zip(sequences, blobs, strict=True)],
-                )
-        except sqlite3.Error as error:
-            self._spaces.clear()
-            self._give_up(error, reading=True)
 
-    def _number(self, space, make=False):
-        """Return the number of a space in the file, None where it has none."""
-        if self._connection is None:
-            return None
-        text = json.dumps(space, sort_keys=True)
-        if text not in self._spaces:
-            if make:
-                self._connection.execute(
-                    "INSERT OR IGNORE INTO spaces (description) VALUES (?)", [text]
-                )
-            row = self._connection.execute(
-                "SELECT id FROM spaces WHERE description = ?", [text]
-            ).fetchone()
-            if row is None:
-                return None
-            [self._spaces[text]] = row
-        return self._spaces[text]
+        Raises
+        ------
+        ValueError
+            If `rows` has another shape or dtype.
+        """
+        expected = len(sequences), space["width"]
+        if rows.shape != expected or rows.dtype != np.float32:
+            raise ValueError(
+                f"`rows` has shape {rows.shape} and dtype {rows.dtype}; it must have shape "
+                f"{expected} and dtype float32."
+            )
+        self._reopen_after_fork()
+        if not len(sequences):
+            return
+        number = _number(space)
+        blobs = [row.tobytes() for row in rows.astype("<f4", copy=False)]
+        records = [(number, _digest(s), b) for s, b in zip(sequences, blobs, strict=True)]
+        with self._lock:
+            if self._connection is None or not self._may_write:
+                return
+            try:
+                with self._connection:
+                    self._connection.execute(
+                        "INSERT OR IGNORE INTO spaces VALUES (?, ?)", [number, _text(space)]
+                    )
+                    self._connection.executemany(INSERT, records)
+            except sqlite3.Error as error:
+                self._give_up(error, reading=True)
+
+    def _open(self):
+        self._connection: sqlite3.Connection | None = None
+        self._process = os.getpid()
+        # A thread would else end, or undo, the transaction of another.
+        self._lock = threading.Lock()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._connection = _connect(self.folder / FILE, make=True)
+        except (OSError, sqlite3.Error) as error:
+            self._give_up(error)
+
+    def _reopen_after_fork(self):
+        """Take a connection of our own: a parent's may be neither used nor closed."""
+        if self._connection is not None and self._process != os.getpid():
+            self.close()
+            self._open()
 
     def _give_up(self, error, reading=False):
-        """Warn, and go on without the cache, or without writing to it."""
-        self._may_write = False
+        """Warn, the first time, and go on without the cache, or without writing to it."""
+        is_first, self._may_write = self._may_write, False
         if not reading:
             self.close()
+        if not is_first:
+            return
         left = "nothing more is written to it" if reading else "it is not used"
+        way_out = "Name another `cache_dir`."
+        if not isinstance(error, ForeignDatabase):
+            way_out = (
+                "Make room, name another `cache_dir`, or empty it: revdist cache clear "
+                f"{self.folder}"
+            )
         warnings.warn(
             f"The cache in {str(self.folder)!r} does not work, so that {left} in this call and "
-            f"everything missing is computed: {error}. Make room, name another `cache_dir`, or "
-            f"empty it: revdist cache clear {self.folder}",
+            f"everything missing is computed: {error}. {way_out}",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
 
-def _connect(path):
+def _connect(path, make=False):
     connection = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
     try:
-        [version] = connection.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            raise sqlite3.DatabaseError(
-                f"{path.name} was written by a newer version of revdist_sklearn"
-            )
-        # A power cut may cost the last batches, a killed process none.
+        # A killed process costs no batch that was put.  A power cut may cost the last ones and,
+        # on old file systems, rarely the file; FULL takes a quarter longer.
         connection.execute("PRAGMA synchronous = NORMAL")
-        if version < VERSION:
+        # The tables first: who has just made them has marked the file in the same transaction.
+        [n_tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        [application] = connection.execute("PRAGMA application_id").fetchone()
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        if n_tables and application != APPLICATION:
+            raise ForeignDatabase(f"{path.name} is a database of another program")
+        if n_tables and version != VERSION:
+            raise sqlite3.DatabaseError(
+                f"{path.name} was written by another version of revdist_sklearn"
+            )
+        if make and not n_tables:
             connection.executescript(SCHEMA)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _text(space):
+    return json.dumps(space, sort_keys=True, default=operator.index)  # NumPy's integers
+
+
+def _number(space):
+    """Return the number of a space: eight bytes of a digest.
+
+    The file gives out none, as another space could have it after an undone transaction or a
+    clear, while someone still holds on to it.
+    """
+    text = _text({name: value for name, value in space.items() if name != "model"})
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def _digest(sequence):
@@ -208,7 +275,8 @@ def cache_info(folder):
     Returns
     -------
     spaces : list of dict
-        What the rows depend on, with ``n_sequences`` and ``n_bytes`` beside it.
+        What the rows depend on, with ``n_sequences`` and ``n_bytes`` beside it, in the order
+        in which they came.
     size : int
         Bytes on disk; 0 where there is no cache.
 
@@ -218,22 +286,26 @@ def cache_info(folder):
         If there is no such folder, or its cache cannot be read.
     """
     path = _existing(folder)
-    if not path.exists():
+    if not _size(path):
         return [], 0
     try:
         with closing(_connect(path)) as connection:
+            # Of the index alone: the rows are many times its size.
+            of_space = "SELECT space, count(*) AS n FROM rows GROUP BY space"
             rows = connection.execute(
-                "SELECT description, count(embedding), coalesce(sum(length(embedding)), 0) "
-                "FROM spaces LEFT JOIN rows ON space = id GROUP BY id ORDER BY id"
+                f"SELECT description, n FROM spaces JOIN ({of_space}) ON space = number "
+                "ORDER BY spaces.rowid"
             ).fetchall()
-    except sqlite3.Error as error:
+        spaces = [(json.loads(text), n) for text, n in rows]
+    except ForeignDatabase as error:
+        raise OSError(f"No cache in {folder}: {error}.") from error
+    except (sqlite3.Error, ValueError) as error:
         raise OSError(
             f"The cache {path} cannot be read: {error}. Empty it: revdist cache clear {folder}"
         ) from error
-    spaces = [
-        {**json.loads(text), "n_sequences": count, "n_bytes": size} for text, count, size in rows
-    ]
-    return spaces, _size(path)
+    return [
+        {**space, "n_sequences": n, "n_bytes": 4 * n * space["width"]} for space, n in spaces
+    ], _size(path)
 
 
 def clear_cache(folder):
@@ -251,9 +323,24 @@ def clear_cache(folder):
     Raises
     ------
     OSError
-        If there is no such folder, or the file cannot be removed.
+        If there is no such folder, another process keeps on writing, the file is a database of
+        another program, or cannot be removed.
     """
     path = _existing(folder)
+    if path.exists():
+        try:
+            with closing(_connect(path)) as connection:
+                # A transaction of another process would go on in the file of the same name that
+                # is made next.  Between two of them it notices that its file is gone.
+                connection.execute("BEGIN EXCLUSIVE")
+        except ForeignDatabase as error:
+            raise OSError(f"No cache in {folder}: {error}. It is left alone.") from error
+        except sqlite3.Error as error:
+            # Whatever else it is, a damaged file or one of another version, is there to go.
+            if "locked" in str(error):
+                raise OSError(
+                    f"The cache {path} is in use by another process; wait for it, or end it."
+                ) from error
     size = _size(path)
     for file in _files(path):
         file.unlink(missing_ok=True)
@@ -261,10 +348,10 @@ def clear_cache(folder):
 
 
 def _existing(folder):
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise OSError(f"{os.fspath(folder)!r} is no folder; name the `cache_dir` of a featurizer.")
-    return folder / FILE
+    path = Path(os.path.expanduser(folder))
+    if not path.is_dir():
+        raise OSError(f"{os.fspath(path)!r} is no folder; name the `cache_dir` of a featurizer.")
+    return path / FILE
 
 
 def _files(path):

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,7 @@ import textwrap
 import threading
 import time
 import warnings
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -71,9 +73,53 @@ def test_what_is_there_stays(cache):
 
 
 def test_a_batch_is_whole_or_not_there(cache):
-    with pytest.raises(ValueError, match="zip"):
-        cache.put(SPACE, ["A", "C", "D"], ROWS[:2])
+    cache._connection.execute(
+        "CREATE TEMP TRIGGER fault BEFORE INSERT ON main.rows "
+        "WHEN (SELECT count(*) FROM rows) = 2 BEGIN SELECT raise(ABORT, 'the third row'); END"
+    )
+    with pytest.warns(UserWarning, match="the third row"):
+        cache.put(SPACE, ["A", "C", "D"], ROWS[:3])
     assert cache.get(SPACE, ["A", "C", "D"])[0] == []
+
+
+@pytest.mark.parametrize("rows", [ROWS[:1], ROWS[:2, :2], ROWS[:2].astype(np.float64)])
+def test_rows_of_another_shape_or_dtype_are_refused(cache, rows):
+    with pytest.raises(ValueError, match=r"must have shape \(2, 3\) and dtype float32"):
+        cache.put(SPACE, ["A", "C"], rows)
+    assert cache.get(SPACE, ["A", "C"])[0] == []
+
+
+def test_the_name_of_the_model_is_for_info_alone(cache):
+    cache.put(SPACE, ["A"], ROWS[:1])
+    assert cache.get({**SPACE, "model": "a folder that was moved"}, ["A"])[0] == [0]
+
+
+def test_spaces_may_hold_integers_of_numpy(cache):
+    cache.put({**SPACE, "layer": np.int64(-1)}, ["A"], ROWS[:1])
+    assert cache.get(SPACE, ["A"])[0] == [0]
+
+
+def test_an_interrupted_batch_does_not_mix_up_spaces(tmp_path, monkeypatch):
+    other = {**SPACE, "layer": 0}
+
+    class Interrupting(sqlite3.Connection):
+        def executemany(self, *arguments):
+            raise KeyboardInterrupt
+
+    with EmbeddingCache(tmp_path) as cache, EmbeddingCache(tmp_path) as second:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                cache, "_connection", sqlite3.connect(tmp_path / FILE, factory=Interrupting)
+            )
+            with pytest.raises(KeyboardInterrupt):
+                cache.put(SPACE, ["A"], ROWS[:1])
+            assert not cache._connection.in_transaction
+            cache._connection.close()
+        # Numbers in order of arrival would give this space that of the one undone.
+        second.put(other, ["C"], ROWS[1:2])
+        cache.put(SPACE, ["A"], ROWS[:1])
+        assert second.get(other, ["A", "C"])[0] == [1]
+        assert second.get(SPACE, ["A", "C"])[0] == [0]
 
 
 def test_damaged_rows_are_not_found_and_replaced(cache):
@@ -124,6 +170,85 @@ def test_threads_write_at_once(tmp_path):
         thread.join(60)
     with EmbeddingCache(tmp_path) as cache:
         np.testing.assert_array_equal(cache.get(SPACE, TEXTS[:200])[1], ROWS[:200])
+
+
+def test_threads_share_one_cache(tmp_path):
+    with EmbeddingCache(tmp_path) as cache, warnings.catch_warnings():
+        warnings.simplefilter("error")
+
+        def write_part(part):
+            for i in range(part, 400, 4):
+                cache.put(SPACE, [TEXTS[i]], ROWS[[i]])
+
+        threads = [threading.Thread(target=write_part, args=(part,)) for part in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    with EmbeddingCache(tmp_path) as cache:
+        np.testing.assert_array_equal(cache.get(SPACE, TEXTS[:400])[1], ROWS[:400])
+
+
+def run_script(script, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_forked_process_takes_a_connection_of_its_own(tmp_path):
+    script = """
+        import os, sys
+        import numpy as np
+        from revdist_sklearn._cache import EmbeddingCache
+        space, rows = {"width": 1}, np.ones((1, 1), dtype=np.float32)
+        with EmbeddingCache(sys.argv[1]) as cache:
+            cache.put(space, ["A"], rows)
+            inherited, child = cache._connection, os.fork()
+            if not child:
+                cache.put(space, ["C"], rows)
+                own = cache._connection is not inherited
+                inherited.execute("SELECT 1")  # raises where it was closed
+                os._exit(0 if own and cache.get(space, ["A", "C"])[0] == [0, 1] else 1)
+            failed = os.waitpid(child, 0)[1]
+            cache.put(space, ["D"], rows)
+            print(failed, cache._connection is inherited, cache.get(space, ["A", "C", "D"])[0])
+    """
+    done = run_script(script, tmp_path)
+    assert done.stdout.strip() == "0 True [0, 1, 2]", done.stderr
+
+
+def test_a_writer_killed_within_a_transaction(tmp_path):
+    script = """
+        import os, signal, sys
+        import numpy as np
+        from revdist_sklearn import _cache
+        cache = _cache.EmbeddingCache(sys.argv[1])
+        space, rows = {"width": 1000}, np.ones((50, 1000), dtype=np.float32)
+        cache.put(space, [f"a{i}" for i in range(50)], rows)
+        # Pages of the transaction go to the file before it ends.
+        cache._connection.execute("PRAGMA cache_size = 2")
+        kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        cache._connection.create_function("killed", 0, kill)
+        cache._connection.execute(
+            "CREATE TEMP TRIGGER fault AFTER INSERT ON main.rows "
+            "WHEN (SELECT count(*) FROM rows) = 90 BEGIN SELECT killed(); END"
+        )
+        cache.put(space, [f"b{i}" for i in range(50)], 2 * rows)
+    """
+    size = 50 * 4 * 1000
+    assert run_script(script, tmp_path).returncode == -signal.SIGKILL
+    # The file was being changed.
+    assert (tmp_path / f"{FILE}-journal").stat().st_size > 0
+    assert (tmp_path / FILE).stat().st_size > 1.5 * size
+    with EmbeddingCache(tmp_path) as cache:
+        texts = [f"{letter}{i}" for letter in "ab" for i in range(50)]
+        found, rows = cache.get({"width": 1000}, texts)
+        assert found == list(range(50)) and (rows == 1).all()
+        assert cache._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert os.listdir(tmp_path) == [FILE]
 
 
 def test_a_killed_writer_loses_at_most_its_last_batch(tmp_path):
@@ -194,11 +319,42 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path, content):
     assert (tmp_path / FILE).read_bytes() == content
 
 
-def test_a_file_of_a_newer_version_is_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(_cache, "SCHEMA", _cache.SCHEMA.replace("version = 1", "version = 2"))
+@pytest.mark.parametrize("version", [0, _cache.VERSION + 1])
+def test_a_file_of_another_version_is_left_alone(tmp_path, version):
     EmbeddingCache(tmp_path).close()
-    with pytest.warns(UserWarning, match="newer version of revdist_sklearn"):
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    content = (tmp_path / FILE).read_bytes()
+    with pytest.warns(UserWarning, match="another version of revdist_sklearn") as caught:
         assert use(tmp_path) == ([], [])
+    one_warning(caught)
+    assert (tmp_path / FILE).read_bytes() == content
+    with pytest.raises(OSError, match="another version"):
+        cache_info(tmp_path)
+    assert clear_cache(tmp_path) == len(content) and os.listdir(tmp_path) == []
+
+
+def test_a_database_of_another_program_is_left_alone(tmp_path):
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    content = (tmp_path / FILE).read_bytes()
+    with pytest.warns(UserWarning, match="another program. Name another `cache_dir`") as caught:
+        assert use(tmp_path) == ([], [])
+    assert len(caught) == 1 and "clear" not in str(caught[0].message)
+    for function in cache_info, clear_cache:
+        with pytest.raises(OSError, match="database of another program"):
+            function(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == content
+
+
+def test_a_cache_that_cannot_be_read_after_it_could_not_be_written_warns_once(cache):
+    cache.put(SPACE, ["A"], ROWS[:1])
+    with cache._connection:
+        cache._connection.execute("ALTER TABLE rows RENAME TO gone")
+    with pytest.warns(UserWarning) as caught:
+        cache.put(SPACE, ["C"], ROWS[:1])
+        assert cache.get(SPACE, ["A"])[0] == []
+    one_warning(caught)
 
 
 def test_a_file_that_can_only_be_read_is_read(tmp_path, monkeypatch):
@@ -225,12 +381,17 @@ def test_a_writer_that_never_ends_is_waited_for_and_given_up(tmp_path, monkeypat
     with pytest.warns(UserWarning, match="locked") as caught:
         assert use(tmp_path) == ([0], [0])
     one_warning(caught)
+    other.execute("ROLLBACK")
+    other.execute("BEGIN EXCLUSIVE")  # not even to be read
+    with pytest.warns(UserWarning, match="locked") as caught:
+        assert use(tmp_path) == ([], [])
+    one_warning(caught)
     other.close()
 
 
 def test_a_full_disk_keeps_what_is_there(tmp_path):
     script = """
-        import resource, signal, sys, warnings
+        import json, resource, signal, sys, warnings
         import numpy as np
         from revdist_sklearn._cache import EmbeddingCache
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -243,13 +404,12 @@ def test_a_full_disk_keeps_what_is_there(tmp_path):
             for part in "bcd":
                 cache.put(space, [f"{part}{i}" for i in range(100)], rows)
             kept = [len(cache.get(space, [f"{p}{i}" for i in range(100)])[0]) for p in "abcd"]
-            print(len(caught), kept, "nothing more is written" in str(caught[0].message))
+            print(json.dumps([[str(w.message) for w in caught], kept]))
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    count, rest = done.stdout.strip().split(" ", 1)
-    assert count == "1" and rest.endswith("True"), done.stderr
-    kept = eval(rest.removesuffix(" True"))
+    done = run_script(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    [message], kept = json.loads(done.stdout)
+    assert "nothing more is written" in message
     assert kept[0] == 100 and set(kept) <= {0, 100} and kept[-1] == 0
     with EmbeddingCache(tmp_path) as cache:
         assert cache._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -275,15 +435,16 @@ def test_info_and_clear(tmp_path):
     assert [(s["layer"], s["n_sequences"], s["n_bytes"]) for s in spaces] == [
         (-1, 2, 24),
         (0, 1, 12),
-    ]
+    ]  # in the order in which they came
     assert clear_cache(tmp_path) == size
     assert os.listdir(tmp_path) == ["notes.txt"] and cache_info(tmp_path) == ([], 0)
 
 
 @pytest.mark.parametrize("function", [cache_info, clear_cache])
 def test_what_is_no_folder_is_named(tmp_path, function):
-    with pytest.raises(OSError, match="nowhere' is no folder"):
-        function(tmp_path / "nowhere")
+    for path in (tmp_path / "nowhere", "~no-such-user/nowhere"):
+        with pytest.raises(OSError, match="nowhere' is no folder"):
+            function(path)
 
 
 def test_info_of_a_damaged_file_says_what_to_do(tmp_path):
@@ -291,6 +452,47 @@ def test_info_of_a_damaged_file_says_what_to_do(tmp_path):
     with pytest.raises(OSError, match="revdist cache clear"):
         cache_info(tmp_path)
     assert clear_cache(tmp_path) == 1800
+
+
+def test_info_changes_nothing(tmp_path):
+    (tmp_path / FILE).touch()  # what a process leaves that is killed when it starts
+    assert cache_info(tmp_path) == ([], 0) and (tmp_path / FILE).stat().st_size == 0
+    assert use(tmp_path) == ([], [1, 2, 3])
+    content = (tmp_path / FILE).read_bytes()
+    cache_info(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == content and os.listdir(tmp_path) == [FILE]
+
+
+def test_info_of_a_damaged_description(cache):
+    cache.put(SPACE, ["A"], ROWS[:1])
+    with cache._connection:
+        cache._connection.execute("UPDATE spaces SET description = '{'")
+    with pytest.raises(OSError, match="revdist cache clear"):
+        cache_info(cache.folder)
+
+
+def test_clear_waits_for_a_writer_and_says_if_it_never_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(_cache, "PATIENCE", 0.2)
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(SPACE, ["A"], ROWS[:1])
+        cache._connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OSError, match="in use by another process"):
+            clear_cache(tmp_path)
+        cache._connection.execute("ROLLBACK")
+        assert cache.get(SPACE, ["A"])[0] == [0]
+
+
+def test_clear_under_a_cache_that_is_open(tmp_path):
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(SPACE, ["A"], ROWS[:1])
+        clear_cache(tmp_path)
+        with EmbeddingCache(tmp_path) as new:
+            new.put(SPACE, ["C"], ROWS[1:2])
+            with pytest.warns(UserWarning) as caught:
+                cache.put(SPACE, ["D"], ROWS[2:3])
+            one_warning(caught)
+            assert new.get(SPACE, ["A", "C", "D"])[0] == [1]
+            assert new._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_the_home_folder_is_expanded(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller
+from revdist_sklearn._cache import FILE
 from revdist_sklearn._cli import main, read_fasta, read_measurements
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
 
@@ -74,6 +75,14 @@ def test_embed_with_a_cache_then_info_and_clear(corpus, distiller, tmp_path, cap
 def test_cache_of_no_folder(tmp_path, action, capsys):
     assert main(["cache", action, str(tmp_path / "nowhere")]) == 2
     assert "is no folder" in capsys.readouterr().err
+
+
+def test_cache_info_of_a_damaged_file_names_the_command_that_helps(tmp_path, capsys):
+    (tmp_path / FILE).write_bytes(b"no database at all" * 100)
+    assert main(["cache", "info", str(tmp_path)]) == 2
+    assert f"revdist cache clear {tmp_path}" in capsys.readouterr().err
+    assert main(["cache", "clear", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "Freed: 0.0 MB\n" and not list(tmp_path.iterdir())
 
 
 def test_evaluate(corpus, distiller, tmp_path, capsys):
