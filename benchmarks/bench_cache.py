@@ -2,18 +2,22 @@
 
 Why the cache is SQLite.  Rows of float32 under 16-byte keys are written in batches, as the
 featurizer writes them, one transaction a batch, and read back in another order, each store
-in processes of its own; two writers then share the work::
+in processes of its own; two writers then share the work.  Then look-ups in our cache as it
+grows::
 
     pip install lmdb zarr
     python benchmarks/bench_cache.py
 
-A store that is not installed is left out.  Results are printed and written as JSON
+A store that is not installed is left out.  A write is mostly the wait for the disk, once or more a
+batch, so that ratios are those of one kind of disk.  Results are printed and written as JSON
 (``--output``).
 """
 
 import argparse
+import importlib.metadata
 import json
 import multiprocessing
+import os
 import platform
 import sqlite3
 import tempfile
@@ -24,6 +28,8 @@ import numpy as np
 
 BATCH = 16
 LOOK_UP = 500
+TABLES = {640: 32_000, 5120: 4_000}  # rows by width
+GROWTH = 10_000, 100_000, 1_000_000
 
 
 def keys_of(start, stop):
@@ -146,18 +152,58 @@ def measure(name, width, n, pool):
         }
 
 
+def measure_growth(width=32, n=100_000):
+    """Return seconds of `n` look-ups in a growing cache, found and missing, and of its info."""
+    from revdist_sklearn._cache import EmbeddingCache, cache_info
+
+    space, results, start = {"width": width}, [], 0
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder, EmbeddingCache(folder) as cache:
+        for size in GROWTH:
+            for i in range(start, size, 10_000):
+                rows = rng.standard_normal((10_000, width), dtype=np.float32)
+                cache.put(space, keys_of(i, i + 10_000), rows)
+            start = size
+            seconds = {}
+            for kind, offset in (("found", 0), ("missing", 10**9)):
+                keys = [f"sequence {i + offset:09d}" for i in rng.integers(size, size=n)]
+                begin = time.perf_counter()
+                found, _ = cache.get(space, keys)
+                seconds[kind] = time.perf_counter() - begin
+                assert len(found) == (n if kind == "found" else 0)
+            begin = time.perf_counter()
+            cache_info(folder)
+            results.append({"rows": size, **seconds, "info": time.perf_counter() - begin})
+    return results
+
+
+def version_of(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, help=f"of both tables (default: {TABLES}, by width)")
     parser.add_argument("--output", type=Path, default=Path("bench_cache.json"))
     args = parser.parse_args()
     result = {
-        "machine": {"platform": platform.platform(), "SQLite": sqlite3.sqlite_version},
+        "machine": {
+            "threads": os.cpu_count(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "SQLite": sqlite3.sqlite_version,
+            **{name: version_of(name) for name in ("numpy", "lmdb", "zarr")},
+        },
         "tables": [],
     }
     print(json.dumps(result["machine"], indent=1))
     context = multiprocessing.get_context("spawn")
-    for width, n in ((640, 32_000), (5120, 4_000)):
+    for width, n in TABLES.items():
+        n = args.rows or n
         runs = {}
         for _ in range(args.rounds):
             for name in STORES:
@@ -171,13 +217,24 @@ def main():
             for name, of_store in runs.items()
         ]
         result["tables"].append({"width": width, "n": n, "rows": rows})
-        print(f"\n{n:,} rows of {width:,} float32, batches of {BATCH}, seconds\n")
+        print(
+            f"\n{n:,} rows of {width:,} float32, batches of {BATCH}, seconds, median of "
+            f"{args.rounds} rounds\n"
+        )
         print("| | write | read | two writers | bytes on disk for one |\n|---|---|---|---|---|")
         for row in rows:
             print(
                 f"| {row['name']} | {row['write']:.2f} | {row['read']:.2f} | "
                 f"{row['two writers']:.2f} | {row['size']:.2f} |"
             )
+    result["growth"] = measure_growth()
+    print(
+        "\n100,000 look-ups, seconds\n\n| rows in the cache | found | missing | info |\n|---|---|---|---|"
+    )
+    for row in result["growth"]:
+        print(
+            f"| {row['rows']:,} | {row['found']:.2f} | {row['missing']:.2f} | {row['info']:.3f} |"
+        )
     args.output.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -84,6 +84,7 @@ class EmbeddingCache:
     def __init__(self, folder):
         self.folder = Path(os.path.expanduser(folder))
         self._may_write = True
+        self._connection: sqlite3.Connection | None = None
         self._open()
 
     def __enter__(self):
@@ -184,7 +185,6 @@ class EmbeddingCache:
                 self._give_up(error, reading=True)
 
     def _open(self):
-        self._connection: sqlite3.Connection | None = None
         self._process = os.getpid()
         # A thread would else end, or undo, the transaction of another.
         self._lock = threading.Lock()

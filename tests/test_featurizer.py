@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -425,6 +426,15 @@ def test_other_weights_in_the_same_folder_are_another_model(tmp_path, tokens_see
     X = emb.transform([WILD])
     save_esm(folder, seed=2)
     assert np.abs(emb.transform([WILD]) - X).max() > 0.01
+
+
+def test_the_same_weights_in_another_folder_are_the_same_model(tiny_model, tokens_seen, tmp_path):
+    X = ESMFeaturizer(tiny_model, cache_dir=tmp_path / "cache").transform(VARIANTS)
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    tokens_seen.clear()
+    again = ESMFeaturizer(copy, cache_dir=tmp_path / "cache").transform(VARIANTS)
+    assert not tokens_seen
+    np.testing.assert_array_equal(again, X)
 
 
 def test_a_grid_search_over_prefixes_embeds_every_sequence_once(
