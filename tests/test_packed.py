@@ -1,16 +1,25 @@
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
-from conftest import save_esm
+import transformers
+from conftest import T5_LETTERS, save_esm, save_generic, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import EsmModel
+from transformers.models.esm import modeling_esm
 
 from revdist_sklearn import _models, _packed
 from revdist_sklearn._family import resolve_family
 from revdist_sklearn._models import load
 from revdist_sklearn._packed import OneDNNLinear, Packed, pack
 from revdist_sklearn._sequences import AMINO_ACIDS, RESIDUES
+from revdist_sklearn.datasets import load_uniprot_sample
+
+# In older versions attention may not be told of the proteins in a row.
+NEW = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 20)
 
 has_one_dnn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
@@ -24,9 +33,9 @@ def one_dnn(monkeypatch):
     monkeypatch.setattr(_models, "REGISTRY", _models.Registry(1))
 
 
-def encoder_of(folder, dtype="float32"):
-    (member,) = resolve_family(folder)
-    return load(member.folder(), member, dtype, -1, torch.device("cpu"))
+def encoder_of(folder, dtype="float32", layer=-1):
+    (member,) = resolve_family(str(folder))
+    return load(member.folder(), member, dtype, layer, torch.device("cpu"))
 
 
 def packed_esm(folder):
@@ -48,6 +57,26 @@ def test_neighbours_in_a_row_change_nothing(tiny_model, sequences):
             [plain] = model(input_ids=ids).last_hidden_state
         torch.testing.assert_close(residues[i], plain[1:-1], rtol=0, atol=1e-5)
         torch.testing.assert_close(first[i], plain[0], rtol=0, atol=1e-5)
+
+
+def test_the_place_in_a_row_changes_nothing():
+    """On trained weights; with positions that run on, the last protein is off by 4e-4."""
+    encoder = encoder_of(resolve_family("esm2-nano")[-1].folder())
+    sequences = [*load_uniprot_sample().sequences[:3], "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"]
+    together, _ = encoder(sequences)
+    for sequence, states in zip(sequences, together, strict=True):
+        torch.testing.assert_close(states, encoder([sequence])[0][0], rtol=0, atol=1e-5)
+
+
+def test_a_thread_gets_its_own_proteins(tiny_model, proteins):
+    encoder = packed_esm(tiny_model)
+    expected = [encoder([protein])[0][0] for protein in proteins]
+    with ThreadPoolExecutor(4) as pool:
+        batches = [[i, (i + 1) % len(proteins)] for i in range(len(proteins))] * 4
+        results = pool.map(lambda batch: encoder([proteins[i] for i in batch])[0], batches)
+        for batch, states in zip(batches, results, strict=True):
+            for i, of_protein in zip(batch, states, strict=True):
+                torch.testing.assert_close(of_protein, expected[i], rtol=0, atol=1e-5)
 
 
 def test_there_is_no_padding(tiny_model):
@@ -131,6 +160,104 @@ def test_wrong_positions_are_found(tmp_path, monkeypatch):
     model.set_attn_implementation("sdpa")
     assert pack(model, encoder.tokenize, AMINO_ACIDS, 1) is None
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_positions_that_are_not_used_are_found(esm, monkeypatch):
+    """As in versions that count rotary positions along the row: right, but for rounding."""
+    model, tokenize, unchanged = esm
+    if NEW:
+        forward = modeling_esm.EsmRotaryEmbedding.forward
+
+        def along_the_row(self, x, position_ids, *args):
+            return forward(self, x, torch.arange(position_ids.shape[1])[None], *args)
+
+        monkeypatch.setattr(modeling_esm.EsmRotaryEmbedding, "forward", along_the_row)
+    assert pack(model, tokenize, AMINO_ACIDS, 1) is None
+    assert unchanged()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # old transformers, new torch
+def test_local_attention_is_not_packed(tmp_path):
+    """The proteins of the check are shorter than its window, and would agree."""
+    config = transformers.ModernBertConfig(
+        **{**small(4 + len(T5_LETTERS)), "max_position_embeddings": 512},
+        local_attention=128,
+        global_attn_every_n_layers=2,
+        **{f"{name}_token_id": 0 for name in ("pad", "bos", "cls", "eos", "sep")},
+    )
+    folder = save_generic(tmp_path / "local", transformers.ModernBertForMaskedLM, config)
+    encoder = encoder_of(folder)
+    protein = AMINO_ACIDS * 8
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        [plain] = model(torch.from_numpy(encoder.tokenize(protein))[None]).last_hidden_state
+    assert not encoder.packed
+    [states], _ = encoder([protein])
+    torch.testing.assert_close(states, plain[1:-1], rtol=0, atol=1e-5)
+
+
+@has_one_dnn
+def test_a_weight_goes_before_the_next_is_laid_out(esm, one_dnn, monkeypatch):
+    model, tokenize, _ = esm
+    weights = [
+        weakref.ref(module.weight)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    alive = []
+    init = OneDNNLinear.__init__
+
+    def counting(self, linear):
+        alive.append(sum(weight() is not None for weight in weights))
+        init(self, linear)
+
+    monkeypatch.setattr(OneDNNLinear, "__init__", counting)
+    if pack(model, tokenize, AMINO_ACIDS, 1) is None:
+        pytest.skip("this version of transformers keeps the plain path")
+    assert alive == [*range(len(weights), 0, -1)]
+
+
+@has_one_dnn
+def test_outlier_columns_hide_nothing(tmp_path, one_dnn, monkeypatch):
+    """Layers in bfloat16, below columns ten thousand times the rest, as ESM has inside."""
+    model = EsmModel.from_pretrained(save_esm1b(tmp_path), add_pooling_layer=False).eval()
+    model.encoder.emb_layer_norm_after = torch.nn.Identity()
+    with torch.no_grad():
+        model.embeddings.layer_norm.bias[:2] += 1e4
+    forward = OneDNNLinear.forward
+    monkeypatch.setattr(
+        OneDNNLinear, "forward", lambda self, x: forward(self, x.bfloat16().float())
+    )
+    assert pack(model, tokenizer_of(tmp_path / "esm1b"), AMINO_ACIDS, 1) is not None
+    assert not any(isinstance(module, OneDNNLinear) for module in model.modules())
+
+
+@has_one_dnn
+def test_everything_can_be_taken_back(esm, one_dnn, monkeypatch):
+    model, tokenize, _ = esm
+    monkeypatch.setattr(torch.nn.GELU, "forward", lambda self, x: torch.relu(x))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    if pack(model, tokenize, AMINO_ACIDS, 1) is None:
+        pytest.skip("this version of transformers keeps the plain path")
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    kinds = [type(module).__name__ for module in model.encoder.modules()]
+    assert kinds.count("EsmIntermediate") == 2 and "OneDNNLinear" not in kinds
+
+
+def test_a_hidden_layer_is_packed(tiny_model, proteins):
+    """Without the final norm."""
+    encoder = encoder_of(tiny_model, layer=1)
+    if not encoder.packed:
+        pytest.skip("this version of transformers keeps the plain path")
+    model = EsmModel.from_pretrained(tiny_model, add_pooling_layer=False).eval()
+    residues, _ = encoder(proteins)
+    for protein, states in zip(proteins, residues, strict=True):
+        ids = torch.from_numpy(encoder.tokenize(protein))[None]
+        with torch.no_grad():
+            [plain] = model(input_ids=ids, output_hidden_states=True).hidden_states[1]
+        torch.testing.assert_close(states, plain[1:-1], rtol=1e-5, atol=1e-5)
 
 
 @has_one_dnn
