@@ -523,6 +523,7 @@ def _try(encoder, member):
             f"{name} does not mask padding: its states change with the batch. Such models "
             "cannot be used."
         )
-    last = getattr(plain, "last_hidden_state", None)
-    if wanted == depth and last is not None and torch.equal(states, last):
-        encoder.layer = None  # the states of all layers need not be kept
+    # Some classes norm the last state after they have noted it among the hidden ones; and the
+    # states of all layers need not be kept.
+    if wanted == depth and getattr(plain, "last_hidden_state", None) is not None:
+        encoder.layer = None
