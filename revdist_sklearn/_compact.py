@@ -91,7 +91,7 @@ def compact(pipeline):
         )
     prefix, after = _prefix(steps[at + 1 :], distiller.n_components_)
     cut = distiller.truncate(prefix)
-    featurizer = _first_members(kinds[at - 1], len(cut.block_sizes_))
+    featurizer = kinds[at - 1]._first_members(len(cut.block_sizes_))
     result = copy(pipeline)
     result.steps = [
         *((name, deepcopy(step)) for name, step in steps[: at - 1]),
@@ -167,16 +167,6 @@ def _prefix(steps, width):
             prefix, cut = width, deepcopy(inner)
         return prefix, [*passed, (name, _frozen_like(step, cut)), *deepcopy(rest)]
     return width, passed
-
-
-def _first_members(featurizer, n):
-    """Return a featurizer of the first n models that cuts long proteins as all of them do."""
-    first = featurizer._first_members(n)
-    # A model that is left out may have been the one with the least limit.
-    limit = featurizer._limit(featurizer._members())
-    if first._limit(first._members()) != limit:
-        first.set_params(max_length=limit)
-    return first
 
 
 def _narrow_selector(selector):

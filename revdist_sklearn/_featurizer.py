@@ -630,13 +630,18 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return self._first_members(next(i for i, w in enumerate(widths) if w >= d) + 1)
 
     def _first_members(self, n):
-        """Return a featurizer of the first n models."""
+        """Return a featurizer of the first n models that takes proteins as all of them do."""
         several = isinstance(self.models, (list, tuple))
         models = self.models[:n] if several else alias_of(self.models, n) or self.models
         revision = self.revision
         if isinstance(revision, (list, tuple)):
             revision = revision[:n]
-        return clone(self).set_params(models=models, revision=revision)
+        first = clone(self).set_params(models=models, revision=revision)
+        # A model that is left out may have been the one with the least limit.
+        limit = self._limit(self._members())
+        if first._limit(first._members()) != limit:
+            first.set_params(max_length=limit)
+        return first
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
