@@ -15,6 +15,7 @@ batch, so that ratios are those of one kind of disk.  Results are printed and wr
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -38,6 +39,8 @@ def keys_of(start, stop):
 
 class SQLite:
     """The cache of this package."""
+
+    package = "revdist_sklearn"
 
     def __init__(self, folder, width):
         from revdist_sklearn._cache import EmbeddingCache
@@ -64,6 +67,8 @@ class WriteAhead(SQLite):
 class LMDB:
     """A memory-mapped B-tree; its file has a size that must be chosen beforehand."""
 
+    package = "lmdb"
+
     def __init__(self, folder, width):
         import lmdb
 
@@ -85,6 +90,8 @@ class LMDB:
 
 class Zarr:
     """A chunked array; which row is which sequence must be kept elsewhere, here nowhere."""
+
+    package = "zarr"
 
     def __init__(self, folder, width):
         import zarr
@@ -110,6 +117,12 @@ STORES = {
 }
 
 
+def warm_up(name):
+    """Import what a store needs, which is no part of its times."""
+    with tempfile.TemporaryDirectory() as folder:
+        STORES[name](Path(folder) / "none", 2)
+
+
 def write(name, folder, width, start, stop):
     store = STORES[name](folder, width)
     rng = np.random.default_rng(start)
@@ -117,7 +130,7 @@ def write(name, folder, width, start, stop):
     begin = time.perf_counter()
     for i in range(start, stop, BATCH):
         store.put(keys_of(i, i + BATCH), rows, i)
-    return time.perf_counter() - begin
+    return begin, time.perf_counter()
 
 
 def read(name, folder, width, n):
@@ -135,19 +148,20 @@ def measure(name, width, n, pool):
     """Return seconds to write, read and write by two, and the bytes on disk for one byte."""
     with tempfile.TemporaryDirectory() as base:
         folder = Path(base) / "one"
-        [writing] = pool.starmap(write, [(name, folder, width, 0, n)])
+        [(begin, end)] = pool.starmap(write, [(name, folder, width, 0, n)])
+        writing = end - begin
         [reading] = pool.starmap(read, [(name, folder, width, n)])
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         both = Path(base) / "two"
         pool.starmap(write, [(name, both, width, 0, BATCH)])  # makes it
         half = n // 2 // BATCH * BATCH
-        begin = time.perf_counter()
         parts = [(name, both, width, 0, half), (name, both, width, half, 2 * half)]
-        pool.starmap(write, parts, chunksize=1)
+        begins, ends = zip(*pool.starmap(write, parts, chunksize=1), strict=True)
         return {
             "write": writing,
             "read": reading,
-            "two writers": time.perf_counter() - begin,
+            # One clock for all processes.
+            "two writers": max(ends) - min(begins),
             "size": size / (n * width * 4),
         }
 
@@ -201,17 +215,17 @@ def main():
         "tables": [],
     }
     print(json.dumps(result["machine"], indent=1))
+    there = [name for name in STORES if importlib.util.find_spec(STORES[name].package)]
+    for name in STORES.keys() - there:
+        print(f"left out, not installed: {name}")
     context = multiprocessing.get_context("spawn")
     for width, n in TABLES.items():
         n = args.rows or n
         runs = {}
         for _ in range(args.rounds):
-            for name in STORES:
-                try:
-                    with context.Pool(2, maxtasksperchild=1) as pool:
-                        runs.setdefault(name, []).append(measure(name, width, n, pool))
-                except ImportError as error:
-                    print(f"left out: {name} ({error})")
+            for name in there:
+                with context.Pool(2, initializer=warm_up, initargs=(name,)) as pool:
+                    runs.setdefault(name, []).append(measure(name, width, n, pool))
         rows = [
             {"name": name, **{k: float(np.median([r[k] for r in of_store])) for k in of_store[0]}}
             for name, of_store in runs.items()

@@ -225,9 +225,6 @@ class EmbeddingCache:
 def _connect(path, make=False):
     connection = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
     try:
-        # A killed process costs no batch that was put.  A power cut may cost the last ones and,
-        # on old file systems, rarely the file; FULL takes a quarter longer.
-        connection.execute("PRAGMA synchronous = NORMAL")
         # The tables first: who has just made them has marked the file in the same transaction.
         [n_tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         [application] = connection.execute("PRAGMA application_id").fetchone()

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import joblib
 import numpy as np
 
 from ._cache import EmbeddingCache
@@ -286,7 +287,9 @@ class MemberRun:
                         "dtype": self.dtype,
                         "layer": self.layer,
                         "pooling": self.pooling.kind,
-                        "reference": self.pooling.reference,
+                        # A digest, as of all sequences in the file.
+                        "reference": self.pooling.reference
+                        and joblib.hash(self.pooling.reference),
                         "window": window,
                         "model_kwargs": described(self.model_kwargs),
                         "width": self.member.width,
