@@ -47,6 +47,8 @@ class Encoder:
         The encoder, in evaluation mode.
     alphabet : Alphabet
         Its tokens.
+    width : int
+        Columns of its states.
     device : torch.device or None, default=None
         Where it runs, and is put when it does: see :class:`Residents`.  None: where the
         model is and must stay, because of a ``device_map`` or quantisation.
@@ -59,19 +61,19 @@ class Encoder:
         Where it runs.
     is_placed : bool
         Whether it must stay there.
-    width, itemsize : int
-        Columns of its states, and bytes of one in what it computes in.
+    itemsize : int
+        Bytes of a number in what it computes in.
     residues : str
         Letters it knows, upper case.
     pad : int
         Token that fills a batch up.
     """
 
-    def __init__(self, model, alphabet, device=None, *, layer=None):
+    def __init__(self, model, alphabet, width, device=None, *, layer=None):
         self.model = model
         self.is_placed = device is None
         self.device = model.device if device is None else device
-        self.width = model.config.hidden_size
+        self.width = width
         self.itemsize = model.dtype.itemsize
         self._packed = None
         self.residues = "".join(alphabet.residues)
@@ -422,12 +424,13 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
         )
     # With a map of devices, or quantised, it is where transformers has put it.
     stays = "device_map" in options or getattr(model, "is_quantized", False)
+    where = None if stays else device
     if generic:
-        encoder = Encoder(model, alphabet, None if stays else device, layer=layer)
+        encoder = Encoder(model, alphabet, member.width, where, layer=layer)
         _try(encoder, member)
     else:
         _cut(model, architecture, layer, member)
-        encoder = Encoder(model, alphabet, None if stays else device)
+        encoder = Encoder(model, alphabet, member.width, where)
     # For a CPU; whoever asks for an attention, or a place, gets it.
     plain = stays or device.type != "cpu" or "attn_implementation" in options
     if architecture.may_pack and not plain:

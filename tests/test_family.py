@@ -250,6 +250,9 @@ def own_code(tmp_path, monkeypatch):
         "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
     )
     monkeypatch.setattr("sys.path", [*sys.path])
+    # Those of another test lie in its folder.
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)
     folder, trace = tmp_path / "own", tmp_path / "ran"
     config = transformers.RobertaConfig(**small(29), pad_token_id=1)
     save_generic(folder, transformers.RobertaModel, config)
@@ -281,6 +284,17 @@ def test_code_of_a_repository_runs_where_the_user_says_so(own_code, no_network):
     ids = encoder.tokenize("MKTAY")
     expected = weights[ids] + weights[ids].mean(0)
     assert (residues - expected[1:-1]).abs().max() < 1e-6
+
+
+def test_width_by_its_other_name(own_code):
+    """As T5's configuration has it, where transformers gives no second name."""
+    folder, _, _ = own_code
+    for path in folder.glob("*_own.py"):
+        path.write_text(path.read_text().replace("hidden_size", "d_model"))
+    (member,) = resolve_family(str(folder), trust_remote_code=True)
+    assert member.width == 8
+    encoder = load(member.folder(), member, "float32", -1, torch.device("cpu"))
+    assert encoder.width == 8 and encoder(["MKTAY"])[0][0].shape == (5, 8)
 
 
 def test_width_that_the_configuration_does_not_tell(own_code):
