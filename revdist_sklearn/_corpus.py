@@ -13,6 +13,7 @@ from sklearn.base import clone
 from tqdm.auto import tqdm
 
 from ._columns import blocks_of
+from ._device import resolve_device
 from ._moments import Moments
 from ._sequences import runs
 from ._workers import in_order, is_worker_death
@@ -264,8 +265,6 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
 
 
 def _on_device(featurizer):
-    from ._device import resolve_device
-
     return resolve_device(featurizer.device).type != "cpu"
 
 

@@ -116,6 +116,8 @@ class MemberRun:
     def _check_letters(self, texts, encoder, index):
         """Raise if a text has a letter for which the checkpoint, now loaded, has no token."""
         known = set(encoder.residues)
+        if known.issuperset(self.member.architecture.residues):
+            return  # what the texts were checked for before it was loaded
         for i, text in enumerate(texts):
             if not known.issuperset(text):
                 letter = next(letter for letter in text if letter not in known)
@@ -264,8 +266,21 @@ class MemberRun:
             cache.put(space, [texts[i] for i in part], rows[part])
 
     @cached_property
-    def _weights(self):
-        return fingerprint(self.member.folder(self.silent))
+    def _space(self):
+        """What the rows of whole proteins depend on beside their sequences."""
+        reference = self.pooling.reference
+        return {
+            "model": self.member.source,
+            "weights": fingerprint(self.member.folder(self.silent)),
+            "dtype": self.dtype,
+            "layer": self.layer,
+            "pooling": self.pooling.kind,
+            # A digest, as of all sequences in the file.
+            "reference": reference and joblib.hash(reference),
+            "window": None,
+            "model_kwargs": described(self.model_kwargs),
+            "width": self.member.width,
+        }
 
     def _spaces(self, texts, cache):
         """Yield what the rows of some texts depend on, with the indices of these.
@@ -280,22 +295,7 @@ class MemberRun:
         for window in (None, limit) if any(is_long) else (None,):
             part = [i for i, long in enumerate(is_long) if long == (window is not None)]
             if part:
-                yield (
-                    {
-                        "model": self.member.source,
-                        "weights": self._weights,
-                        "dtype": self.dtype,
-                        "layer": self.layer,
-                        "pooling": self.pooling.kind,
-                        # A digest, as of all sequences in the file.
-                        "reference": self.pooling.reference
-                        and joblib.hash(self.pooling.reference),
-                        "window": window,
-                        "model_kwargs": described(self.model_kwargs),
-                        "width": self.member.width,
-                    },
-                    part,
-                )
+                yield {**self._space, "window": window}, part
 
 
 def pooled_rows(run, texts, index, cache_dir):

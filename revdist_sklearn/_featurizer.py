@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ._cache import EmbeddingCache
 from ._callbacks import NO_CALLBACKS, CallbackSupportMixin, with_callbacks
 from ._columns import column_names
+from ._device import resolve_device
 from ._embed import MemberRun, no_start_token, pooled_rows
 from ._family import alias_of, resolve_family
 from ._pooling import resolve_pooling
@@ -485,8 +486,6 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def _iter_residues(self, members, sequences, limit, as_tensor):
         import torch
 
-        from ._device import resolve_device
-
         # On the CPU a tensor and its array are one memory.
         models_on = resolve_device(self.device)
         device = models_on if as_tensor else "cpu"
@@ -495,6 +494,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         kind = "cpu" if models_on.type == "cpu" else "cuda"
         tokens = RUN_TOKENS[kind] if self.token_budget is None else 8 * self.token_budget
         most = min(tokens, RUN_BYTES[kind] // (4 * width))
+        pooling = resolve_pooling("mean", None)
+        parts = [(self._run(m, limit, pooling), columns) for m, columns in _columns_of(members)]
         for start, stop in runs(lengths.tolist(), most):
             ends = np.cumsum(lengths[start:stop])
             rows = torch.empty((ends[-1], width), dtype=torch.float32, device=device)
@@ -505,8 +506,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 index.setdefault(sequence, i)
                 places.setdefault(sequence, []).append(slice(end - len(sequence), end))
             texts, names = list(places), list(index.values())
-            for member, columns in _columns_of(members):
-                run = self._run(member, limit, resolve_pooling("mean", None))
+            for run, columns in parts:
                 for batch in run.batches_of_states(texts, names):
                     for i, residues, _ in batch:
                         states = residues.to(device)

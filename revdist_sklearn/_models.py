@@ -161,24 +161,37 @@ class Encoder:
 
     def _padded(self, rows):
         """Return the states of a batch whose rows are filled up to one length."""
-        import torch
-
-        lengths = [len(row) for row in rows]
-        ids = np.full((len(rows), max(lengths)), self.pad, dtype=np.int64)
-        for filled, row in zip(ids, rows, strict=True):
-            filled[: len(row)] = row
+        ids, mask = (x.to(self.model.device) for x in fill_up(rows, self.pad))
         # Without padding there is nothing to mask, and attention without a mask is faster.
-        mask = None
-        if min(lengths) < ids.shape[1]:
-            filled_up = np.arange(ids.shape[1]) < np.array(lengths)[:, None]
-            mask = torch.from_numpy(filled_up.astype(np.int64)).to(self.model.device)
-        return self._states(torch.from_numpy(ids).to(self.model.device), mask).float()
+        no_padding = all(len(row) == len(rows[0]) for row in rows)
+        return self._states(ids, None if no_padding else mask).float()
 
     def _states(self, ids, mask):
         if self.layer is None:
             return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
         return out.hidden_states[self.layer]
+
+
+def fill_up(rows, pad):
+    """Return rows of token ids filled up to one length, and what of them is no padding.
+
+    Parameters
+    ----------
+    rows : list of ndarray of shape (n_tokens,), int64
+    pad : int
+        Token that fills up.
+
+    Returns
+    -------
+    ids, mask : Tensor of shape (n_rows, longest), int64
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    ids = [torch.from_numpy(row) for row in rows]
+    mask = pad_sequence([torch.ones_like(i) for i in ids], batch_first=True)
+    return pad_sequence(ids, batch_first=True, padding_value=pad), mask
 
 
 class Registry:
@@ -270,7 +283,7 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     key = (
         fingerprint(folder),
         *(dtype, layer, str(device)),
-        *(member.trust_remote_code, joblib.hash(options)),
+        *(member.trust_remote_code, described(options)),
     )
     return REGISTRY.get(key, lambda: load(folder, member, dtype, layer, device, options, silent))
 

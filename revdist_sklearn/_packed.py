@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
+
+from ._models import fill_up
 
 ATTENTION = "revdist_packed"
 # States may differ from the plain model's by this much of their column's scale: some float32
@@ -209,11 +210,8 @@ def one_dnn_pays():
 
 def _padded(model, rows, pad_id):
     """Return the states of each protein by the model as it is, in one pass."""
-    ids = [torch.from_numpy(row) for row in rows]
-    states = model(
-        input_ids=pad_sequence(ids, batch_first=True, padding_value=pad_id),
-        attention_mask=pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
-    ).last_hidden_state
+    ids, mask = fill_up(rows, pad_id)
+    states = model(input_ids=ids, attention_mask=mask).last_hidden_state
     return [s[: len(row)] for s, row in zip(states, rows, strict=True)]
 
 

@@ -157,17 +157,25 @@ def test_two_processes_write_at_once(tmp_path):
     np.testing.assert_array_equal(rows, ROWS[:604])
 
 
-def test_threads_write_at_once(tmp_path):
-    def write_part(part):
-        with EmbeddingCache(tmp_path) as cache:
-            for i in range(part, 200, 4):
-                cache.put(SPACE, [TEXTS[i]], ROWS[[i]])
+def put_part(cache, part, n):
+    for i in range(part, n, 4):
+        cache.put(SPACE, [TEXTS[i]], ROWS[[i]])
 
-    threads = [threading.Thread(target=write_part, args=(part,)) for part in range(4)]
+
+def in_four_threads(function):
+    threads = [threading.Thread(target=function, args=(part,)) for part in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
+
+
+def test_threads_write_at_once(tmp_path):
+    def write_part(part):
+        with EmbeddingCache(tmp_path) as cache:
+            put_part(cache, part, 200)
+
+    in_four_threads(write_part)
     with EmbeddingCache(tmp_path) as cache:
         np.testing.assert_array_equal(cache.get(SPACE, TEXTS[:200])[1], ROWS[:200])
 
@@ -175,16 +183,7 @@ def test_threads_write_at_once(tmp_path):
 def test_threads_share_one_cache(tmp_path):
     with EmbeddingCache(tmp_path) as cache, warnings.catch_warnings():
         warnings.simplefilter("error")
-
-        def write_part(part):
-            for i in range(part, 400, 4):
-                cache.put(SPACE, [TEXTS[i]], ROWS[[i]])
-
-        threads = [threading.Thread(target=write_part, args=(part,)) for part in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        in_four_threads(lambda part: put_part(cache, part, 400))
     with EmbeddingCache(tmp_path) as cache:
         np.testing.assert_array_equal(cache.get(SPACE, TEXTS[:400])[1], ROWS[:400])
 

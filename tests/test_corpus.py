@@ -153,15 +153,8 @@ def test_tasks_are_small(featurizer, many_pieces, monkeypatch):
     assert len(sizes) > 2 and max(sizes) < 2000
 
 
-def test_a_dask_cluster_gives_the_same(featurizer, many_pieces):
-    distributed = pytest.importorskip("distributed")
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster),
-        joblib.parallel_config(backend="dask"),
-    ):
+def test_a_dask_cluster_gives_the_same(featurizer, many_pieces, dask_cluster):
+    with joblib.parallel_config(backend="dask"):
         on_dask = gather(featurizer)
     assert_same(on_dask, gather(featurizer))
 

@@ -474,16 +474,9 @@ def test_workers_compute_the_same(emb, proteins, backend, tmp_path, no_workers_l
     np.testing.assert_array_equal(shared.transform(proteins), Y[:-1])
 
 
-def test_a_dask_cluster_computes_the_same(emb, proteins, tmp_path):
-    distributed = pytest.importorskip("distributed")
+def test_a_dask_cluster_computes_the_same(emb, proteins, tmp_path, dask_cluster):
     X = emb.transform(proteins)
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster),
-        joblib.parallel_config(backend="dask"),
-    ):
+    with joblib.parallel_config(backend="dask"):
         Y = clone(emb).set_params(cache_dir=tmp_path).transform(proteins)
     np.testing.assert_allclose(Y, X, atol=TOLERANCE)
     # What the cluster computed is in the cache here.
