@@ -7,11 +7,15 @@ from ._featurizer import ESMFeaturizer
 from ._hub import ModelNotFoundError
 from ._moments import Moments
 from ._prefix import PrefixSelector
+from ._prefix_ridge import PrefixRidgeCV
+from ._prefix_ridge_classifier import PrefixRidgeClassifierCV
 
 __all__ = [
     "ESMFeaturizer",
     "ModelNotFoundError",
     "Moments",
+    "PrefixRidgeCV",
+    "PrefixRidgeClassifierCV",
     "PrefixSelector",
     "ReverseDistiller",
     "compact",

@@ -1,0 +1,354 @@
+"""The search over prefixes and alphas that regression and classification share."""
+
+import warnings
+from copy import copy
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.linalg import LinAlgWarning
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.model_selection import check_cv
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_consistent_length
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from ._columns import blocks_of
+from ._ridge_path import centred_split, leave_one_out_path, ridge_path
+
+# A tuple, as an array for a default breaks the printing of estimators.
+ALPHAS = tuple(10.0**i for i in range(-6, 4))
+# Scores are good to this, relative to themselves; closer ones are ties.
+TIE = 1e-10
+
+
+def resolve_prefixes(prefixes, n_features, names=None):
+    """Return the prefixes to search over.
+
+    Parameters
+    ----------
+    prefixes : None, "all", int or array-like of int
+        As in ``PrefixRidgeCV``.
+    n_features : int
+        Columns of X.
+    names : sequence of str or None
+        Their names.
+
+    Returns
+    -------
+    prefixes : ndarray of int
+        Ascending, each once.
+
+    Raises
+    ------
+    ValueError
+        If one is no integer from 1 to ``n_features``.
+
+    Examples
+    --------
+    >>> from revdist_sklearn._prefix_search import resolve_prefixes
+    >>> resolve_prefixes(None, 5, ["a__0", "a__1", "b__0", "b__1", "b__2"]).tolist()
+    [2, 5]
+    >>> resolve_prefixes(None, 20).tolist()
+    [1, 2, 3, 5, 10, 20]
+    >>> resolve_prefixes(4, 20).tolist()
+    [5, 10, 15, 20]
+    """
+    if prefixes is None:
+        blocks = blocks_of(names)
+        if blocks is not None and len(blocks) > 1:
+            return np.cumsum([width for _, width in blocks])
+        halvings = int(np.ceil(np.log2(n_features)))
+        return np.unique([-(-n_features // 2**i) for i in range(halvings + 1)])
+    if isinstance(prefixes, str):
+        return np.arange(1, n_features + 1)
+    if isinstance(prefixes, Integral):
+        if prefixes > n_features:
+            raise ValueError(
+                f"prefixes={prefixes} is more than X has columns, {n_features}; use an integer in "
+                f"[1, {n_features}], or 'all'."
+            )
+        return np.array([-(-n_features * i // prefixes) for i in range(1, prefixes + 1)])
+    given = np.asarray(prefixes)
+    if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
+        raise ValueError(
+            f"prefixes={prefixes!r} is no one-dimensional array of integers; use None, 'all', a "
+            "number of prefixes, or their widths."
+        )
+    for d in given:
+        if not 1 <= d <= n_features:
+            raise ValueError(
+                f"prefixes has {d}, but X has {n_features} columns; use integers in "
+                f"[1, {n_features}]."
+            )
+    return np.unique(given)
+
+
+def choose(scores, *, one_standard_error=False):
+    """Return the indices of the prefix and the alpha to take.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_prefixes, n_alphas, n_splits)
+        Greater is better.
+    one_standard_error : bool, default=False
+        Take the smallest prefix whose best mean score is within one standard error of the
+        best of all, rather than the best.
+
+    Returns
+    -------
+    prefix, alpha : int
+        Of ties, the smaller prefix, then the alpha that comes first.
+
+    Raises
+    ------
+    ValueError
+        If no mean score is a number, or the standard error of one split is asked for.
+    """
+    mean = scores.mean(axis=2)
+    n_splits = scores.shape[2]
+    if np.isnan(mean).all():
+        raise ValueError(
+            f"None of the {mean.size} mean scores over {n_splits} splits is a number: each "
+            "has a split where the score is undefined. Take larger test sets, or another scoring."
+        )
+    mean = np.where(np.isnan(mean), -np.inf, mean)
+    best = mean.max()
+    ties = (mean == best) | np.isclose(mean, best, rtol=TIE, atol=0)
+    prefix, alpha = (int(i) for i in np.argwhere(ties)[0])
+    if one_standard_error:
+        if n_splits < 2:
+            raise ValueError(
+                "one_standard_error=True needs two splits or more, but cv gives one; take more "
+                "splits, or one_standard_error=False."
+            )
+        error = scores[prefix, alpha].std(ddof=1) / np.sqrt(n_splits)
+        prefix = int(np.argmax(mean.max(axis=1) >= best - error))
+        alpha = int(np.argmax(np.isclose(mean[prefix], mean[prefix].max(), rtol=TIE, atol=0)))
+    return prefix, alpha
+
+
+class PrefixSearch(BaseEstimator):
+    """Ridge on every prefix, for the classes that say what targets and scores are.
+
+    A subclass has
+
+    - ``_batch_score(name)``: the function of ``_prefix_scores`` for a score, None being the
+      default one, or None where there is no such function;
+    - ``_encode(y, sample_weight)``: the targets of ridge as columns, the weights, and
+      what the functions of ``_prefix_scores`` are told besides;
+    - ``_given(X, predictions, *told)``: what any other scorer is called with;
+    - ``_row_scores(y, predictions, *told)``: of single rows, for leave-one-out;
+    - ``_head(**parameters)``: scikit-learn's estimator of one prefix and alpha.
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        "prefixes": [
+            "array-like",
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"all"}),
+            None,
+        ],
+        "alphas": ["array-like", Interval(Real, 0, None, closed="neither")],
+        "cv": ["cv_object", StrOptions({"loo"})],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "fit_intercept": ["boolean"],
+        "scale": ["boolean"],
+        "one_standard_error": ["boolean"],
+    }
+
+    def _search(self, X, y, sample_weight, groups):
+        """Score all candidates, choose one, and fit it on all rows."""
+        names = getattr(self, "feature_names_in_", None)
+        self.prefixes_ = resolve_prefixes(self.prefixes, X.shape[1], names)
+        self.alphas_ = self._check_alphas()
+        check_consistent_length(X, groups)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+        self._check_targets(y if sample_weight is None else y[sample_weight > 0])
+        search = self._leave_one_out if isinstance(self.cv, str) else self._folds
+        self.cv_scores_, well_conditioned = search(X, y, sample_weight, groups)
+        self.n_splits_ = self.cv_scores_.shape[2]
+        if not well_conditioned.all():
+            listed = ", ".join(f"{alpha:g}" for alpha in self.alphas_[~well_conditioned])
+            warnings.warn(
+                f"The Gram matrices with alpha {listed} are ill-conditioned; they were factorised "
+                "without rounding the small directions away, which is slower. Larger alphas, or "
+                "columns of one scale (scale=True), avoid this.",
+                LinAlgWarning,
+                stacklevel=4,
+            )
+        p, a = choose(self.cv_scores_, one_standard_error=self.one_standard_error)
+        self.n_components_ = int(self.prefixes_[p])
+        self.alpha_ = float(self.alphas_[a])
+        self.best_score_ = float(self.cv_scores_[p, a].mean())
+        self._warn_at_the_edge()
+        self._refit(X, y, sample_weight, "cholesky" if well_conditioned[a] else "svd")
+        return self
+
+    def _check_targets(self, y):
+        """Raise where the targets of the rows of positive weight cannot be fitted."""
+
+    def _check_alphas(self):
+        alphas = np.atleast_1d(np.asarray(self.alphas, dtype=np.float64))
+        if alphas.ndim != 1 or not alphas.size:
+            raise ValueError(
+                f"alphas={self.alphas!r} is no one-dimensional array of numbers; use penalties "
+                "such as np.logspace(-6, 3, 10)."
+            )
+        for alpha in alphas:
+            if not (np.isfinite(alpha) and alpha > 0):
+                raise ValueError(
+                    f"alphas has {alpha:g}; penalties are finite and above 0. For least squares "
+                    "take a small one, such as 1e-6."
+                )
+        return alphas
+
+    def _folds(self, X, y, sample_weight, groups):
+        """Return the scores of all candidates in all splits, and which alphas went well."""
+        cv = check_cv(self.cv, y, classifier=is_classifier(self))
+        splits = list(cv.split(X, y, groups))
+        scores = np.empty((len(self.prefixes_), len(self.alphas_), len(splits)))
+        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        for i, (train, test) in enumerate(splits):
+            weights = None if sample_weight is None else sample_weight[train]
+            if weights is not None and not weights.any():
+                raise ValueError(
+                    f"Split {i} has no training row of positive sample_weight; give a cv whose "
+                    "training sets all have some."
+                )
+            targets, all_weights, *told = self._encode(y[train], weights)
+            rows = self._columns(X, train, test, weights)
+            split = centred_split(rows[0], targets, rows[1], all_weights, self.fit_intercept)
+            del rows
+            for part in ridge_path(split, self.prefixes_, self.alphas_):
+                shape = part.values.shape
+                candidates = part.values.reshape(shape[0], -1, shape[3])
+                scored = self._scores(X[test], y[test], candidates, *told)
+                scores[part.prefixes, part.alphas, i] = scored.reshape(shape[1:3])
+                well_conditioned[part.alphas] &= part.well_conditioned
+        return scores, well_conditioned
+
+    def _columns(self, X, train, test, weights):
+        """Return training and test rows in float64, scaled where asked for."""
+        X = X[:, : self.prefixes_[-1]]
+        X_train, X_test = (X[rows].astype(np.float64, order="F") for rows in (train, test))
+        if self.scale:
+            scaler = StandardScaler(with_mean=False, copy=False).fit(
+                X_train, sample_weight=weights
+            )
+            X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
+        return X_train, X_test
+
+    def _scores(self, X, y, candidates, *told):
+        """Return the scores of predictions of shape (m, n_candidates, n_targets)."""
+        score = None if callable(self.scoring) else self._batch_score(self.scoring)
+        if score is not None:
+            return score(y, candidates, *told)
+        scorer = get_scorer(self.scoring)
+        if y.ndim == 1 and candidates.shape[2] == 1:
+            candidates = candidates[:, :, 0]
+        given = (self._given(X, each, *told) for each in np.moveaxis(candidates, 1, 0))
+        return np.array([scorer(one, X, y) for one in given], dtype=np.float64)
+
+    def _leave_one_out(self, X, y, sample_weight, groups):
+        """Return the scores of all candidates, a split a row, and which alphas went well."""
+        self._check_leave_one_out()
+        targets, weights, *told = self._encode(y, sample_weight)
+        paths = leave_one_out_path(
+            X[:, : self.prefixes_[-1]].astype(np.float64),
+            targets,
+            self.prefixes_,
+            self.alphas_,
+            weights,
+            self.fit_intercept,
+        )
+        scores = np.empty((len(self.prefixes_), len(self.alphas_), len(X)))
+        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        for part in paths:
+            scored = self._row_scores(y, part.values, *told)
+            scores[part.prefixes, part.alphas] = np.moveaxis(scored, 0, 2)
+            well_conditioned[part.alphas] &= part.well_conditioned
+        return scores, well_conditioned
+
+    def _check_leave_one_out(self):
+        if self.scale:
+            raise ValueError(
+                "scale=True has no closed form for cv='loo', as every row that is left out "
+                "changes the scales. Scale the columns beforehand, or take cv=LeaveOneOut()."
+            )
+        if self.scoring not in (None, self._leave_one_out_score):
+            raise ValueError(
+                f"scoring={self.scoring!r} cannot be used with cv='loo', whose splits have one "
+                f"row; use None or {self._leave_one_out_score!r}, or another cv."
+            )
+
+    def _warn_at_the_edge(self):
+        for word, edge in (("smallest", self.alphas_.min()), ("largest", self.alphas_.max())):
+            if self.alpha_ == edge and len(np.unique(self.alphas_)) > 1:
+                warnings.warn(
+                    f"The chosen alpha, {edge:g}, is the {word} of the grid; a better one may lie "
+                    "beyond it. Widen alphas, or pass that one alone.",
+                    UserWarning,
+                    stacklevel=5,
+                )
+
+    def _refit(self, X, y, sample_weight, solver):
+        """Fit the chosen head; its coefficients are those of columns as they come."""
+        X = X[:, : self.n_components_].astype(np.float64)
+        scale = np.ones(self.n_components_)
+        if self.scale:
+            scaler = StandardScaler(with_mean=False, copy=False).fit(
+                X, sample_weight=sample_weight
+            )
+            X, scale = scaler.transform(X), scaler.scale_
+        head = self._head(alpha=self.alpha_, fit_intercept=self.fit_intercept, solver=solver)
+        head.fit(X, y, sample_weight=sample_weight)
+        self.coef_ = head.coef_ / scale
+        self.intercept_ = head.intercept_
+
+    def _linear(self, X):
+        """Return what the coefficients make of the first columns of X."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        return X[:, : self.n_components_] @ self.coef_.T + self.intercept_
+
+    def _score(self, X, y, sample_weight, default):
+        scorer = get_scorer(default if self.scoring is None else self.scoring)
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return scorer(self, X, y, **weights)
+
+    def truncate(self, n_features):
+        """Return a fitted copy that takes fewer columns.
+
+        Parameters
+        ----------
+        n_features : int
+            Columns that the copy takes, from ``n_components_``, which are all that it uses,
+            to ``n_features_in_``.
+
+        Returns
+        -------
+        head : object of the same class
+            Predicts from ``X[:, :n_features]`` what this one predicts from X.
+
+        Raises
+        ------
+        ValueError
+            If the number of columns is not in this range.
+        """
+        check_is_fitted(self)
+        if not self.n_components_ <= n_features <= self.n_features_in_:
+            raise ValueError(
+                f"n_features={n_features} is out of range; use an integer in "
+                f"[{self.n_components_}, {self.n_features_in_}]: the chosen prefix has "
+                f"{self.n_components_} columns, X had {self.n_features_in_}."
+            )
+        narrow = copy(self)
+        narrow.n_features_in_ = int(n_features)
+        if hasattr(self, "feature_names_in_"):
+            narrow.feature_names_in_ = self.feature_names_in_[:n_features]
+        return narrow
