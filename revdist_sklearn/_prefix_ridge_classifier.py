@@ -234,7 +234,7 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         return self._score(X, y, sample_weight, "accuracy")
 
     def _check_targets(self, y):
-        classes = np.unique(y)
+        classes = np.unique(y).tolist()
         if len(classes) < 2:
             raise ValueError(
                 f"y has one class, {classes[0]!r}, among the rows of positive weight; a "

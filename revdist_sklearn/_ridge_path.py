@@ -34,7 +34,7 @@ It takes arrays in Fortran order as they are.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_solve, cholesky, eigh, qr, solve_triangular
+from scipy.linalg import LinAlgError, cho_solve, cholesky, eigh, qr_multiply, solve_triangular
 from scipy.linalg.blas import dgemm, dsyrk
 
 # Rounding changes a Gram matrix by some 1e-16 of its largest eigenvalue. Squared pivots bound
@@ -240,26 +240,27 @@ def _primal_factors(split, prefixes, alphas):
     """Yield for each alpha its index, L and t of (1), and whether A was well conditioned."""
     if not len(prefixes):
         return
-    X = split.X[:, : prefixes[-1]]
-    gram, moment = dsyrk(1.0, X, trans=1, lower=1), _product(X.T, split.y)
+    X, y = split.X[:, : prefixes[-1]], split.y
+    gram, moment = dsyrk(1.0, X, trans=1, lower=1), _product(X.T, y)
     for j, alpha in enumerate(alphas):
-        L, well_conditioned = _ridge_factor(gram, X, alpha)
-        yield j, L, solve_triangular(L, moment, lower=True, check_finite=False), well_conditioned
+        L = _cholesky(gram, alpha)
+        if L is not None:
+            yield j, L, solve_triangular(L, moment, lower=True, check_finite=False), True
+        else:
+            yield j, *_factor_of_rows(X, y, alpha), False
 
 
-def _ridge_factor(gram, X, alpha):
-    """Return L of (1), from the rows by QR where rounding has eaten the small pivots.
+def _factor_of_rows(X, y, alpha):
+    """Return L and t of (1) by QR of X over sqrt(alpha) I, without the Gram matrix.
 
-    QR of X over sqrt(alpha) I gives the same factor up to signs, which cancel in (2); it is
-    slower, and does not square the condition number.
+    It is slower, and does not square the condition number.  Signs of L and t are those of QR;
+    they cancel in (2).
     """
-    L = _cholesky(gram, alpha)
-    if L is not None:
-        return L, True
-    k = len(gram)
+    k = X.shape[1]
     stacked = np.vstack([X, np.sqrt(alpha) * np.eye(k)])
-    [R] = qr(stacked, mode="r", overwrite_a=True, check_finite=False)
-    return R[:k].T, False
+    targets = np.vstack([y, np.zeros((k, y.shape[1]))])
+    t, R = qr_multiply(stacked, targets.T, mode="right", overwrite_a=True)
+    return R.T, t.T
 
 
 def _cholesky(gram, alpha):
@@ -300,7 +301,8 @@ def _running_grams(split, prefixes, first):
     for i in range(first, len(prefixes)):
         X, X_test = (part[:, start : prefixes[i]] for part in (split.X, split.X_test))
         K = dsyrk(1.0, X, beta=1.0, c=K, overwrite_c=1, lower=1)
-        K_test = dgemm(1.0, X_test, X, trans_b=1, beta=1.0, c=K_test, overwrite_c=1)
+        if m:
+            K_test = dgemm(1.0, X_test, X, trans_b=1, beta=1.0, c=K_test, overwrite_c=1)
         start = prefixes[i]
         yield i, K, K_test
 
@@ -320,15 +322,16 @@ def _dual_coefficients(K, y, alphas):
         solved = [cho_solve((L, True), y, check_finite=False) for L in factors]
     else:
         S, U = _spectrum(K)
-        Uy = _product(U.T, y)
+        # Null directions are orthogonal to all rows: they have no part in predictions.
+        Uy = np.where(S[:, None] > 0, _product(U.T, y), 0)
         solved = [_product(U, Uy / (S + alpha)[:, None]) for alpha in alphas]
     return np.stack(solved, axis=1), well_conditioned
 
 
 def _spectrum(K):
-    """Return eigenvalues, none below zero, and eigenvectors of a Gram matrix."""
+    """Return eigenvalues, those that rounding may have made being 0, and eigenvectors."""
     S, U = eigh(K, driver="evd", check_finite=False)
-    return np.maximum(S, 0), U
+    return np.where(S > len(K) * np.finfo(S.dtype).eps * S[-1], S, 0), U
 
 
 def _product(A, B):

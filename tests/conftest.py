@@ -1,8 +1,15 @@
-"""Shared fixtures: tiny random checkpoints, as folders that transformers writes."""
+"""Shared helpers: tiny random checkpoints as transformers writes them, and the grid search."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from revdist_sklearn import PrefixSelector
 
 # The tokens of ESM-2 in the order of their ids.
 ESM_TOKENS = [
@@ -238,3 +245,27 @@ def dask_cluster():
         distributed.Client(cluster),
     ):
         yield cluster
+
+
+def prefix_grid_search(head, X, y, prefixes, alphas, *, w=None, scale=False, groups=None, **how):
+    """Return GridSearchCV over PrefixSelector and a ridge, and scores of the shape of ours.
+
+    ``head`` takes "svd" as solver, the most exact one.
+    """
+    scaler = StandardScaler(with_mean=head.fit_intercept) if scale else "passthrough"
+    head = clone(head).set_params(solver="svd")
+    model = Pipeline([("scaler", scaler), ("prefix", PrefixSelector()), ("ridge", head)])
+    grid = {"prefix__n_components": list(prefixes), "ridge__alpha": list(alphas)}
+    weights = {} if w is None else {"ridge__sample_weight": w}
+    weights |= {"scaler__sample_weight": w} if scale and w is not None else {}
+    search = GridSearchCV(model, grid, **how).fit(X, y, groups=groups, **weights)
+    by_split = [search.cv_results_[f"split{i}_test_score"] for i in range(search.n_splits_)]
+    return search, np.stack(by_split, axis=-1).reshape(len(prefixes), len(alphas), -1)
+
+
+def assert_same_search(ours, theirs, scores, *, atol=1e-10):
+    """Check scores and choice of a prefix search against those of GridSearchCV."""
+    np.testing.assert_allclose(ours.cv_scores_, scores, rtol=atol, atol=atol)
+    assert ours.n_components_ == theirs.best_params_["prefix__n_components"]
+    assert ours.alpha_ == theirs.best_params_["ridge__alpha"]
+    assert ours.best_score_ == pytest.approx(theirs.best_score_, abs=atol)
