@@ -7,6 +7,7 @@ from ._featurizer import ESMFeaturizer
 from ._hub import ModelNotFoundError
 from ._moments import Moments
 from ._prefix import PrefixSelector
+from ._prefix_curve import PrefixCurveDisplay
 from ._prefix_ridge import PrefixRidgeCV
 from ._prefix_ridge_classifier import PrefixRidgeClassifierCV
 
@@ -14,6 +15,7 @@ __all__ = [
     "ESMFeaturizer",
     "ModelNotFoundError",
     "Moments",
+    "PrefixCurveDisplay",
     "PrefixRidgeCV",
     "PrefixRidgeClassifierCV",
     "PrefixSelector",
