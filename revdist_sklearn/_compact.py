@@ -13,7 +13,7 @@ from ._prefix import PrefixSelector
 
 SHAPE = (
     "make_pipeline(ESMFeaturizer(...), FrozenEstimator(ReverseDistiller()), PrefixSelector(d), "
-    "head), or a search over it"
+    "head), the same with PrefixRidgeCV() for the last two, or a search over it"
 )
 
 
@@ -29,9 +29,9 @@ def compact(pipeline):
     pipeline : Pipeline, fitted search, or FrozenEstimator of one
         Its steps are an :class:`ESMFeaturizer`, a :class:`ReverseDistiller` (frozen or not),
         and any others.  The prefix is that of the :class:`PrefixSelector` which follows, or of
-        a last step that has ``n_components_`` and ``truncate``; without either it is the
-        distiller's own width.  A search stands for its ``best_estimator_``; so does one that
-        is the last step, where it chose a narrower prefix.
+        a last step such as :class:`PrefixRidgeCV`, one that has ``n_components_`` and
+        ``truncate``; without either it is the distiller's own width.  A search stands for its
+        ``best_estimator_``; so does one that is the last step, where it chose a narrower prefix.
 
     Returns
     -------
@@ -152,21 +152,27 @@ def _prefix(steps, width):
             prefix, [(_, best)] = _prefix([(name, inner.best_estimator_)], width)
             # One that searched for something else goes on as it is, with its scoring.
             cut = best if prefix < width else deepcopy(inner)
-        elif hasattr(inner, "n_components_") and hasattr(inner, "truncate"):
+        elif _chooses_a_prefix(inner):
             prefix, cut = inner.n_components_, deepcopy(inner.truncate(inner.n_components_))
         elif isinstance(inner, Pipeline):
             cut = copy(inner)
             prefix, cut.steps = _prefix(inner.steps, width)
-        elif any(isinstance(_unfrozen(later), PrefixSelector) for _, later in rest):
+        elif any(_chooses_a_prefix(_unfrozen(later)) for _, later in rest):
             raise ValueError(
-                f"The step {name!r} ({type(inner).__name__}) stands between distiller and "
-                "PrefixSelector and was fitted on all columns. Put it behind the selector and "
-                "fit again."
+                f"The step {name!r} ({type(inner).__name__}) stands between the distiller and the "
+                "step that chooses a prefix, and was fitted on all columns. Put it behind the "
+                "PrefixSelector, or use scale=True of PrefixRidgeCV, and fit again."
             )
         else:
             prefix, cut = width, deepcopy(inner)
         return prefix, [*passed, (name, _frozen_like(step, cut)), *deepcopy(rest)]
     return width, passed
+
+
+def _chooses_a_prefix(step):
+    return isinstance(step, PrefixSelector) or (
+        hasattr(step, "n_components_") and hasattr(step, "truncate")
+    )
 
 
 def _narrow_selector(selector):

@@ -69,7 +69,8 @@ def resolve_prefixes(prefixes, n_features, names=None):
                 f"prefixes={prefixes} is more than X has columns, {n_features}; use an integer in "
                 f"[1, {n_features}], or 'all'."
             )
-        return np.array([-(-n_features * i // prefixes) for i in range(1, prefixes + 1)])
+        count = int(prefixes)
+        return np.array([-(-n_features * i // count) for i in range(1, count + 1)])
     given = np.asarray(prefixes)
     if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
         raise ValueError(

@@ -4,7 +4,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 from conftest import save_esm
-from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -15,6 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from revdist_sklearn import (
     ESMFeaturizer,
+    PrefixRidgeClassifierCV,
+    PrefixRidgeCV,
     PrefixSelector,
     ReverseDistiller,
     _models,
@@ -120,35 +122,31 @@ def test_a_last_search_for_something_else_goes_on_as_it_is(emb, ran, proteins, s
     assert ran == {8} and isinstance(small[-1], GridSearchCV) and small[-1] is not head
 
 
-class PrefixHead(RegressorMixin, BaseEstimator):
-    """A last step that chooses its own prefix."""
-
-    def fit(self, X, y):
-        self.n_components_, self.n_features_in_ = 5, X.shape[1]
-        self.head_ = Ridge().fit(X[:, :5], y)
-        return self
-
-    def predict(self, X):
-        assert X.shape[1] == self.n_features_in_
-        return self.head_.predict(X[:, : self.n_components_])
-
-    def truncate(self, d):
-        narrow = clone(self)
-        narrow.n_components_, narrow.n_features_in_, narrow.head_ = 5, d, self.head_
-        return narrow
-
-
+@pytest.mark.parametrize("frame", [False, True])
 @pytest.mark.parametrize("searched", [False, True])
-def test_a_last_step_with_a_prefix_of_its_own(emb, rd, ran, searched):
-    head = GridSearchCV(PrefixHead(), {}, cv=2) if searched else PrefixHead()
-    model = make_pipeline(emb, FrozenEstimator(rd), head).fit(SEQUENCES, y)
+def test_a_last_step_with_a_prefix_of_its_own(emb, rd, ran, searched, frame):
+    head = PrefixRidgeCV([5], alphas=1.0, cv=2, scoring="neg_mean_squared_error")
+    head = GridSearchCV(head, {"scale": [False, True]}, cv=2) if searched else head
+    model = make_pipeline(clone(emb), FrozenEstimator(deepcopy(rd)), head)
+    model.set_output(transform="pandas" if frame else "default").fit(SEQUENCES, y)
     expected = model.predict(OTHERS)
     ran.clear()
     small = compact(model)
     np.testing.assert_allclose(small.predict(OTHERS), expected, atol=1e-5)
     assert ran == {8}
     fitted = model[-1].best_estimator_ if searched else model[-1]
-    assert small[-1].head_ is not fitted.head_
+    assert small[-1].n_features_in_ == 5 and fitted.n_features_in_ == 16
+    assert small[-1].coef_ is not fitted.coef_
+
+
+def test_a_classifier_with_a_prefix_of_its_own(emb, rd, ran):
+    head = PrefixRidgeClassifierCV([9], alphas=1.0, cv=2)
+    model = make_pipeline(emb, FrozenEstimator(rd), head).fit(SEQUENCES, list("ababab"))
+    expected = model.decision_function(OTHERS)
+    ran.clear()
+    small = compact(model)
+    np.testing.assert_allclose(small.decision_function(OTHERS), expected, atol=1e-5)
+    assert ran == {8, 12} and small.classes_.tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize("freeze", [FrozenEstimator, lambda rd: rd])
@@ -279,11 +277,12 @@ def test_passthrough_steps_are_passed_through(emb, rd, ran):
 # What cannot be made smaller
 
 
-def test_a_step_that_was_fitted_on_all_columns_is_named(emb, rd):
-    model = make_pipeline(
-        emb, FrozenEstimator(rd), StandardScaler(), PrefixSelector(5), Ridge()
-    ).fit(SEQUENCES, y)
-    with pytest.raises(ValueError, match=r"'standardscaler' .*Put it behind the selector"):
+@pytest.mark.parametrize(
+    "rest", [[PrefixSelector(5), Ridge()], [PrefixRidgeCV([5], alphas=1.0, cv=2)]]
+)
+def test_a_step_that_was_fitted_on_all_columns_is_named(emb, rd, rest):
+    model = make_pipeline(emb, FrozenEstimator(rd), StandardScaler(), *rest).fit(SEQUENCES, y)
+    with pytest.raises(ValueError, match=r"'standardscaler' .*Put it behind the PrefixSelector"):
         compact(model)
 
 
