@@ -10,7 +10,7 @@ README = Path(__file__).parents[1] / "README.md"
 def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) >= 3
+    assert len(blocks) >= 8
     exec(compile("\n".join(blocks), "README.md", "exec"), {})
     assert "prefixselector__n_components" in capsys.readouterr().out
     assert (tmp_path / "distiller" / "config.json").exists()
