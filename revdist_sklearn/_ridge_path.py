@@ -313,14 +313,15 @@ def _dual_coefficients(K, y, alphas):
     By a Cholesky factor an alpha; where they are many or ill-conditioned, by one
     eigendecomposition for all.  The shape is (n, n_alphas, n_targets).
     """
-    well_conditioned = [True] * len(alphas)
-    factors = []
+    solved, well_conditioned = [], [True] * len(alphas)
     if len(alphas) < EIGH:
-        factors = [_cholesky(K, alpha) for alpha in alphas]
-        well_conditioned = [L is not None for L in factors]
-    if factors and all(well_conditioned):
-        solved = [cho_solve((L, True), y, check_finite=False) for L in factors]
-    else:
+        for j, alpha in enumerate(alphas):
+            L = _cholesky(K, alpha)
+            if L is None:
+                well_conditioned[j] = False
+            else:
+                solved.append(cho_solve((L, True), y, check_finite=False))
+    if len(solved) < len(alphas):
         S, U = _spectrum(K)
         # Null directions are orthogonal to all rows: they have no part in predictions.
         Uy = np.where(S[:, None] > 0, _product(U.T, y), 0)
