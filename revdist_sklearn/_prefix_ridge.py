@@ -36,9 +36,10 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         the rows, without shuffling. ``"loo"`` leaves one row out at a time, in closed form.
 
     scoring : str or callable, default=None
-        A name or a scorer of scikit-learn, called with predictions alone. None is ``"r2"``,
-        for ``cv="loo"`` ``"neg_mean_squared_error"``; with these two all prefixes are
-        scored at once, any other scorer is called once a candidate.
+        A name or a scorer of scikit-learn. None is ``"r2"``, for ``cv="loo"``
+        ``"neg_mean_squared_error"``; with these two all prefixes are scored at once. Any other
+        scorer is called once a candidate, with an estimator that has the predictions of the
+        test rows and no others, and without weights.
 
     fit_intercept : bool, default=True
         Whether to fit a constant, which is not penalised.
@@ -100,12 +101,14 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     For one fold of n rows to fit and m to predict, k columns, P prefixes and A penalties the
     primal form takes O(n k^2 + A (k^3 + m k P)) time. Where rows are few,
     prefixes wider than that take the dual form, O(n (n + m) k + P A n^3); whichever costs
-    less is chosen for each prefix. Sums are in float64 whatever the type of X. Memory is one
-    float64 copy of X and a matrix of k^2 (n^2 in the dual form) beside it, and ``cv_scores_``,
-    which for ``cv="loo"`` has n splits.
+    less is chosen for each prefix. Sums are in float64 whatever the type of X.
 
-    Where rounding would eat the small directions of a Gram matrix, QR of the rows (primal) or
-    an eigendecomposition (dual) takes the place of Cholesky's factor, with a warning.
+    Memory beside X is MEMORY_NOTE, and ``cv_scores_``, which for ``cv="loo"`` has n splits.
+
+    Cholesky's factor is exact to 1e-16 over the smallest eigenvalue of the Gram matrix scaled
+    to unit diagonal. Where that is below 1e-11, QR (primal) or a singular value decomposition
+    (dual) of the rows takes its place, with a warning; for ``cv="loo"``, rows that all but
+    determine their own prediction are left out one by one.
 
     Scores closer than 1e-10 of themselves are ties: the smaller prefix is taken, then the
     penalty that comes first.
@@ -162,7 +165,8 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
             Weights in the fits; scores are not weighted.
 
         groups : array-like of shape (n_samples,), default=None
-            Given to the splitter, such as the position of each mutant.
+            Given to the splitter, such as the position of each mutant. ``cv="loo"`` has none
+            and ignores them: mutants of one position are then trained and tested on.
 
         Returns
         -------
@@ -172,8 +176,12 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         ------
         ValueError
             If a prefix is wider than X, a penalty is not above 0, a split has no row of
-            positive weight, or no candidate has a score.
+            positive weight, no candidate has a score, ``cv="loo"`` meets ``scale`` or another
+            ``scoring``, or ``one_standard_error`` a single split.
+        TypeError
+            If a scorer returns no number.
         """
+        given = X
         X, y = validate_data(
             self,
             X,
@@ -183,7 +191,7 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
             y_numeric=True,
             ensure_min_samples=2,
         )
-        return self._search(X, y, sample_weight, groups)
+        return self._search(X, y, sample_weight, groups, given)
 
     def predict(self, X):
         """Predict from the first columns.
@@ -211,7 +219,7 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
             True targets.
 
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights, where the score takes them.
+            Weights, given to the scorer where they are not None.
 
         Returns
         -------
@@ -230,10 +238,10 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     def _encode(self, y, sample_weight):
         return y.reshape(len(y), -1).astype(np.float64), sample_weight
 
-    def _given(self, X, predictions):
-        return GivenValues(X, predictions)
+    def _given(self, X, y, predictions):
+        return GivenValues(X, predictions.reshape(np.shape(y)))
 
-    def _row_scores(self, y, predictions):
+    def _row_scores(self, y, all_y, predictions):
         errors = predictions - y.reshape(len(y), 1, 1, -1)
         return -np.square(errors).mean(axis=3)
 

@@ -4,7 +4,6 @@ import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -44,10 +43,11 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         closed form; it scores the accuracy.
 
     scoring : str or callable, default=None
-        A name or a scorer of scikit-learn, called with decision values or classes. None
-        is ``"accuracy"``. With that, ``"balanced_accuracy"`` and, for two classes,
-        ``"roc_auc"`` all prefixes are scored at once; any other scorer is called once
-        a candidate. There are no probabilities.
+        A name or a scorer of scikit-learn. None is ``"accuracy"``. With that,
+        ``"balanced_accuracy"`` and, for two classes, ``"roc_auc"`` all prefixes are scored at
+        once. Any other scorer is called once a candidate, with an estimator that has decision
+        values and classes of the test rows and no others, no probabilities, and without
+        weights.
 
     fit_intercept : bool, default=True
         Whether to fit a constant, which is not penalised.
@@ -161,7 +161,8 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
             Weights in the fits; scores are not weighted.
 
         groups : array-like of shape (n_samples,), default=None
-            Given to the splitter, such as the position of each mutant.
+            Given to the splitter, such as the position of each mutant; ``cv="loo"`` ignores
+            them.
 
         Returns
         -------
@@ -171,13 +172,19 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         ------
         ValueError
             If y has one class alone, a prefix is wider than X, a penalty is not above 0, a
-            split has no row of positive weight, or no candidate has a score.
+            split has no row of positive weight, no candidate has a score, ``cv="loo"`` meets
+            ``scale``, ``class_weight="balanced"`` or another ``scoring``, or
+            ``one_standard_error`` a single split.
+        TypeError
+            If a scorer returns no number.
+        AttributeError
+            If a scorer asks for probabilities.
         """
+        given = X
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         self.classes_ = np.unique(y)
-        self._search(X, y, sample_weight, groups)
+        self._search(X, y, sample_weight, groups, given)
         # One row of coefficients for two classes, whatever the version of scikit-learn.
         self.coef_ = np.atleast_2d(self.coef_)
         return self
@@ -225,13 +232,13 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
             True classes.
 
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights, where the score takes them.
+            Weights, given to the scorer where they are not None.
 
         Returns
         -------
         score : float
         """
-        return self._score(X, y, sample_weight, "accuracy")
+        return self._score(X, y, sample_weight, "accuracy", self.classes_)
 
     def _check_targets(self, y):
         classes = np.unique(y).tolist()
@@ -254,13 +261,15 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
             sample_weight = by_class if sample_weight is None else sample_weight * by_class
         return targets, sample_weight, binarizer.classes_
 
-    def _given(self, X, decisions, classes):
+    def _given(self, X, y, decisions, classes):
         return GivenDecisions(X, decisions, classes)
 
-    def _row_scores(self, y, decisions, classes):
+    def _row_scores(self, y, all_y, decisions, classes):
         m, *candidates, n_columns = decisions.shape
         labels = decide(decisions.reshape(m, -1, n_columns), classes)
-        return (labels == y[:, None]).reshape(m, *candidates)
+        # Without its only row a class is not known, and not predicted.
+        known = np.isin(y, [each for each in classes if np.count_nonzero(all_y == each) > 1])
+        return ((labels == y[:, None]) & known[:, None]).reshape(m, *candidates)
 
     def _check_leave_one_out(self):
         super()._check_leave_one_out()

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 def r2(y, predictions):
     """Return the coefficients of determination, averaged over targets."""
-    y = y.reshape(len(y), -1)
+    y = y.reshape(len(y), -1).astype(np.float64)
     if len(y) < 2:
         return np.full(predictions.shape[1], np.nan)
     errors = _square_sums(predictions - y[:, None])
@@ -120,6 +120,13 @@ class GivenDecisions(ClassifierMixin, GivenValues):
     def decision_function(self, X):
         """Return the decision values of the rows."""
         return self._of(X)
+
+    @property
+    def predict_proba(self):
+        """Ridge has no probabilities."""
+        raise AttributeError(
+            "Ridge has no predict_proba; take a scorer of decision values or classes."
+        )
 
     def predict(self, X):
         """Return the classes of the rows."""

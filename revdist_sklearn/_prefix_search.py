@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_consistent_length
+from sklearn.utils import _safe_indexing, check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -111,23 +111,41 @@ def choose(scores, *, one_standard_error=False):
     n_splits = scores.shape[2]
     if np.isnan(mean).all():
         raise ValueError(
-            f"None of the {mean.size} mean scores over {n_splits} splits is a number: each "
-            "has a split where the score is undefined. Take larger test sets, or another scoring."
+            f"None of the {mean.size} mean scores over {n_splits} splits is a number: the score "
+            "is NaN in some split of each. Take a scoring that is defined on these test rows (r2 "
+            "needs two, roc_auc both classes), and targets whose squares float64 can hold."
         )
     mean = np.where(np.isnan(mean), -np.inf, mean)
-    best = mean.max()
-    ties = (mean == best) | np.isclose(mean, best, rtol=TIE, atol=0)
-    prefix, alpha = (int(i) for i in np.argwhere(ties)[0])
+    prefix = int(first_best(mean.max(axis=1)))
     if one_standard_error:
         if n_splits < 2:
             raise ValueError(
                 "one_standard_error=True needs two splits or more, but cv gives one; take more "
                 "splits, or one_standard_error=False."
             )
-        error = scores[prefix, alpha].std(ddof=1) / np.sqrt(n_splits)
-        prefix = int(np.argmax(mean.max(axis=1) >= best - error))
-        alpha = int(np.argmax(np.isclose(mean[prefix], mean[prefix].max(), rtol=TIE, atol=0)))
-    return prefix, alpha
+        best = scores[prefix, first_best(mean[prefix])]
+        least = best.mean() - best.std(ddof=1) / np.sqrt(n_splits)
+        prefix = int(np.argmax(mean.max(axis=1) >= least))
+    return prefix, int(first_best(mean[prefix]))
+
+
+def first_best(means):
+    """Return the index of the largest along the last axis; of those within TIE, the first."""
+    best = means.max(axis=-1, keepdims=True)
+    return ((means == best) | np.isclose(means, best, rtol=TIE, atol=0)).argmax(axis=-1)
+
+
+def _check_weights(weights, where, at_least=1):
+    """Raise where the weights of training rows cannot be fitted."""
+    if weights is None:
+        return
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ValueError(f"{where}: a weight is negative or not finite; see class_weight.")
+    if np.count_nonzero(weights) < at_least:
+        raise ValueError(
+            f"{where} has {np.count_nonzero(weights)} training rows of positive weight; it needs "
+            f"{at_least} or more. See sample_weight and class_weight, or take another cv."
+        )
 
 
 class PrefixSearch(BaseEstimator):
@@ -139,8 +157,8 @@ class PrefixSearch(BaseEstimator):
       default one, or None where there is no such function;
     - ``_encode(y, sample_weight)``: the targets of ridge as columns, the weights, and
       what the functions of ``_prefix_scores`` are told besides;
-    - ``_given(X, predictions, *told)``: what any other scorer is called with;
-    - ``_row_scores(y, predictions, *told)``: of single rows, for leave-one-out;
+    - ``_given(X, y, predictions, *told)``: what any other scorer is called with;
+    - ``_row_scores(y, all_y, predictions, *told)``: of single rows, for leave-one-out;
     - ``_head(**parameters)``: scikit-learn's estimator of one prefix and alpha.
     """
 
@@ -159,8 +177,11 @@ class PrefixSearch(BaseEstimator):
         "one_standard_error": ["boolean"],
     }
 
-    def _search(self, X, y, sample_weight, groups):
-        """Score all candidates, choose one, and fit it on all rows."""
+    def _search(self, X, y, sample_weight, groups, given):
+        """Score all candidates, choose one, and fit it on all rows.
+
+        Splitters and scorers get the rows as they were given where these are a frame.
+        """
         names = getattr(self, "feature_names_in_", None)
         self.prefixes_ = resolve_prefixes(self.prefixes, X.shape[1], names)
         self.alphas_ = self._check_alphas()
@@ -170,23 +191,17 @@ class PrefixSearch(BaseEstimator):
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
         self._check_targets(y if sample_weight is None else y[sample_weight > 0])
-        search = self._leave_one_out if isinstance(self.cv, str) else self._folds
-        self.cv_scores_, well_conditioned = search(X, y, sample_weight, groups)
+        if isinstance(self.cv, str):
+            self.cv_scores_, well_conditioned = self._leave_one_out(X, y, sample_weight)
+        else:
+            rows = given if hasattr(given, "iloc") else X
+            self.cv_scores_, well_conditioned = self._folds(X, y, sample_weight, groups, rows)
         self.n_splits_ = self.cv_scores_.shape[2]
-        if not well_conditioned.all():
-            listed = ", ".join(f"{alpha:g}" for alpha in self.alphas_[~well_conditioned])
-            warnings.warn(
-                f"The Gram matrices with alpha {listed} are ill-conditioned; they were factorised "
-                "without rounding the small directions away, which is slower. Larger alphas, or "
-                "columns of one scale (scale=True), avoid this.",
-                LinAlgWarning,
-                stacklevel=4,
-            )
         p, a = choose(self.cv_scores_, one_standard_error=self.one_standard_error)
         self.n_components_ = int(self.prefixes_[p])
         self.alpha_ = float(self.alphas_[a])
         self.best_score_ = float(self.cv_scores_[p, a].mean())
-        self._warn_at_the_edge()
+        self._warn(well_conditioned)
         self._refit(X, y, sample_weight, "cholesky" if well_conditioned[a] else "svd")
         return self
 
@@ -208,27 +223,30 @@ class PrefixSearch(BaseEstimator):
                 )
         return alphas
 
-    def _folds(self, X, y, sample_weight, groups):
+    def _folds(self, X, y, sample_weight, groups, rows):
         """Return the scores of all candidates in all splits, and which alphas went well."""
         cv = check_cv(self.cv, y, classifier=is_classifier(self))
-        splits = list(cv.split(X, y, groups))
+        splits = [tuple(np.asarray(part) for part in split) for split in cv.split(rows, y, groups)]
+        if not splits:
+            raise ValueError(f"cv={self.cv!r} gives no splits; a search needs one or more.")
         scores = np.empty((len(self.prefixes_), len(self.alphas_), len(splits)))
         well_conditioned = np.ones(len(self.alphas_), dtype=bool)
         for i, (train, test) in enumerate(splits):
             weights = None if sample_weight is None else sample_weight[train]
-            if weights is not None and not weights.any():
-                raise ValueError(
-                    f"Split {i} has no training row of positive sample_weight; give a cv whose "
-                    "training sets all have some."
-                )
+            for part, its_rows in (("training", train), ("test", test)):
+                if not len(y[its_rows]):
+                    raise ValueError(f"Split {i} of cv has no {part} rows; leave it out.")
             targets, all_weights, *told = self._encode(y[train], weights)
-            rows = self._columns(X, train, test, weights)
-            split = centred_split(rows[0], targets, rows[1], all_weights, self.fit_intercept)
-            del rows
+            _check_weights(all_weights, f"Split {i}")
+            X_train, X_test = self._columns(X, train, test, weights)
+            split = centred_split(
+                X_train, targets, X_test, all_weights, self.fit_intercept, overwrite=True
+            )
+            tested = _safe_indexing(rows, test)
             for part in ridge_path(split, self.prefixes_, self.alphas_):
                 shape = part.values.shape
                 candidates = part.values.reshape(shape[0], -1, shape[3])
-                scored = self._scores(X[test], y[test], candidates, *told)
+                scored = self._scores(tested, y[test], candidates, *told)
                 scores[part.prefixes, part.alphas, i] = scored.reshape(shape[1:3])
                 well_conditioned[part.alphas] &= part.well_conditioned
         return scores, well_conditioned
@@ -238,9 +256,8 @@ class PrefixSearch(BaseEstimator):
         X = X[:, : self.prefixes_[-1]]
         X_train, X_test = (X[rows].astype(np.float64, order="F") for rows in (train, test))
         if self.scale:
-            scaler = StandardScaler(with_mean=False, copy=False).fit(
-                X_train, sample_weight=weights
-            )
+            scaler = StandardScaler(with_mean=False, copy=False)
+            scaler.fit(X_train, sample_weight=weights)
             X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
         return X_train, X_test
 
@@ -250,15 +267,21 @@ class PrefixSearch(BaseEstimator):
         if score is not None:
             return score(y, candidates, *told)
         scorer = get_scorer(self.scoring)
-        if y.ndim == 1 and candidates.shape[2] == 1:
-            candidates = candidates[:, :, 0]
-        given = (self._given(X, each, *told) for each in np.moveaxis(candidates, 1, 0))
-        return np.array([scorer(one, X, y) for one in given], dtype=np.float64)
+        scores = []
+        for predictions in np.moveaxis(candidates, 1, 0):
+            scores.append(scorer(self._given(X, y, predictions, *told), X, y))
+            if not isinstance(scores[-1], Real):
+                raise TypeError(
+                    f"scoring={self.scoring!r} returned {scores[-1]!r}; a search needs one that "
+                    "returns a number."
+                )
+        return np.array(scores, dtype=np.float64)
 
-    def _leave_one_out(self, X, y, sample_weight, groups):
+    def _leave_one_out(self, X, y, sample_weight):
         """Return the scores of all candidates, a split a row, and which alphas went well."""
         self._check_leave_one_out()
         targets, weights, *told = self._encode(y, sample_weight)
+        _check_weights(weights, "cv='loo'", at_least=2)
         paths = leave_one_out_path(
             X[:, : self.prefixes_[-1]].astype(np.float64),
             targets,
@@ -270,8 +293,8 @@ class PrefixSearch(BaseEstimator):
         scores = np.empty((len(self.prefixes_), len(self.alphas_), len(X)))
         well_conditioned = np.ones(len(self.alphas_), dtype=bool)
         for part in paths:
-            scored = self._row_scores(y, part.values, *told)
-            scores[part.prefixes, part.alphas] = np.moveaxis(scored, 0, 2)
+            scored = self._row_scores(y[part.rows], y, part.values, *told)
+            scores[part.prefixes, part.alphas, part.rows] = np.moveaxis(scored, 0, 2)
             well_conditioned[part.alphas] &= part.well_conditioned
         return scores, well_conditioned
 
@@ -287,7 +310,23 @@ class PrefixSearch(BaseEstimator):
                 f"row; use None or {self._leave_one_out_score!r}, or another cv."
             )
 
-    def _warn_at_the_edge(self):
+    def _warn(self, well_conditioned):
+        if not well_conditioned.all():
+            listed = ", ".join(f"{alpha:g}" for alpha in self.alphas_[~well_conditioned])
+            warnings.warn(
+                f"Ill-conditioned Gram matrices for alphas {listed}: the rows were factorised "
+                "instead, which is slower. Larger alphas, or columns of one scale (scale=True), "
+                "avoid this.",
+                LinAlgWarning,
+                stacklevel=5,
+            )
+        if np.isnan(self.cv_scores_).any():
+            n_undefined = int(np.isnan(self.cv_scores_).any(axis=2).sum())
+            warnings.warn(
+                f"{n_undefined} candidates have a score of NaN in some split; they rank last.",
+                UserWarning,
+                stacklevel=5,
+            )
         for word, edge in (("smallest", self.alphas_.min()), ("largest", self.alphas_.max())):
             if self.alpha_ == edge and len(np.unique(self.alphas_)) > 1:
                 warnings.warn(
@@ -317,10 +356,11 @@ class PrefixSearch(BaseEstimator):
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         return X[:, : self.n_components_] @ self.coef_.T + self.intercept_
 
-    def _score(self, X, y, sample_weight, default):
+    def _score(self, X, y, sample_weight, default, *told):
+        """Return the score of the predictions, the scorer being called as in the search."""
         scorer = get_scorer(default if self.scoring is None else self.scoring)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return scorer(self, X, y, **weights)
+        return scorer(self._given(X, y, self._linear(X), *told), X, y, **weights)
 
     def truncate(self, n_features):
         """Return a fitted copy that takes fewer columns.
@@ -339,12 +379,15 @@ class PrefixSearch(BaseEstimator):
         Raises
         ------
         ValueError
-            If the number of columns is not in this range.
+            If the number of columns is no integer in this range.
+        NotFittedError
+            If the search is not fitted.
         """
         check_is_fitted(self)
-        if not self.n_components_ <= n_features <= self.n_features_in_:
+        allowed = range(self.n_components_, self.n_features_in_ + 1)
+        if not isinstance(n_features, Integral) or n_features not in allowed:
             raise ValueError(
-                f"n_features={n_features} is out of range; use an integer in "
+                f"n_features={n_features} cannot be; use an integer in "
                 f"[{self.n_components_}, {self.n_features_in_}]: the chosen prefix has "
                 f"{self.n_components_} columns, X had {self.n_features_in_}."
             )

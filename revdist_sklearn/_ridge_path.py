@@ -31,18 +31,31 @@ own, and the threads of two that take turns wait for each other (5 times slower 
 It takes arrays in Fortran order as they are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_solve, cholesky, eigh, qr_multiply, solve_triangular
+from scipy.linalg import (
+    LinAlgError,
+    cho_solve,
+    cholesky,
+    eigh,
+    qr_multiply,
+    solve_triangular,
+    svd,
+)
 from scipy.linalg.blas import dgemm, dsyrk
+from scipy.linalg.lapack import dpocon
 
-# Rounding changes a Gram matrix by some 1e-16 of its largest eigenvalue. Squared pivots bound
-# the smallest one: beyond this ratio of pivots it would change by more than 1e-4 of itself.
-LEAST_PIVOT = 1e-6
-# An eigendecomposition costs as much as this many Cholesky factors (13 to 20 measured for 200
-# to 1,600 rows, OpenBLAS on two cores).
-EIGH = 15
+# Errors of Cholesky's factor, and of a Gram matrix itself, are 1e-16 over the smallest eigenvalue
+# of the matrix scaled to unit diagonal (Higham, Accuracy and Stability of Numerical Algorithms,
+# theorem 10.6); columns of different scale, or of zeros, do no harm. Below this the rows
+# themselves are factorised.
+LEAST_EIGENVALUE = 1e-11
+# A residual over 1 - H_ii below this is taken from a fit without the row instead.
+LEAST_SHARE = 1e-6
+# An eigendecomposition costs as much as this many Cholesky factors (8 to 20 measured for 200 to
+# 1,600 rows, OpenBLAS, one thread and two).
+EIGH = 12
 # Prefixes whose predictions are held at once.
 CHUNK = 64
 
@@ -79,18 +92,21 @@ class Predictions:
     ----------
     prefixes, alphas : slice
         Which of them.
-    values : ndarray of shape (m, n_prefixes, n_alphas, n_targets)
-    well_conditioned : list of bool
-        Of each alpha, whether its matrix was fit for a Cholesky factor.
+    values : ndarray of shape (n_rows, n_prefixes, n_alphas, n_targets)
+    well_conditioned : ndarray of bool, shape (n_alphas,)
+        Whether the Gram matrix with this alpha was good enough.
+    rows : slice or ndarray of int, default=None
+        Which of the rows to predict, for leave-one-out; None are all of them.
     """
 
     prefixes: slice
     alphas: slice
     values: np.ndarray
-    well_conditioned: list
+    well_conditioned: np.ndarray
+    rows: slice | np.ndarray | None = None
 
 
-def centred_split(X, y, X_test, sample_weight=None, fit_intercept=True):
+def centred_split(X, y, X_test, sample_weight=None, fit_intercept=True, *, overwrite=False):
     """Centre and weight a split as ridge regression does.
 
     Parameters
@@ -102,19 +118,27 @@ def centred_split(X, y, X_test, sample_weight=None, fit_intercept=True):
         Not negative, of positive sum.
     fit_intercept : bool, default=True
         Whether to centre by the (weighted) training means.
+    overwrite : bool, default=False
+        Work in X and X_test where they are float64 in Fortran order.
 
     Returns
     -------
     split : Split
     """
-    X, y, X_test = (np.asarray(part, dtype=np.float64, order="F") for part in (X, y, X_test))
+    turned = (np.asarray(part, dtype=np.float64, order="F") for part in (X, X_test))
+    X, X_test = turned if overwrite else (np.copy(part, order="F") for part in turned)
+    y = np.array(y, dtype=np.float64, order="F")
     y_mean = np.zeros(y.shape[1])
     if fit_intercept:
-        mean, y_mean = (np.average(part, axis=0, weights=sample_weight) for part in (X, y))
-        X, y, X_test = X - mean, y - y_mean, X_test - mean
+        w = np.full(len(X), 1.0) if sample_weight is None else sample_weight
+        mean, y_mean = (_product(w[None] / w.sum(), part)[0] for part in (X, y))
+        X -= mean
+        y -= y_mean
+        X_test -= mean
     if sample_weight is not None:
         root = np.sqrt(sample_weight)[:, None]
-        X, y = X * root, y * root
+        X *= root
+        y *= root
     return Split(X, y, X_test, y_mean)
 
 
@@ -139,14 +163,18 @@ def ridge_path(split, prefixes, alphas, form=None):
     n_primal = {"primal": len(prefixes), "dual": 0}.get(form)
     if n_primal is None:
         n_primal = choose_form(len(split.X), len(split.X_test), prefixes, len(alphas))
-    for j, L, t, well_conditioned in _primal_factors(split, prefixes[:n_primal], alphas):
+    for j, L, t, well in _primal_factors(split, prefixes[:n_primal], alphas):
         for part, w in _prefix_coefficients(L, t, prefixes[:n_primal]):
             values = _product(split.X_test[:, : len(w)], w) + split.y_mean
-            yield Predictions(part, slice(j, j + 1), values[:, :, None], [well_conditioned])
+            yield Predictions(part, slice(j, j + 1), values[:, :, None], well)
     for i, K, K_test in _running_grams(split, prefixes, n_primal):
-        a, well_conditioned = _dual_coefficients(K, split.y, alphas)
-        values = _product(K_test, a) + split.y_mean
-        yield Predictions(slice(i, i + 1), slice(None), values[:, None], well_conditioned)
+        a, well = _dual_coefficients(K, split.y, alphas)
+        values = _product(K_test, a)
+        if not well.all():
+            X, X_test = (part[:, : prefixes[i]] for part in (split.X, split.X_test))
+            values[:, ~well] = _product(X_test, _coefficients_of_rows(X, split.y, alphas[~well]))
+        values += split.y_mean
+        yield Predictions(slice(i, i + 1), slice(None), values[:, None], well)
 
 
 def leave_one_out_path(X, y, prefixes, alphas, sample_weight=None, fit_intercept=True, form=None):
@@ -157,8 +185,7 @@ def leave_one_out_path(X, y, prefixes, alphas, sample_weight=None, fit_intercept
     X : ndarray of shape (n, k)
     y : ndarray of shape (n, n_targets)
     prefixes, alphas, form
-        As in :func:`ridge_path`; of itself the primal form, which rounds 1 - H_ii where it is
-        small, is taken for fewer columns than rows alone.
+        As in :func:`ridge_path`.
     sample_weight : ndarray of shape (n,), default=None
         A row of weight 0 is predicted by the fit on all others, as any other row is.
     fit_intercept : bool, default=True
@@ -166,44 +193,73 @@ def leave_one_out_path(X, y, prefixes, alphas, sample_weight=None, fit_intercept
     Yields
     ------
     predictions : Predictions
-        ``values`` has shape (n, n_prefixes, n_alphas, n_targets).
+        Of some rows, prefixes and alphas; together they are all of them. Some come a second
+        time, and then count: rows whose 1 - H_ii is lost in rounding, by a fit without them.
     """
     w = np.ones(len(X)) if sample_weight is None else sample_weight
-    used = w > 0
-    n = int(used.sum())
-    split = centred_split(X[used], y[used], X, w[used], fit_intercept)
-    of_mean = w / w.sum() if fit_intercept else np.zeros(len(X))
+    used, unused = np.flatnonzero(w > 0), np.flatnonzero(w == 0)
+    again = np.zeros((len(X), len(prefixes)), dtype=bool)
+    for part, doubtful in _leave_one_out(
+        X[used], y[used], prefixes, alphas, w[used], fit_intercept, form
+    ):
+        again[used, part.prefixes] |= doubtful
+        yield replace(part, rows=used)
+    if unused.size:
+        split = centred_split(X[used], y[used], X[unused], w[used], fit_intercept)
+        for part in ridge_path(split, prefixes, alphas):
+            yield replace(part, rows=unused)
+    for row in np.flatnonzero(again.any(axis=1)):
+        first, last = np.flatnonzero(again[row])[[0, -1]]
+        others = used[used != row]
+        split = centred_split(X[others], y[others], X[[row]], w[others], fit_intercept)
+        for part in ridge_path(split, prefixes[first : last + 1], alphas):
+            shifted = slice(part.prefixes.start + first, part.prefixes.stop + first)
+            yield replace(part, prefixes=shifted, rows=slice(row, row + 1))
+
+
+def _leave_one_out(X, y, prefixes, alphas, w, fit_intercept, form):
+    """Yield predictions of all rows, of positive weight, and which of them are doubtful.
+
+    The latter are an array of shape (n, n_prefixes).
+    """
+    n = len(X)
+    split = centred_split(X, y, X, w, fit_intercept)
+    of_mean = w / w.sum() if fit_intercept else np.zeros(n)
     n_primal = {"primal": len(prefixes), "dual": 0}.get(form)
     if n_primal is None:
-        n_primal = choose_form(n, n, prefixes, len(alphas), leave_one_out=True)
-    for j, L, t, well_conditioned in _primal_factors(split, prefixes[:n_primal], alphas):
+        # The primal form would round 1 - H_ii of fits that interpolate.
+        n_primal = choose_form(n, n, prefixes, len(alphas), interpolates=n - fit_intercept)
+    for j, L, t, well in _primal_factors(split, prefixes[:n_primal], alphas):
         B = solve_triangular(L, split.X_test[:, : len(L)].T, lower=True, check_finite=False)
         H = np.cumsum(np.square(B, out=B), axis=0)[prefixes[:n_primal] - 1].T
-        H = H * w[:, None] + of_mean[:, None]  # (6)
+        share = 1 - (H * w[:, None] + of_mean[:, None])  # (6)
+        doubtful = share < LEAST_SHARE
+        share[doubtful] = 1
         for part, coefficients in _prefix_coefficients(L, t, prefixes[:n_primal]):
             values = _product(split.X_test[:, : len(coefficients)], coefficients) + split.y_mean
-            residuals = (y[:, None] - values) / (1 - H[:, part, None])  # (5)
-            values = y[:, None] - residuals
-            yield Predictions(part, slice(j, j + 1), values[:, :, None], [well_conditioned])
-    split = Split(split.X, split.y, split.X_test[~used], split.y_mean)
-    s = np.sqrt(of_mean[used])
-    for i, K, K_test in _running_grams(split, prefixes, n_primal):
-        values = np.empty((len(X), 1, len(alphas), y.shape[1]))
+            values = y[:, None] - (y[:, None] - values) / share[:, part, None]  # (5)
+            yield Predictions(part, slice(j, j + 1), values[:, :, None], well), doubtful[:, part]
+    s = np.sqrt(of_mean)
+    split = replace(split, X_test=split.X_test[:0])
+    for i, K, _ in _running_grams(split, prefixes, n_primal):
         # In this basis the mean is a direction of its own, s, of eigenvalue 0. Moved into the
         # middle of the spectrum it does not swamp what the other directions say of H_ii.
         c = np.trace(K) / n if fit_intercept else 0.0
-        S, U = _spectrum(K + c * np.outer(s, s))
+        S, U = eigh(K + c * np.outer(s, s), driver="evd", check_finite=False)
+        S = np.maximum(S, 0)
+        well = _well_conditioned(S, alphas)
         Uy = _product(U.T, split.y)
-        for j, alpha in enumerate(alphas):
-            a = _product(U, Uy / (S + alpha)[:, None])
-            # alpha a are the residuals (5), alpha share is 1 - H_ii.
-            share = (np.square(U) / (S + alpha)).sum(axis=1) - s**2 / (c + alpha)
-            values[used, 0, j] = y[used] - a / (np.sqrt(w[used]) * share)[:, None]
-            values[~used, 0, j] = _product(K_test, a) + split.y_mean
-        yield Predictions(slice(i, i + 1), slice(None), values, [True] * len(alphas))
+        values = np.zeros((n, 1, len(alphas), y.shape[1]))
+        for j in np.flatnonzero(well):
+            # alpha a are the residuals of (5), alpha share is 1 - H_ii.
+            a = _product(U, Uy / (S + alphas[j])[:, None])
+            share = (np.square(U) / (S + alphas[j])).sum(axis=1) - s**2 / (c + alphas[j])
+            values[:, 0, j] = y - a / (np.sqrt(w) * share)[:, None]
+        doubtful = np.full((n, 1), not well.all())
+        yield Predictions(slice(i, i + 1), slice(None), values, well), doubtful
 
 
-def choose_form(n, m, prefixes, n_alphas, *, leave_one_out=False):
+def choose_form(n, m, prefixes, n_alphas, *, interpolates=None):
     """Return how many of the prefixes, from the smallest on, cost less in the primal form.
 
     Parameters
@@ -213,8 +269,9 @@ def choose_form(n, m, prefixes, n_alphas, *, leave_one_out=False):
     prefixes : ndarray of int, shape (n_prefixes,)
         Ascending.
     n_alphas : int
-    leave_one_out : bool, default=False
-        Whether the shares H_ii are computed too.
+    interpolates : int, default=None
+        For leave-one-out: the number of columns from which on the fit interpolates; the primal
+        form is for fewer. None does not leave one out.
 
     Returns
     -------
@@ -227,12 +284,12 @@ def choose_form(n, m, prefixes, n_alphas, *, leave_one_out=False):
     # factor, the coefficients and the predictions of all prefixes.
     primal = n * d**2 + n_alphas * (d**3 / 3 + d**2 * count + 2 * m * d * count)
     # Dual: the running Gram matrices; for each prefix the factors or one decomposition.
-    factors = EIGH if leave_one_out else min(n_alphas, EIGH)
+    factors = min(n_alphas, EIGH) if interpolates is None else EIGH
     dual = (len(prefixes) - count) * (factors * n**3 / 3 + n_alphas * (2 * n**2 + 2 * n * m))
     dual[:-1] += n * (n + 2 * m) * d[-1]
-    if leave_one_out:
-        primal += n_alphas * n * d**2
-        primal[d >= n] = np.inf
+    if interpolates is not None:
+        primal += n_alphas * n * d**2  # H_ii
+        primal[1:][prefixes >= interpolates] = np.inf
     return int(np.argmin(primal + dual))
 
 
@@ -244,10 +301,12 @@ def _primal_factors(split, prefixes, alphas):
     gram, moment = dsyrk(1.0, X, trans=1, lower=1), _product(X.T, y)
     for j, alpha in enumerate(alphas):
         L = _cholesky(gram, alpha)
-        if L is not None:
-            yield j, L, solve_triangular(L, moment, lower=True, check_finite=False), True
+        well = L is not None
+        if well:
+            t = solve_triangular(L, moment, lower=True, check_finite=False)
         else:
-            yield j, *_factor_of_rows(X, y, alpha), False
+            L, t = _factor_of_rows(X, y, alpha)
+        yield j, L, t, np.array([well])
 
 
 def _factor_of_rows(X, y, alpha):
@@ -263,16 +322,33 @@ def _factor_of_rows(X, y, alpha):
     return R.T, t.T
 
 
+def _coefficients_of_rows(X, y, alphas):
+    """Return coefficients of ridge by a singular value decomposition, without the Gram matrix.
+
+    They have shape (d, n_alphas, n_targets).
+    """
+    U, S, Vt = svd(X, full_matrices=False, check_finite=False)
+    shrunk = (S[:, None] / (np.square(S)[:, None] + alphas))[:, :, None]
+    return _product(Vt.T, shrunk * _product(U.T, y)[:, None])
+
+
 def _cholesky(gram, alpha):
-    """Return the lower factor of ``gram + alpha I``, None where rounding ate the pivots."""
+    """Return the lower factor of ``gram + alpha I``, or None where it would not be exact."""
     A = gram.copy()
     A.flat[:: len(A) + 1] += alpha
+    scale = np.sqrt(np.diag(A))
     try:
         L = cholesky(A, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError:
         return None
-    pivots = np.diag(L)
-    return L if pivots.min() > LEAST_PIVOT * pivots.max() else None
+    # The reciprocal of the norm of the inverse of the matrix scaled to unit diagonal.
+    least, _ = dpocon(L / scale[:, None], 1.0, uplo="L")
+    return L if least > LEAST_EIGENVALUE else None
+
+
+def _well_conditioned(S, alphas):
+    """Return for each alpha whether a Gram matrix of these eigenvalues is."""
+    return (S.min() + alphas) > LEAST_EIGENVALUE * (S.max() + alphas)
 
 
 def _prefix_coefficients(L, t, prefixes):
@@ -296,43 +372,39 @@ def _running_grams(split, prefixes, first):
 
     The same two arrays are added to from one prefix to the next; of K the lower half is valid.
     """
+    if first == len(prefixes):
+        return
     n, m = len(split.X), len(split.X_test)
-    K, K_test, start = np.zeros((n, n), order="F"), np.zeros((m, n), order="F"), 0
-    for i in range(first, len(prefixes)):
-        X, X_test = (part[:, start : prefixes[i]] for part in (split.X, split.X_test))
+    K, K_test = np.zeros((n, n), order="F"), np.zeros((m, n), order="F")
+    edges = [0, *prefixes[first:]]
+    for i, columns in enumerate(map(slice, edges[:-1], edges[1:]), start=first):
+        X, X_test = split.X[:, columns], split.X_test[:, columns]
         K = dsyrk(1.0, X, beta=1.0, c=K, overwrite_c=1, lower=1)
         if m:
             K_test = dgemm(1.0, X_test, X, trans_b=1, beta=1.0, c=K_test, overwrite_c=1)
-        start = prefixes[i]
         yield i, K, K_test
 
 
 def _dual_coefficients(K, y, alphas):
     """Return a of (3) for all alphas, and of each whether its matrix was well conditioned.
 
-    By a Cholesky factor an alpha; where they are many or ill-conditioned, by one
-    eigendecomposition for all.  The shape is (n, n_alphas, n_targets).
+    By a Cholesky factor an alpha, or where they are many by one eigendecomposition for all.
+    The shape is (n, n_alphas, n_targets); coefficients that would not be exact are 0.
     """
-    solved, well_conditioned = [], [True] * len(alphas)
-    if len(alphas) < EIGH:
-        for j, alpha in enumerate(alphas):
-            L = _cholesky(K, alpha)
-            if L is None:
-                well_conditioned[j] = False
-            else:
-                solved.append(cho_solve((L, True), y, check_finite=False))
-    if len(solved) < len(alphas):
-        S, U = _spectrum(K)
-        # Null directions are orthogonal to all rows: they have no part in predictions.
-        Uy = np.where(S[:, None] > 0, _product(U.T, y), 0)
-        solved = [_product(U, Uy / (S + alpha)[:, None]) for alpha in alphas]
-    return np.stack(solved, axis=1), well_conditioned
-
-
-def _spectrum(K):
-    """Return eigenvalues, those that rounding may have made being 0, and eigenvectors."""
-    S, U = eigh(K, driver="evd", check_finite=False)
-    return np.where(S > len(K) * np.finfo(S.dtype).eps * S[-1], S, 0), U
+    a = np.zeros((len(K), len(alphas), y.shape[1]))
+    if len(alphas) >= EIGH:
+        S, U = eigh(K, driver="evd", check_finite=False)
+        well = _well_conditioned(np.maximum(S, 0), alphas)
+        Uy = _product(U.T, y)
+        for i in np.flatnonzero(well):
+            a[:, i] = _product(U, Uy / (S + alphas[i])[:, None])
+        return a, well
+    well = np.zeros(len(alphas), dtype=bool)
+    for j, alpha in enumerate(alphas):
+        L = _cholesky(K, alpha)
+        if L is not None:
+            a[:, j], well[j] = cho_solve((L, True), y, check_finite=False), True
+    return a, well
 
 
 def _product(A, B):

@@ -200,7 +200,7 @@ def test_ill_conditioned_columns_warn_once_and_are_finite():
     rng = np.random.default_rng(0)
     X, y, _ = data(40, 8)
     X = (X * np.geomspace(1e7, 1e-3, 8)) @ np.linalg.qr(rng.normal(size=(8, 8)))[0]
-    with pytest.warns(LinAlgWarning, match=r"alpha 1e-06, 0\.0001 are ill-cond") as caught:
+    with pytest.warns(LinAlgWarning, match=r"Ill-cond.* alphas 1e-06, 0\.0001: ") as caught:
         search = PrefixRidgeCV("all", alphas=[1e-6, 1e-4, 1e8]).fit(X, y)
     assert len([w for w in caught if w.category is LinAlgWarning]) == 1
     _, scores = grid_search(X, y, range(1, 9), search.alphas_, cv=5)
@@ -228,16 +228,95 @@ def test_weights_that_cannot_be():
     X, y, w = data(20, 5)
     w[:] = 1
     w[4:] = 0
-    with pytest.raises(ValueError, match="Split 0 has no training row of positive sample_weight"):
+    with pytest.raises(
+        ValueError, match="Split 0 has 0 training rows of positive weight; it needs 1"
+    ):
         PrefixRidgeCV().fit(X, y, sample_weight=w)
     with pytest.raises(ValueError, match=r"[Nn]egative"):
         PrefixRidgeCV().fit(X, y, sample_weight=w - 1)
+
+
+@pytest.mark.parametrize("alphas", [[1e-6], np.geomspace(1e-6, 1e-5, 20)])
+def test_the_final_fit_is_as_exact_as_the_scores(alphas):
+    """Targets in a direction that the Gram matrix loses."""
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(60, 10))
+    X = (Z * np.geomspace(1e6, 1e-2, 10)) @ np.linalg.qr(rng.normal(size=(100, 100)))[0][:10]
+    with pytest.warns(LinAlgWarning):
+        search = PrefixRidgeCV([100], alphas=alphas).fit(X, Z[:, -1] + 5)
+    assert search.best_score_ > 0.999 and search.score(X, Z[:, -1] + 5) > 0.999
+
+
+def test_weights_for_leave_one_out():
+    X, y, _ = data(20, 5)
+    with pytest.raises(ValueError, match=r"cv='loo' has 1 training rows .* it needs 2 or more"):
+        PrefixRidgeCV(cv="loo").fit(X, y, sample_weight=np.eye(20)[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_targets_of_lower_precision(dtype):
+    X, y, _ = data(60, 6)
+    y = (y + 100).astype(dtype)
+    ours = PrefixRidgeCV("all", alphas=ALPHAS).fit(X, y)
+    _, scores = grid_search(X, y.astype(np.float64), range(1, 7))
+    assert_allclose(ours.cv_scores_, scores, rtol=0, atol=1e-10)
+
+
+def test_splits_that_cannot_be():
+    X, y, _ = data(20, 5)
+    rows = np.arange(20)
+    with pytest.raises(ValueError, match=r"cv=\[\] gives no splits"):
+        PrefixRidgeCV(cv=[]).fit(X, y)
+    with pytest.raises(ValueError, match="Split 1 of cv has no test rows"):
+        PrefixRidgeCV(cv=[(rows[:9], rows[9:]), (rows, rows[:0])]).fit(X, y)
+    with pytest.raises(ValueError, match="Split 0 of cv has no training rows"):
+        PrefixRidgeCV(cv=[(rows[:0], rows)]).fit(X, y)
+
+
+def test_undefined_scores_warn_and_rank_last():
+    X, y, _ = data(30, 4)
+    calls = iter(range(100))
+
+    def undefined_once(model, X, y):
+        return np.nan if next(calls) == 0 else r2_score(y, model.predict(X))
+
+    with pytest.warns(UserWarning, match="1 candidates have a score of NaN"):
+        search = PrefixRidgeCV([1, 4], alphas=1.0, cv=3, scoring=undefined_once).fit(X, y)
+    assert np.isnan(search.cv_scores_[0, 0, 0]) and search.n_components_ == 4
+
+
+def test_splitters_and_scorers_get_frames():
+    pd = pytest.importorskip("pandas")
+    X, y, _ = data(30, 4)
+    frame = pd.DataFrame(X, columns=list("abcd"))
+
+    class ByColumn(KFold):
+        def split(self, X, y=None, groups=None):
+            return super().split(X["a"])
+
+    def scorer(model, X, y):
+        return r2_score(y, model.predict(X)) + len(X["b"])
+
+    search = PrefixRidgeCV("all", alphas=1.0, cv=ByColumn(3), scoring=scorer).fit(frame, y)
+    plain = PrefixRidgeCV("all", alphas=1.0, cv=3).fit(X, y)
+    assert_allclose(search.cv_scores_, plain.cv_scores_ + 10)
+    assert search.score(frame, y) == pytest.approx(plain.score(X, y) + 30)
+
+
+def test_a_scorer_may_use_the_estimators_own_score():
+    X, y, _ = data(30, 4)
+    search = PrefixRidgeCV("all", alphas=1.0, scoring=lambda model, X, y: model.score(X, y))
+    plain = PrefixRidgeCV("all", alphas=1.0).fit(X, y)
+    assert_allclose(search.fit(X, y).cv_scores_, plain.cv_scores_)
+    assert search.score(X, y) == plain.score(X, y)
 
 
 def test_unknown_scoring():
     X, y, _ = data(20, 5)
     with pytest.raises(ValueError, match="'scoring' parameter"):
         PrefixRidgeCV(scoring="spearman").fit(X, y)
+    with pytest.raises(TypeError, match=r"returned \{'a': 1\}; a search needs one that returns"):
+        PrefixRidgeCV(scoring=lambda model, X, y: {"a": 1}).fit(X, y)
     with pytest.raises(ValueError, match="other rows than the test rows"):
         PrefixRidgeCV(scoring=lambda model, X, y: model.predict(X[:2]).sum()).fit(X, y)
 
@@ -264,8 +343,8 @@ def test_truncate():
         narrow = search.truncate(width)
         assert narrow.n_features_in_ == width
         assert_array_equal(narrow.predict(X[:, :width]), search.predict(X))
-    for width in (d - 1, 21):
-        with pytest.raises(ValueError, match=rf"n_features={width} is out of range; use an"):
+    for width in (d - 1, 21, d + 0.5):
+        with pytest.raises(ValueError, match=rf"n_features={width} cannot be; use an"):
             search.truncate(width)
     assert pickle.dumps(search) == before
 

@@ -97,7 +97,7 @@ def test_roc_auc_of_several_classes_needs_probabilities_as_in_scikit_learn():
     X, y, _ = data(30, 5, 3)
     with pytest.raises((ValueError, AttributeError), match=r"multi_class|predict_proba|binary"):
         PrefixRidgeClassifierCV(alphas=ALPHAS, scoring="roc_auc").fit(X, y)
-    with pytest.raises(AttributeError, match="predict_proba"):
+    with pytest.raises(AttributeError, match="predict_proba"):  # names the way out in its cause
         PrefixRidgeClassifierCV(alphas=ALPHAS, scoring="neg_log_loss").fit(X, y)
 
 
@@ -111,6 +111,20 @@ def test_leave_one_out(n, k, n_classes):
     _, scores = grid_search(X, y, range(1, k + 1), w=w, cv=LeaveOneOut(), **weights)
     assert_array_equal(ours.cv_scores_, scores)
     assert set(np.unique(scores)) == {0, 1}
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_leave_one_out_of_the_only_row_of_a_class(fit_intercept):
+    for seed in range(5):
+        X, *_ = data(9, 3, 2, seed=seed)
+        y = np.array([1, 0, 0, 1, 1, 0, 2, 1, 0])
+        ours = PrefixRidgeClassifierCV(
+            "all", alphas=ALPHAS, cv="loo", fit_intercept=fit_intercept
+        ).fit(X, y)
+        how = {"cv": LeaveOneOut(), "fit_intercept": fit_intercept}
+        _, scores = grid_search(X, y, [1, 2, 3], **how)
+        assert_array_equal(ours.cv_scores_[..., 6], scores[..., 6])
+        assert not ours.cv_scores_[..., 6].any()
 
 
 def test_leave_one_out_has_its_limits():
@@ -149,6 +163,10 @@ def test_targets_that_cannot_be():
         PrefixRidgeClassifierCV().fit(X, np.linspace(0, 1, 20))
     with pytest.raises(ValueError, match="class_weight"):
         PrefixRidgeClassifierCV(class_weight="even").fit(X, y)
+    with pytest.raises(ValueError, match="Split 0 has 0 training rows of positive weight"):
+        PrefixRidgeClassifierCV(class_weight={"middle": 0, "high": 0}).fit(X, y)
+    with pytest.raises(ValueError, match="Split 0: a weight is negative or not finite"):
+        PrefixRidgeClassifierCV(class_weight={"high": -1.0}).fit(X, y)
 
 
 def test_truncate_and_nested():

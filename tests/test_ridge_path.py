@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,8 +32,10 @@ def gathered(paths, m, prefixes, alphas, n_targets):
     values = np.full((m, len(prefixes), len(alphas), n_targets), np.nan)
     well = np.ones(len(alphas), dtype=bool)
     for part in paths:
-        assert np.isnan(values[:, part.prefixes, part.alphas]).all(), "a candidate twice"
-        values[:, part.prefixes, part.alphas] = part.values
+        rows = slice(None) if part.rows is None else part.rows
+        if part.rows is None:
+            assert np.isnan(values[:, part.prefixes, part.alphas]).all(), "a candidate twice"
+        values[rows, part.prefixes, part.alphas] = part.values
         well[part.alphas] &= part.well_conditioned
     return values, well
 
@@ -137,23 +141,102 @@ def test_many_alphas_take_an_eigendecomposition(monkeypatch):
     assert well.all()
 
 
+@pytest.mark.parametrize("n_alphas", [2, 20])
 @pytest.mark.parametrize("form", ["primal", "dual"])
 @pytest.mark.parametrize(("n", "k"), SHAPES)
-def test_ill_conditioned_matrices_fall_back(n, k, form):
-    """Columns of scales 1e6 to 1e-6 with small alphas: squared, beyond float64."""
-    X, y, X_test, *_ = data(n, k)
-    Q = qr(np.random.default_rng(1).normal(size=(k, k)))[0]
-    scales = np.geomspace(1e6, 1e-2, k)
-    X, X_test = (X * scales) @ Q, (X_test * scales) @ Q
-    alphas = np.array([1e-4, 1e8])
-    prefixes = np.array([1, k // 2, k])
+def test_ill_conditioned_matrices_fall_back(n, k, form, n_alphas):
+    """Directions of scales 1e6 to 1e-2, the targets in the smallest: squared, beyond float64."""
+    rng = np.random.default_rng(0)
+    rank = min(n, k) // 2
+    Z = rng.normal(size=(n + 7, rank))
+    X = (Z * np.geomspace(1e6, 1e-2, rank)) @ qr(rng.normal(size=(k, k)))[0][:rank]
+    X, X_test, y = X[:n], X[n:], Z[:n, -1:] + 5
+    alphas = np.geomspace(1e-6, 1e10, n_alphas)
+    prefixes = np.array([k - 1, k])
     split = centred_split(X, y, X_test)
     values, well = gathered(ridge_path(split, prefixes, alphas, form), 7, prefixes, alphas, 1)
-    assert well.tolist() == [False, True]
-    assert np.isfinite(values).all()
-    if form == "primal" or n < k:
-        expected = witness(X, y, X_test, prefixes, alphas, None, True)
-        assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+    assert not well[0] and well[-1]
+    expected = witness(X, y, X_test, prefixes, alphas, None, True)
+    assert np.ptp(expected[:, 1, 0]) > 1  # the small direction is found
+    # 1e-16 over LEAST_EIGENVALUE, times the spread of the targets.
+    assert_allclose(values, expected, rtol=0, atol=2e-5)
+
+
+def test_columns_of_zeros_and_of_other_scales_are_no_harm():
+    X, y, X_test, *_ = data(200, 20)
+    scales = np.where(np.arange(20) % 2, 0, np.geomspace(1e5, 1e-2, 20))
+    alphas = np.array([1e-6])
+    split = centred_split(X * scales, y, X_test * scales)
+    values, well = gathered(ridge_path(split, np.array([20]), alphas), 7, [20], alphas, 1)
+    assert well.all()
+    expected = witness(X * scales, y, X_test * scales, [20], alphas, None, True)
+    assert_allclose(values, expected, rtol=0, atol=1e-9)
+
+
+def test_many_rows_take_no_matrix_of_rows_by_rows():
+    X, y, X_test, *_ = data(4000, 3, m=500)
+    split = centred_split(X, y, X_test)
+    tracemalloc.start()
+    for _ in ridge_path(split, np.array([1, 3]), ALPHAS):
+        pass
+    for _ in leave_one_out_path(X, y, np.array([1, 3]), ALPHAS):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e6  # 4,000 x 4,000 would be 128 MB
+
+
+def test_overwriting_gives_the_same_split():
+    X, y, X_test, _, w = data(20, 5)
+    expected = centred_split(X, y, X_test, w)
+    fresh = [np.asfortranarray(part) for part in (X, X_test)]
+    split = centred_split(fresh[0], y, fresh[1], w, overwrite=True)
+    assert split.X is fresh[0] and split.X_test is fresh[1]
+    for ours, theirs in zip(vars(split).values(), vars(expected).values(), strict=True):
+        assert_allclose(ours, theirs)
+    assert_allclose((X, y, X_test)[1], data(20, 5)[1])
+
+
+def leave_one_out_errors(X, y, prefixes, alphas, w=None, form=None):
+    n = len(X)
+    paths = leave_one_out_path(X, y, prefixes, alphas, w, form=form)
+    values, _ = gathered(paths, n, prefixes, alphas, 1)
+    expected = np.empty_like(values)
+    for train, test in LeaveOneOut().split(X):
+        weights = None if w is None else w[train]
+        expected[test] = witness(X[train], y[train], X[test], prefixes, alphas, weights, True)
+    return np.abs(values - expected).max()
+
+
+def test_leave_one_out_where_the_fit_interpolates():
+    rng = np.random.default_rng(0)
+    n = 20
+    X, y = 1e4 * rng.normal(size=(n, n - 1)), rng.normal(size=(n, 1)) + 3
+    prefixes = np.array([n - 2, n - 1])
+    assert leave_one_out_errors(X, y, prefixes, np.array([1e-6])) < 1e-6
+
+
+@pytest.mark.parametrize("form", ["primal", "dual"])
+def test_leave_one_out_of_a_row_that_alone_has_a_column(form):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(25, 5)), rng.normal(size=(25, 1))
+    X[:, 4] = 0
+    X[3, 4] = 1e5
+    assert leave_one_out_errors(X, y, np.array([3, 5]), np.array([1e-4, 1.0]), form=form) < 1e-8
+
+
+def test_leave_one_out_of_weight_zero_in_few_directions():
+    rng = np.random.default_rng(0)
+    X = 1e3 * rng.normal(size=(20, 6)) @ rng.normal(size=(6, 40))
+    y, w = rng.normal(size=(20, 1)) + 3, np.ones(20)
+    w[[3, 4]] = 0
+    assert leave_one_out_errors(X, y, np.array([40]), np.array([1e-6, 1.0]), w) < 1e-6
+
+
+def test_leave_one_out_with_columns_of_large_variance():
+    # The mean's own direction would swamp 1 - H, by 1e-16 times variance over alpha.
+    X, y, *_ = data(12, 40)
+    assert leave_one_out_errors(300 * X, y, np.array([40]), np.array([1e-5])) < 1e-8
 
 
 def test_null_columns_change_nothing():
@@ -184,4 +267,4 @@ def test_the_cheaper_form_is_chosen(n, m, prefixes, n_alphas, expected):
 def test_leave_one_out_takes_the_primal_form_below_the_rows_alone():
     # A thousand prefixes in the dual form would cost far more, but 1 - H would be rounded.
     prefixes = np.arange(1, 1001)
-    assert choose_form(500, 500, prefixes, 1, leave_one_out=True) < 500
+    assert choose_form(500, 500, prefixes, 1, interpolates=499) <= 498
