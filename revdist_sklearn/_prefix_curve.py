@@ -7,7 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._columns import blocks_of
 from ._prefix import PrefixSelector
-from ._prefix_search import PrefixSearch
+from ._prefix_search import PrefixSearch, first_best
 
 STAGES = "revdist_sklearn stages"
 SCORE_NAMES = {"r2": "R²", "roc_auc": "ROC AUC"}
@@ -91,21 +91,27 @@ class PrefixCurveDisplay:
     ):
         self.prefixes = np.asarray(prefixes)
         self.scores = np.asarray(scores, dtype=np.float64)
-        if self.scores.ndim != 2 or self.prefixes.shape != self.scores.shape[:1]:
+        if self.scores.ndim != 2 or not self.scores.size or len(self.scores) != self.prefixes.size:
             raise ValueError(
                 f"scores has shape {self.scores.shape}, prefixes {self.prefixes.shape}; scores "
                 "needs one row a prefix and one column a split."
             )
         if (np.diff(self.prefixes) <= 0).any():
             raise ValueError(f"prefixes={self.prefixes.tolist()} do not ascend; sort both by it.")
+        if n_components is not None and n_components not in self.prefixes:
+            raise ValueError(
+                f"n_components={n_components} is none of the prefixes, {self.prefixes.tolist()}."
+            )
+        n_names = None if stage_names is None else len(stage_names)
+        n_dims = 0 if stage_dims is None else len(stage_dims)
+        if n_names not in (None, n_dims):
+            raise ValueError(
+                f"stage_names has {n_names} names, stage_dims {n_dims} widths; give one name a "
+                "width."
+            )
         self.n_components = n_components
         self.stage_dims = stage_dims
         self.stage_names = stage_names
-        if stage_names is not None and (stage_dims is None or len(stage_names) != len(stage_dims)):
-            raise ValueError(
-                f"stage_names has {len(stage_names)} names, stage_dims "
-                f"{0 if stage_dims is None else len(stage_dims)} widths; give one name a width."
-            )
         self.score_name = score_name
         self.name = name
 
@@ -140,6 +146,8 @@ class PrefixCurveDisplay:
         ------
         ImportError
             If matplotlib is not installed.
+        ValueError
+            If ``spread`` is none of these.
         """
         if spread not in ("std", "standard_error", None):
             raise ValueError(f"spread={spread!r}; use 'std', 'standard_error' or None.")
@@ -151,10 +159,10 @@ class PrefixCurveDisplay:
         if not ax.has_data():
             self._scale_axis()
         marker = "." if len(self.prefixes) <= MOST_MARKERS else ""
-        style = {"marker": marker, "label": name} | (line_kw or {})
+        style = _style(plt.Line2D, {"marker": marker, "label": name}, line_kw)
         [self.line_] = ax.plot(self.prefixes, self.mean, **style)
         color = self.line_.get_color()
-        self.band_ = self._draw_band(spread, {"color": color, "alpha": 0.15} | (band_kw or {}))
+        self.band_ = self._draw_band(spread, {"color": color} | (band_kw or {}))
         self.chosen_ = self._draw_chosen(color)
         if self.stage_dims is not None:
             self._mark_stages()
@@ -171,21 +179,18 @@ class PrefixCurveDisplay:
         width = self.scores.std(axis=1)
         if spread == "standard_error":
             width = self.scores.std(axis=1, ddof=1) / np.sqrt(n_splits)
-        style = {"linewidth": 0} | style
+        from matplotlib.collections import PolyCollection
+
+        style = _style(PolyCollection, {"alpha": 0.15, "linewidth": 0}, style)
         return self.ax_.fill_between(self.prefixes, self.mean - width, self.mean + width, **style)
 
     def _draw_chosen(self, color):
         if self.n_components is None:
             return None
-        at = np.flatnonzero(self.prefixes == self.n_components)
-        if not at.size:
-            raise ValueError(
-                f"n_components={self.n_components} is none of the prefixes, "
-                f"{self.prefixes.tolist()}."
-            )
+        score = self.mean[self.prefixes == self.n_components][0]
         [mark] = self.ax_.plot(
             self.n_components,
-            self.mean[at[0]],
+            score,
             "o",
             color=color,
             markersize=9,
@@ -194,7 +199,7 @@ class PrefixCurveDisplay:
         )
         self.ax_.annotate(
             f"{self.n_components}",
-            (self.n_components, self.mean[at[0]]),
+            (self.n_components, score),
             xytext=(0, 9),
             textcoords="offset points",
             ha="center",
@@ -250,7 +255,7 @@ class PrefixCurveDisplay:
         score_name=None,
         name=None,
         ax=None,
-        spread=None,
+        spread="auto",
         line_kw=None,
         band_kw=None,
     ):
@@ -264,8 +269,8 @@ class PrefixCurveDisplay:
             the ``n_components`` of a :class:`PrefixSelector`.
 
         stage_dims, stage_names
-            As for the class; None reads them from the names of the columns, where they
-            tell.
+            As for the class; without ``stage_dims`` both are read from the names of the
+            columns that the prefix is taken of, where they tell.
 
         score_name, name
             As for the class; None takes the name of ``scoring``, and no name.
@@ -273,9 +278,9 @@ class PrefixCurveDisplay:
         ax, line_kw, band_kw
             As for :meth:`plot`.
 
-        spread : {"std", "standard_error"}, default=None
-            As for :meth:`plot`; None is ``"std"``, for ``cv="loo"``, whose splits have one
-            row, ``"standard_error"``.
+        spread : {"auto", "std", "standard_error"} or None, default="auto"
+            As for :meth:`plot`; ``"auto"`` is ``"std"``, for ``cv="loo"``, whose splits have
+            one row, ``"standard_error"``.
 
         Returns
         -------
@@ -284,7 +289,9 @@ class PrefixCurveDisplay:
         Raises
         ------
         TypeError
-            If it is no search over prefixes.
+            If it is no search over prefixes, or one whose candidates saw different rows.
+        ValueError
+            If its parameters or metrics leave open what to draw.
         NotFittedError
             If it is not fitted.
 
@@ -300,21 +307,28 @@ class PrefixCurveDisplay:
         """
         while isinstance(search, Pipeline):
             search = search[-1]
-        read = _of_prefix_search if isinstance(search, PrefixSearch) else _of_grid_search
-        prefixes, scores, n_components = read(search)
-        if stage_dims is None and stage_names is None:
-            stage_dims, stage_names = _stages(search)
-        one_row_a_split = isinstance(search, PrefixSearch) and isinstance(search.cv, str)
+        if isinstance(search, PrefixSearch):
+            curve = _of_prefix_search(search)
+        else:
+            curve = _of_grid_search(search)
+        prefixes, scores, n_components, names, scoring = curve
+        blocks = blocks_of(names)
+        if stage_dims is None and blocks is not None and len(blocks) > 1:
+            stage_dims = np.cumsum([width for _, width in blocks])
+            if stage_names is None:
+                stage_names = [name.removeprefix("rd_") for name, _ in blocks]
+        if spread == "auto":
+            one_row_a_split = isinstance(search, PrefixSearch) and isinstance(search.cv, str)
+            spread = "standard_error" if one_row_a_split else "std"
         display = cls(
             prefixes=prefixes,
             scores=scores,
             n_components=n_components,
             stage_dims=stage_dims,
             stage_names=stage_names,
-            score_name=_score_name(search) if score_name is None else score_name,
+            score_name=_score_name(scoring) if score_name is None else score_name,
             name=name,
         )
-        spread = spread or ("standard_error" if one_row_a_split else "std")
         return display.plot(ax, spread=spread, line_kw=line_kw, band_kw=band_kw)
 
     @classmethod
@@ -359,6 +373,13 @@ class PrefixCurveDisplay:
         return display.plot(ax, spread=spread, line_kw=line_kw, band_kw=band_kw)
 
 
+def _style(artist, defaults, given):
+    """Return keywords for an artist, given ones first, by their long names."""
+    from matplotlib.cbook import normalize_kwargs
+
+    return defaults | normalize_kwargs(given or {}, artist)
+
+
 def _pyplot():
     try:
         import matplotlib.pyplot as plt
@@ -370,9 +391,18 @@ def _pyplot():
 
 
 def _of_prefix_search(search):
-    """Return prefixes, scores at the best alpha of each, and the chosen prefix."""
+    """Return prefixes, scores at the best alpha of each, choice, names of columns and scoring."""
     check_is_fitted(search)
-    return search.prefixes_, _best(search.cv_scores_), search.n_components_
+    scoring = search.scoring
+    if scoring is None:
+        scoring = search._leave_one_out_score if isinstance(search.cv, str) else _default(search)
+    return (
+        search.prefixes_,
+        _best(search.cv_scores_),
+        search.n_components_,
+        getattr(search, "feature_names_in_", None),
+        scoring,
+    )
 
 
 def _of_grid_search(search):
@@ -391,48 +421,57 @@ def _of_grid_search(search):
             "scores of other origin use from_scores."
         )
     check_is_fitted(search, "cv_results_")
+    if hasattr(search, "n_resources_"):
+        raise TypeError(
+            f"{type(search).__name__} scores its candidates on different numbers of rows, which "
+            "one curve cannot show; give those of one iteration to from_scores."
+        )
     candidates = search.cv_results_["params"]
     found = [key for key in keys if all(key in candidate for candidate in candidates)]
     if len(found) != 1:
-        raise TypeError(
+        raise ValueError(
             f"The grid has {len(found)} of {', '.join(keys)} as parameters of all candidates; a "
             "curve needs one of them."
         )
     [key] = found
-    metric = search.refit if search.multimetric_ else "score"
+    if any(candidate[key] is None for candidate in candidates):
+        raise ValueError(
+            f"The grid of {key} has None; give the number of columns that it stands for instead."
+        )
+    metric, scoring = "score", search.scoring
+    if search.multimetric_:
+        metric = scoring = search.refit
+        if not isinstance(metric, str):
+            raise ValueError(
+                f"The search has the metrics {', '.join(search.scorer_)}, and refit={metric!r} "
+                "names none of them; set refit to the one to draw."
+            )
     scores = np.stack(
         [search.cv_results_[f"split{i}_test_{metric}"] for i in range(search.n_splits_)], axis=-1
     )
     widths = np.array([candidate[key] for candidate in candidates])
     prefixes = np.unique(widths)
     best = np.concatenate([_best(scores[widths == d][None]) for d in prefixes])
-    return prefixes, best, search.best_params_[key]
+    names = None
+    if hasattr(search, "best_estimator_"):
+        selector = search.best_estimator_.get_params()[key.rpartition("__")[0]]
+        names = getattr(selector, "feature_names_in_", None)
+    chosen = candidates[search.best_index_][key] if hasattr(search, "best_index_") else None
+    return prefixes, best, chosen, names, scoring or _default(search)
 
 
 def _best(scores):
     """Return (n_prefixes, n_splits) of (n_prefixes, n_candidates, n_splits): the best mean."""
     mean = scores.mean(axis=2)
-    best = np.where(np.isnan(mean), -np.inf, mean).argmax(axis=1)
+    best = first_best(np.where(np.isnan(mean), -np.inf, mean))
     return scores[np.arange(len(scores)), best]
 
 
-def _stages(search):
-    """Return widths and names of the models, from the names of the columns."""
-    blocks = blocks_of(getattr(search, "feature_names_in_", None))
-    if blocks is None or len(blocks) < 2:
-        return None, None
-    names, widths = zip(*blocks, strict=True)
-    return np.cumsum(widths), [name.removeprefix("rd_") for name in names]
+def _default(search):
+    return "accuracy" if is_classifier(search) else "r2"
 
 
-def _score_name(search):
-    scoring = search.scoring
-    if getattr(search, "multimetric_", False):
-        scoring = search.refit
-    if isinstance(search, PrefixSearch) and scoring is None and isinstance(search.cv, str):
-        scoring = search._leave_one_out_score
-    if scoring is None:
-        scoring = "accuracy" if is_classifier(search) else "r2"
+def _score_name(scoring):
     if not isinstance(scoring, str):
         return None
     words = scoring.replace("neg_", "negative ").replace("_", " ")

@@ -4,9 +4,11 @@ import sys
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -128,6 +130,45 @@ def test_other_searches_and_several_metrics():
     assert PrefixCurveDisplay.from_estimator(search).ax_.get_ylabel().startswith("accuracy")
 
 
+def test_searches_that_leave_open_what_to_draw():
+    model = make_pipeline(PrefixSelector(), Ridge())
+    several = {"scoring": ["r2", "neg_mean_squared_error"]}
+    for refit in (False, lambda results: 0):
+        search = GridSearchCV(
+            model, {"prefixselector__n_components": [2, 6]}, refit=refit, **several
+        )
+        with pytest.raises(ValueError, match="metrics r2, neg_mean_squared_error, and refit="):
+            PrefixCurveDisplay.from_estimator(search.fit(X, y))
+    search = GridSearchCV(model, {"prefixselector__n_components": [2, None]}).fit(X, y)
+    with pytest.raises(ValueError, match="prefixselector__n_components has None"):
+        PrefixCurveDisplay.from_estimator(search)
+    halving = HalvingGridSearchCV(model, {"prefixselector__n_components": [2, 6]}, random_state=0)
+    with pytest.raises(TypeError, match="on different numbers of rows"):
+        PrefixCurveDisplay.from_estimator(halving.fit(X, y))
+
+
+def test_one_metric_without_a_refit_or_with_a_rule_of_its_own():
+    model = make_pipeline(PrefixSelector(), Ridge())
+    grid = {"prefixselector__n_components": [2, 6]}
+    search = GridSearchCV(model, grid, refit=False).fit(X, y)
+    display = PrefixCurveDisplay.from_estimator(search)
+    assert display.n_components == search.best_params_["prefixselector__n_components"]
+    search = GridSearchCV(model, grid, refit=lambda results: 0).fit(X, y)
+    assert PrefixCurveDisplay.from_estimator(search).n_components == 2
+
+
+def test_stages_of_a_grid_search_are_those_of_what_the_selector_gets():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X, columns=NAMES)
+    grid = {"prefixselector__n_components": [2, 3, 6]}
+    search = GridSearchCV(make_pipeline(PrefixSelector(), Ridge()), grid).fit(frame, y)
+    display = PrefixCurveDisplay.from_estimator(search, stage_names=["small", "large"])
+    assert stage_marks(display.ax_) == {2: "small", 6: "large"}
+    turned = make_pipeline(PCA(), PrefixSelector(), Ridge())
+    display = PrefixCurveDisplay.from_estimator(GridSearchCV(turned, grid).fit(frame, y))
+    assert display.stage_dims is None
+
+
 def test_pipelines_classifiers_and_leave_one_out():
     labels = np.array(["a", "b"])[(y > 0).astype(int)]
     model = make_pipeline(
@@ -140,6 +181,7 @@ def test_pipelines_classifiers_and_leave_one_out():
     display = PrefixCurveDisplay.from_estimator(search)
     expected = "negative mean squared error\n(mean ± standard error over 40 splits)"
     assert display.ax_.get_ylabel() == expected
+    assert PrefixCurveDisplay.from_estimator(search, spread=None).band_ is None
     width = np.ptp(display.band_.get_paths()[0].vertices[:, 1])
     PrefixCurveDisplay.from_estimator(search, spread="std", ax=display.ax_)
     assert width < np.ptp(display.ax_.collections[-1].get_paths()[0].vertices[:, 1])
@@ -162,6 +204,7 @@ def test_one_split_and_styles():
     [
         ({"prefixes": [1, 2, 3]}, r"scores has shape \(2, 2\), prefixes \(3,\)"),
         ({"scores": [0.1, 0.2]}, r"scores has shape \(2,\)"),
+        ({"prefixes": [], "scores": np.empty((0, 2))}, r"scores has shape \(0, 2\)"),
         ({"prefixes": [2, 1]}, r"prefixes=\[2, 1\] do not ascend"),
         ({"stage_names": ["a"]}, "stage_names has 1 names, stage_dims 0 widths"),
         ({"stage_dims": [1, 2], "stage_names": ["a"]}, "1 names, stage_dims 2 widths"),
@@ -180,7 +223,7 @@ def test_what_is_no_search():
     search = GridSearchCV(make_pipeline(PrefixSelector(), Ridge()), {"ridge__alpha": [1.0]})
     with pytest.raises(NotFittedError):
         PrefixCurveDisplay.from_estimator(search)
-    with pytest.raises(TypeError, match="has 0 of prefixselector__n_components"):
+    with pytest.raises(ValueError, match="has 0 of prefixselector__n_components"):
         PrefixCurveDisplay.from_estimator(search.fit(X, y))
     with pytest.raises(NotFittedError):
         PrefixCurveDisplay.from_estimator(PrefixRidgeCV())
