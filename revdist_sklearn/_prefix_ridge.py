@@ -103,7 +103,8 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     prefixes wider than that take the dual form, O(n (n + m) k + P A n^3); whichever costs
     less is chosen for each prefix. Sums are in float64 whatever the type of X.
 
-    Memory beside X is MEMORY_NOTE, and ``cv_scores_``, which for ``cv="loo"`` has n splits.
+    Memory beside X is two float64 copies of it (seven for ``cv="loo"``), a few matrices of k^2
+    (n^2 in the dual form), and ``cv_scores_``, which for ``cv="loo"`` has n splits.
 
     Cholesky's factor is exact to 1e-16 over the smallest eigenvalue of the Gram matrix scaled
     to unit diagonal. Where that is below 1e-11, QR (primal) or a singular value decomposition

@@ -232,23 +232,31 @@ class PrefixSearch(BaseEstimator):
         scores = np.empty((len(self.prefixes_), len(self.alphas_), len(splits)))
         well_conditioned = np.ones(len(self.alphas_), dtype=bool)
         for i, (train, test) in enumerate(splits):
-            weights = None if sample_weight is None else sample_weight[train]
             for part, its_rows in (("training", train), ("test", test)):
                 if not len(y[its_rows]):
                     raise ValueError(f"Split {i} of cv has no {part} rows; leave it out.")
-            targets, all_weights, *told = self._encode(y[train], weights)
-            _check_weights(all_weights, f"Split {i}")
-            X_train, X_test = self._columns(X, train, test, weights)
-            split = centred_split(
-                X_train, targets, X_test, all_weights, self.fit_intercept, overwrite=True
-            )
-            tested = _safe_indexing(rows, test)
-            for part in ridge_path(split, self.prefixes_, self.alphas_):
-                shape = part.values.shape
-                candidates = part.values.reshape(shape[0], -1, shape[3])
-                scored = self._scores(tested, y[test], candidates, *told)
-                scores[part.prefixes, part.alphas, i] = scored.reshape(shape[1:3])
-                well_conditioned[part.alphas] &= part.well_conditioned
+            weights = None if sample_weight is None else sample_weight[train]
+            scores[..., i], well = self._fold(X, y, weights, train, test, rows, f"Split {i}")
+            well_conditioned &= well
+        return scores, well_conditioned
+
+    def _fold(self, X, y, weights, train, test, rows, where):
+        """Return the scores of all candidates in one split, and which alphas went well."""
+        targets, all_weights, *told = self._encode(y[train], weights)
+        _check_weights(all_weights, where)
+        X_train, X_test = self._columns(X, train, test, weights)
+        split = centred_split(
+            X_train, targets, X_test, all_weights, self.fit_intercept, overwrite=True
+        )
+        scores = np.empty((len(self.prefixes_), len(self.alphas_)))
+        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        tested = _safe_indexing(rows, test)
+        for part in ridge_path(split, self.prefixes_, self.alphas_):
+            shape = part.values.shape
+            candidates = part.values.reshape(shape[0], -1, shape[3])
+            scored = self._scores(tested, y[test], candidates, *told)
+            scores[part.prefixes, part.alphas] = scored.reshape(shape[1:3])
+            well_conditioned[part.alphas] &= part.well_conditioned
         return scores, well_conditioned
 
     def _columns(self, X, train, test, weights):
@@ -345,7 +353,9 @@ class PrefixSearch(BaseEstimator):
                 X, sample_weight=sample_weight
             )
             X, scale = scaler.transform(X), scaler.scale_
-        head = self._head(alpha=self.alpha_, fit_intercept=self.fit_intercept, solver=solver)
+        head = self._head(
+            alpha=self.alpha_, fit_intercept=self.fit_intercept, solver=solver, copy_X=False
+        )
         head.fit(X, y, sample_weight=sample_weight)
         self.coef_ = head.coef_ / scale
         self.intercept_ = head.intercept_
