@@ -2,6 +2,8 @@
 
 from itertools import groupby
 
+import numpy as np
+
 
 def column_names(block, width):
     """Return the ``width`` names of a block, zero-padded so that they sort.
@@ -58,3 +60,31 @@ def blocks_of(names):
         (block, sum(1 for _ in run))
         for block, run in groupby(names, key=lambda name: name.rpartition("__")[0])
     ]
+
+
+def stages_of(names):
+    """Return the names and cumulative widths of the blocks of column names.
+
+    Parameters
+    ----------
+    names : sequence of str or None
+        Column names.
+
+    Returns
+    -------
+    blocks : list of str or None
+        Names of the blocks; None where there are fewer than two.
+    widths : ndarray of int or None
+        Columns up to the end of each.
+
+    Examples
+    --------
+    >>> from revdist_sklearn._columns import stages_of
+    >>> blocks, widths = stages_of(["a__0", "a__1", "b__0"])
+    >>> blocks, widths.tolist()
+    (['a', 'b'], [2, 3])
+    """
+    blocks = blocks_of(names)
+    if blocks is None or len(blocks) < 2:
+        return None, None
+    return [block for block, _ in blocks], np.cumsum([width for _, width in blocks])

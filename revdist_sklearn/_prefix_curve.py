@@ -5,7 +5,7 @@ from sklearn.base import is_classifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from ._columns import blocks_of
+from ._columns import stages_of
 from ._prefix import PrefixSelector
 from ._prefix_search import PrefixSearch, first_best
 
@@ -210,11 +210,10 @@ class PrefixCurveDisplay:
     def _scale_axis(self):
         steps = np.diff(self.prefixes)
         if len(steps) > 1 and steps.max() > UNEVEN * steps.min():
-            axis = self.ax_.xaxis
             self.ax_.set_xscale("log", base=2)
             if len(self.prefixes) <= MOST_TICKS:
                 self.ax_.set_xticks(self.prefixes)
-            axis.set_major_formatter("{x:g}")
+            self.ax_.xaxis.set_major_formatter("{x:g}")
             self.ax_.minorticks_off()
 
     def _mark_stages(self):
@@ -312,11 +311,11 @@ class PrefixCurveDisplay:
         else:
             curve = _of_grid_search(search)
         prefixes, scores, n_components, names, scoring = curve
-        blocks = blocks_of(names)
-        if stage_dims is None and blocks is not None and len(blocks) > 1:
-            stage_dims = np.cumsum([width for _, width in blocks])
+        blocks, widths = stages_of(names)
+        if stage_dims is None and widths is not None:
+            stage_dims = widths
             if stage_names is None:
-                stage_names = [name.removeprefix("rd_") for name, _ in blocks]
+                stage_names = [block.removeprefix("rd_") for block in blocks]
         if spread == "auto":
             one_row_a_split = isinstance(search, PrefixSearch) and isinstance(search.cv, str)
             spread = "standard_error" if one_row_a_split else "std"

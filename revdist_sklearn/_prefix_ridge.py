@@ -6,9 +6,9 @@ from sklearn.linear_model import Ridge
 from sklearn.utils.validation import validate_data
 
 from ._prefix_scores import GivenValues, neg_mean_squared_error, r2
-from ._prefix_search import ALPHAS, PrefixSearch
+from ._prefix_search import PrefixSearch
 
-BATCH_SCORES = {None: r2, "r2": r2, "neg_mean_squared_error": neg_mean_squared_error}
+BATCH_SCORES = {"r2": r2, "neg_mean_squared_error": neg_mean_squared_error}
 
 
 class PrefixRidgeCV(RegressorMixin, PrefixSearch):
@@ -129,26 +129,8 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     (4, (4,), (12, 6, 5))
     """
 
+    _default_scoring = "r2"
     _leave_one_out_score = "neg_mean_squared_error"
-
-    def __init__(
-        self,
-        prefixes=None,
-        *,
-        alphas=ALPHAS,
-        cv=None,
-        scoring=None,
-        fit_intercept=True,
-        scale=False,
-        one_standard_error=False,
-    ):
-        self.prefixes = prefixes
-        self.alphas = alphas
-        self.cv = cv
-        self.scoring = scoring
-        self.fit_intercept = fit_intercept
-        self.scale = scale
-        self.one_standard_error = one_standard_error
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, groups=None):
@@ -226,7 +208,7 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         -------
         score : float
         """
-        return self._score(X, y, sample_weight, "r2")
+        return self._score(X, y, sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

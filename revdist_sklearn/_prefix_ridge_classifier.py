@@ -9,10 +9,10 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
-from ._prefix_scores import GivenDecisions, accuracy, balanced_accuracy, decide, roc_auc
+from ._prefix_scores import GivenDecisions, accuracy, balanced_accuracy, decide, flat, roc_auc
 from ._prefix_search import ALPHAS, PrefixSearch
 
-BATCH_SCORES = {None: accuracy, "accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
+BATCH_SCORES = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
 
 
 class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
@@ -122,6 +122,7 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         **PrefixSearch._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
+    _default_scoring = "accuracy"
     _leave_one_out_score = "accuracy"
 
     def __init__(
@@ -136,14 +137,16 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         scale=False,
         one_standard_error=False,
     ):
-        self.prefixes = prefixes
-        self.alphas = alphas
+        super().__init__(
+            prefixes,
+            alphas=alphas,
+            cv=cv,
+            scoring=scoring,
+            fit_intercept=fit_intercept,
+            scale=scale,
+            one_standard_error=one_standard_error,
+        )
         self.class_weight = class_weight
-        self.cv = cv
-        self.scoring = scoring
-        self.fit_intercept = fit_intercept
-        self.scale = scale
-        self.one_standard_error = one_standard_error
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, groups=None):
@@ -203,8 +206,7 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
             For two classes, above 0 for the second of ``classes_``; else the largest is of
             the class that is predicted.
         """
-        values = self._linear(X)
-        return values[:, 0] if len(self.classes_) == 2 else values
+        return flat(self._linear(X))
 
     def predict(self, X):
         """Predict classes from the first columns.
@@ -238,7 +240,7 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         -------
         score : float
         """
-        return self._score(X, y, sample_weight, "accuracy", self.classes_)
+        return self._score(X, y, sample_weight, self.classes_)
 
     def _check_targets(self, y):
         classes = np.unique(y).tolist()
@@ -262,7 +264,7 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         return targets, sample_weight, binarizer.classes_
 
     def _given(self, X, y, decisions, classes):
-        return GivenDecisions(X, decisions, classes)
+        return GivenDecisions(X, flat(decisions), classes)
 
     def _row_scores(self, y, all_y, decisions, classes):
         m, *candidates, n_columns = decisions.shape

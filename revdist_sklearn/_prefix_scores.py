@@ -74,6 +74,11 @@ def decide(decisions, classes):
     return classes[decisions.argmax(axis=2)]
 
 
+def flat(decisions):
+    """Return decision values as scikit-learn has them: a single column as one dimension."""
+    return decisions[:, 0] if decisions.shape[1] == 1 else decisions
+
+
 class GivenValues(RegressorMixin, BaseEstimator):
     """What a scorer sees of a candidate: its predictions, which are there already.
 

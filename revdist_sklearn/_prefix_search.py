@@ -14,7 +14,7 @@ from sklearn.utils import _safe_indexing, check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from ._columns import blocks_of
+from ._columns import stages_of
 from ._ridge_path import centred_split, leave_one_out_path, ridge_path
 
 # A tuple, as an array for a default breaks the printing of estimators.
@@ -56,9 +56,9 @@ def resolve_prefixes(prefixes, n_features, names=None):
     [5, 10, 15, 20]
     """
     if prefixes is None:
-        blocks = blocks_of(names)
-        if blocks is not None and len(blocks) > 1:
-            return np.cumsum([width for _, width in blocks])
+        _, widths = stages_of(names)
+        if widths is not None:
+            return widths
         halvings = int(np.ceil(np.log2(n_features)))
         return np.unique([-(-n_features // 2**i) for i in range(halvings + 1)])
     if isinstance(prefixes, str):
@@ -153,13 +153,15 @@ class PrefixSearch(BaseEstimator):
 
     A subclass has
 
-    - ``_batch_score(name)``: the function of ``_prefix_scores`` for a score, None being the
-      default one, or None where there is no such function;
+    - ``_default_scoring`` and ``_leave_one_out_score``: names of scores;
+    - ``_batch_score(name)``: the function of ``_prefix_scores`` for a score, or None where
+      there is no such function;
     - ``_encode(y, sample_weight)``: the targets of ridge as columns, the weights, and
       what the functions of ``_prefix_scores`` are told besides;
     - ``_given(X, y, predictions, *told)``: what any other scorer is called with;
     - ``_row_scores(y, all_y, predictions, *told)``: of single rows, for leave-one-out;
-    - ``_head(**parameters)``: scikit-learn's estimator of one prefix and alpha.
+    - ``_head(**parameters)``: scikit-learn's estimator of one prefix and alpha;
+    - ``_check_targets(y)``, where not all targets can be fitted.
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012
@@ -177,6 +179,25 @@ class PrefixSearch(BaseEstimator):
         "one_standard_error": ["boolean"],
     }
 
+    def __init__(
+        self,
+        prefixes=None,
+        *,
+        alphas=ALPHAS,
+        cv=None,
+        scoring=None,
+        fit_intercept=True,
+        scale=False,
+        one_standard_error=False,
+    ):
+        self.prefixes = prefixes
+        self.alphas = alphas
+        self.cv = cv
+        self.scoring = scoring
+        self.fit_intercept = fit_intercept
+        self.scale = scale
+        self.one_standard_error = one_standard_error
+
     def _search(self, X, y, sample_weight, groups, given):
         """Score all candidates, choose one, and fit it on all rows.
 
@@ -190,6 +211,7 @@ class PrefixSearch(BaseEstimator):
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
+            _check_weights(sample_weight, "X")
         self._check_targets(y if sample_weight is None else y[sample_weight > 0])
         if isinstance(self.cv, str):
             self.cv_scores_, well_conditioned = self._leave_one_out(X, y, sample_weight)
@@ -250,12 +272,11 @@ class PrefixSearch(BaseEstimator):
         )
         scores = np.empty((len(self.prefixes_), len(self.alphas_)))
         well_conditioned = np.ones(len(self.alphas_), dtype=bool)
-        tested = _safe_indexing(rows, test)
+        score = self._scorer(rows, test, y[test], *told)
         for part in ridge_path(split, self.prefixes_, self.alphas_):
             shape = part.values.shape
             candidates = part.values.reshape(shape[0], -1, shape[3])
-            scored = self._scores(tested, y[test], candidates, *told)
-            scores[part.prefixes, part.alphas] = scored.reshape(shape[1:3])
+            scores[part.prefixes, part.alphas] = score(candidates).reshape(shape[1:3])
             well_conditioned[part.alphas] &= part.well_conditioned
         return scores, well_conditioned
 
@@ -269,21 +290,26 @@ class PrefixSearch(BaseEstimator):
             X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
         return X_train, X_test
 
-    def _scores(self, X, y, candidates, *told):
-        """Return the scores of predictions of shape (m, n_candidates, n_targets)."""
-        score = None if callable(self.scoring) else self._batch_score(self.scoring)
-        if score is not None:
-            return score(y, candidates, *told)
-        scorer = get_scorer(self.scoring)
-        scores = []
-        for predictions in np.moveaxis(candidates, 1, 0):
-            scores.append(scorer(self._given(X, y, predictions, *told), X, y))
-            if not isinstance(scores[-1], Real):
-                raise TypeError(
-                    f"scoring={self.scoring!r} returned {scores[-1]!r}; a search needs one that "
-                    "returns a number."
-                )
-        return np.array(scores, dtype=np.float64)
+    def _scorer(self, rows, test, y, *told):
+        """Return the function that scores predictions of shape (m, n_candidates, n_targets)."""
+        if not callable(self.scoring):
+            batch = self._batch_score(self.scoring or self._default_scoring)
+            if batch is not None:
+                return lambda candidates: batch(y, candidates, *told)
+        scorer, X = get_scorer(self.scoring), _safe_indexing(rows, test)
+
+        def one_by_one(candidates):
+            scores = []
+            for predictions in np.moveaxis(candidates, 1, 0):
+                scores.append(scorer(self._given(X, y, predictions, *told), X, y))
+                if not isinstance(scores[-1], Real):
+                    raise TypeError(
+                        f"scoring={self.scoring!r} returned {scores[-1]!r}; a search needs one "
+                        "that returns a number."
+                    )
+            return np.array(scores, dtype=np.float64)
+
+        return one_by_one
 
     def _leave_one_out(self, X, y, sample_weight):
         """Return the scores of all candidates, a split a row, and which alphas went well."""
@@ -366,9 +392,9 @@ class PrefixSearch(BaseEstimator):
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         return X[:, : self.n_components_] @ self.coef_.T + self.intercept_
 
-    def _score(self, X, y, sample_weight, default, *told):
+    def _score(self, X, y, sample_weight, *told):
         """Return the score of the predictions, the scorer being called as in the search."""
-        scorer = get_scorer(default if self.scoring is None else self.scoring)
+        scorer = get_scorer(self.scoring or self._default_scoring)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         return scorer(self._given(X, y, self._linear(X), *told), X, y, **weights)
 

@@ -160,9 +160,7 @@ def ridge_path(split, prefixes, alphas, form=None):
     predictions : Predictions
         Of some prefixes and alphas; together they are all of them, each once.
     """
-    n_primal = {"primal": len(prefixes), "dual": 0}.get(form)
-    if n_primal is None:
-        n_primal = choose_form(len(split.X), len(split.X_test), prefixes, len(alphas))
+    n_primal = choose_form(len(split.X), len(split.X_test), prefixes, len(alphas), form=form)
     for j, L, t, well in _primal_factors(split, prefixes[:n_primal], alphas):
         for part, w in _prefix_coefficients(L, t, prefixes[:n_primal]):
             values = _product(split.X_test[:, : len(w)], w) + split.y_mean
@@ -225,10 +223,8 @@ def _leave_one_out(X, y, prefixes, alphas, w, fit_intercept, form):
     n = len(X)
     split = centred_split(X, y, X, w, fit_intercept)
     of_mean = w / w.sum() if fit_intercept else np.zeros(n)
-    n_primal = {"primal": len(prefixes), "dual": 0}.get(form)
-    if n_primal is None:
-        # The primal form would round 1 - H_ii of fits that interpolate.
-        n_primal = choose_form(n, n, prefixes, len(alphas), interpolates=n - fit_intercept)
+    # The primal form would round 1 - H_ii of fits that interpolate.
+    n_primal = choose_form(n, n, prefixes, len(alphas), form=form, interpolates=n - fit_intercept)
     for j, L, t, well in _primal_factors(split, prefixes[:n_primal], alphas):
         B = solve_triangular(L, split.X_test[:, : len(L)].T, lower=True, check_finite=False)
         H = np.cumsum(np.square(B, out=B), axis=0)[prefixes[:n_primal] - 1].T
@@ -259,8 +255,8 @@ def _leave_one_out(X, y, prefixes, alphas, w, fit_intercept, form):
         yield Predictions(slice(i, i + 1), slice(None), values, well), doubtful
 
 
-def choose_form(n, m, prefixes, n_alphas, *, interpolates=None):
-    """Return how many of the prefixes, from the smallest on, cost less in the primal form.
+def choose_form(n, m, prefixes, n_alphas, *, form=None, interpolates=None):
+    """Return how many of the prefixes, from the smallest on, take the primal form.
 
     Parameters
     ----------
@@ -269,6 +265,8 @@ def choose_form(n, m, prefixes, n_alphas, *, interpolates=None):
     prefixes : ndarray of int, shape (n_prefixes,)
         Ascending.
     n_alphas : int
+    form : {"primal", "dual"}, default=None
+        For all prefixes; None takes for each the one that costs less.
     interpolates : int, default=None
         For leave-one-out: the number of columns from which on the fit interpolates; the primal
         form is for fewer. None does not leave one out.
@@ -278,6 +276,8 @@ def choose_form(n, m, prefixes, n_alphas, *, interpolates=None):
     n_primal : int
         0 to ``n_prefixes``; the others take the dual form.
     """
+    if form is not None:
+        return len(prefixes) if form == "primal" else 0
     count = np.arange(len(prefixes) + 1)
     d = np.concatenate([[0], prefixes]).astype(float)
     # Operations. Primal, for the largest of its prefixes: one Gram matrix; for each alpha a

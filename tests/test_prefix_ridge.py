@@ -232,6 +232,8 @@ def test_weights_that_cannot_be():
         ValueError, match="Split 0 has 0 training rows of positive weight; it needs 1"
     ):
         PrefixRidgeCV().fit(X, y, sample_weight=w)
+    with pytest.raises(ValueError, match="weight"):
+        PrefixRidgeCV().fit(X, y, sample_weight=0 * w)
     with pytest.raises(ValueError, match=r"[Nn]egative"):
         PrefixRidgeCV().fit(X, y, sample_weight=w - 1)
 

@@ -93,6 +93,22 @@ def test_roc_auc(n, k):
     )
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_scorers_get_decision_values_of_the_usual_shape(n_classes):
+    X, y, _ = data(40, 6, n_classes)
+    shapes = []
+
+    def scorer(model, X, y):
+        shapes.append(model.decision_function(X).shape)
+        return model.score(X, y)
+
+    search = PrefixRidgeClassifierCV([2, 6], alphas=1.0, cv=4, scoring=scorer).fit(X, y)
+    search.score(X, y)
+    columns = () if n_classes == 2 else (3,)
+    assert shapes == [(10, *columns)] * 8 + [(40, *columns)]
+    assert search.decision_function(X).shape == (40, *columns)
+
+
 def test_roc_auc_of_several_classes_needs_probabilities_as_in_scikit_learn():
     X, y, _ = data(30, 5, 3)
     with pytest.raises((ValueError, AttributeError), match=r"multi_class|predict_proba|binary"):
@@ -159,6 +175,8 @@ def test_targets_that_cannot_be():
         PrefixRidgeClassifierCV().fit(X, ["a"] * 20)
     with pytest.raises(ValueError, match="y has one class, 'high', among"):
         PrefixRidgeClassifierCV().fit(X, y, sample_weight=(y == "high").astype(float))
+    with pytest.raises(ValueError, match="weight"):
+        PrefixRidgeClassifierCV().fit(X, y, sample_weight=np.zeros(20))
     with pytest.raises(ValueError, match="Unknown label type"):
         PrefixRidgeClassifierCV().fit(X, np.linspace(0, 1, 20))
     with pytest.raises(ValueError, match="class_weight"):
