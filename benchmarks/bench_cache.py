@@ -43,7 +43,7 @@ class SQLite:
     package = "revdist_sklearn"
 
     def __init__(self, folder, width):
-        from revdist_sklearn._cache import EmbeddingCache
+        from revdist_sklearn.embedding._cache import EmbeddingCache
 
         self.cache, self.space = EmbeddingCache(folder), {"width": width}
 
@@ -168,7 +168,7 @@ def measure(name, width, n, pool):
 
 def measure_growth(width=32, n=100_000):
     """Return seconds of `n` look-ups in a growing cache, found and missing, and of its info."""
-    from revdist_sklearn._cache import EmbeddingCache, cache_info
+    from revdist_sklearn.embedding._cache import EmbeddingCache, cache_info
 
     space, results, start = {"width": width}, [], 0
     rng = np.random.default_rng(0)

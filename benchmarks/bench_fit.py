@@ -188,7 +188,7 @@ def run_peak():
     from scipy.linalg import blas
 
     from revdist_sklearn import Moments
-    from revdist_sklearn._moments import CHUNK_ROWS
+    from revdist_sklearn.method._moments import CHUNK_ROWS
 
     D = sum(SIZES)
     X = np.concatenate(list(batches(16 * CHUNK_ROWS, SIZES)))

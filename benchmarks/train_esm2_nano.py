@@ -340,7 +340,7 @@ def evaluate(args):
 
 def scores(args):
     """Demo scores of the trained family, and of the same networks untrained."""
-    from revdist_sklearn._demo import run_demo
+    from revdist_sklearn.cli._demo import run_demo
 
     families = {"trained": args.work, "untrained": args.work / "untrained"}
     for width in LAYERS:

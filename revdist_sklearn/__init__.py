@@ -2,17 +2,26 @@
 
 from ._compact import compact
 from ._corpus import corpus_moments, fit_on_corpus
-from ._distiller import ReverseDistiller
-from ._featurizer import ESMFeaturizer
-from ._hub import ModelNotFoundError
-from ._moments import Moments
-from ._prefix import PrefixSelector
-from ._prefix_curve import PrefixCurveDisplay
-from ._prefix_ridge import PrefixRidgeCV
-from ._prefix_ridge_classifier import PrefixRidgeClassifierCV
+from .base._blocks import Blocks
+from .base._formats import FormatError
+from .base._hub import ModelNotFoundError
+from .embedding._featurizer import ESMFeaturizer
+from .embedding._plan import EmbeddingPlan
+from .method._chain import Stage
+from .method._distiller import ReverseDistiller
+from .method._level import Level
+from .method._moments import Moments
+from .prefix._curve_display import PrefixCurveDisplay
+from .prefix._ridge_classifier_cv import PrefixRidgeClassifierCV
+from .prefix._ridge_cv import PrefixRidgeCV
+from .prefix._selector import PrefixSelector
 
 __all__ = [
+    "Blocks",
     "ESMFeaturizer",
+    "EmbeddingPlan",
+    "FormatError",
+    "Level",
     "ModelNotFoundError",
     "Moments",
     "PrefixCurveDisplay",
@@ -20,6 +29,7 @@ __all__ = [
     "PrefixRidgeClassifierCV",
     "PrefixSelector",
     "ReverseDistiller",
+    "Stage",
     "compact",
     "corpus_moments",
     "fit_on_corpus",

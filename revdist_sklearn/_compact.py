@@ -7,9 +7,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from ._distiller import ReverseDistiller
-from ._featurizer import ESMFeaturizer
-from ._prefix import PrefixSelector
+from .base._blocks import Blocks
+from .embedding._featurizer import ESMFeaturizer
+from .method._distiller import ReverseDistiller
+from .prefix._selector import PrefixSelector
 
 SHAPE = (
     "make_pipeline(ESMFeaturizer(...), FrozenEstimator(ReverseDistiller()), PrefixSelector(d), "
@@ -30,8 +31,9 @@ def compact(pipeline):
         Its steps are an :class:`ESMFeaturizer`, a :class:`ReverseDistiller` (frozen or not),
         and any others.  The prefix is that of the :class:`PrefixSelector` which follows, or of
         a last step such as :class:`PrefixRidgeCV`, one that has ``n_components_`` and
-        ``truncate``; without either it is the distiller's own width.  A search stands for its
-        ``best_estimator_``; so does one that is the last step, where it chose a narrower prefix.
+        ``with_n_features``; without either it is the distiller's own width. A search stands for
+        its ``best_estimator_``; so does one that is the last step, where it chose a narrower
+        prefix.
 
     Returns
     -------
@@ -81,17 +83,19 @@ def compact(pipeline):
             "sequences use the distiller's truncate(d), which takes fewer columns."
         )
     [at] = found
-    distiller, blocks = kinds[at], kinds[at - 1].block_sizes_
+    featurizer, distiller = kinds[at - 1], kinds[at]
     check_is_fitted(distiller)
-    if distiller.block_sizes_ != blocks:
-        raise ValueError(
-            f"The distiller was fitted on blocks of {distiller.block_sizes_} columns, the "
-            f"featurizer gives {blocks}, so that no model can be left out. Fit it on the "
-            "featurizer's blocks: ReverseDistiller(block_sizes=...), or fit_on_corpus."
-        )
+    # By width alone: arrays between the two steps carry no names.
+    Blocks(distiller.block_sizes_).check(
+        featurizer.embedding_plan("residue").blocks,
+        "the featurizer gives",
+        "the distiller was fitted on",
+        "so no model can be left out. Fit it on the featurizer's blocks: "
+        "ReverseDistiller(block_sizes=...), or fit_on_corpus.",
+    )
     prefix, after = _prefix(steps[at + 1 :], distiller.n_components_)
     cut = distiller.truncate(prefix)
-    featurizer = kinds[at - 1]._first_members(len(cut.block_sizes_))
+    featurizer = featurizer.with_n_models(len(cut.blocks_))
     result = copy(pipeline)
     result.steps = [
         *((name, deepcopy(step)) for name, step in steps[: at - 1]),
@@ -153,7 +157,7 @@ def _prefix(steps, width):
             # One that searched for something else goes on as it is, with its scoring.
             cut = best if prefix < width else deepcopy(inner)
         elif _chooses_a_prefix(inner):
-            prefix, cut = inner.n_components_, deepcopy(inner.truncate(inner.n_components_))
+            prefix, cut = inner.n_components_, deepcopy(inner.with_n_features(inner.n_components_))
         elif isinstance(inner, Pipeline):
             cut = copy(inner)
             prefix, cut.steps = _prefix(inner.steps, width)
@@ -171,7 +175,7 @@ def _prefix(steps, width):
 
 def _chooses_a_prefix(step):
     return isinstance(step, PrefixSelector) or (
-        hasattr(step, "n_components_") and hasattr(step, "truncate")
+        hasattr(step, "n_components_") and hasattr(step, "with_n_features")
     )
 
 

@@ -3,30 +3,23 @@
 import hashlib
 import json
 import time
-import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from joblib import effective_n_jobs
-from sklearn.base import clone
 from tqdm.auto import tqdm
 
-from ._columns import blocks_of
-from ._device import resolve_device
-from ._moments import Moments
-from ._sequences import runs
-from ._workers import in_order, is_worker_death
+from .base._formats import CHECKPOINT, check_format
+from .base._identity import digest
+from .embedding._sequences import runs
+from .embedding._workers import in_order, is_worker_death
+from .method._moments import Moments
+from .models._device import resolve_device
 
 # Residues that one task embeds and sums.  Pieces follow from the input alone, so that the
 # number of workers does not change the result.
 PIECE_RESIDUES = 2**16
-# Parameters of the featurizer that do not change its residue rows, or that the contents of
-# the models' files stand for.
-WITHOUT_EFFECT = {
-    *("models", "revision", "local_files_only", "token"),
-    *("pooling", "reference", "device", "token_budget", "cache_dir", "n_jobs", "verbose"),
-}
 # A checkpoint holds all moments: not more often than this.
 CHECKPOINT_SECONDS = 60.0
 
@@ -39,7 +32,7 @@ def corpus_moments(
     precision=None,
     n_jobs=None,
     checkpoint=None,
-    verbose=True,
+    verbose=None,
 ):
     """Gather the moments of all residues of a corpus, and of its protein means, in one pass.
 
@@ -76,8 +69,9 @@ def corpus_moments(
         File that keeps the moments so far: written every minute and when a fault ends the
         call, and read at the next call with the same input, which goes on from there.
 
-    verbose : bool, default=True
-        Show a progress bar, in residues.
+    verbose : int or bool, default=None
+        As in :class:`ESMFeaturizer`: 0 is silent, 1 shows a bar, in residues. None takes that
+        of the featurizer.
 
     Returns
     -------
@@ -113,11 +107,13 @@ def corpus_moments(
         )
     if weighting not in ("residue", "protein"):
         raise ValueError(f"weighting={weighting!r} must be 'residue' or 'protein'.")
+    plan = featurizer.embedding_plan("residue")
     # Cut where the featurizer truncates: what is counted is what is embedded.
-    _, sequences, _ = featurizer._prepare(sequences)
-    empty = _empty_moments(featurizer, precision)
+    sequences = plan.prepare(sequences)
+    verbose = featurizer.verbose if verbose is None else verbose
+    empty = _empty_moments(plan.blocks, precision)
     pieces = list(runs([len(sequence) for sequence in sequences], PIECE_RESIDUES))
-    store = _Checkpoint(checkpoint, featurizer, sequences, weighting, empty)
+    store = _Checkpoint(checkpoint, plan, sequences, weighting, empty)
     moments, done = store.load()
 
     with tqdm(
@@ -160,7 +156,7 @@ def fit_on_corpus(
     precision=None,
     n_jobs=None,
     checkpoint=None,
-    verbose=True,
+    verbose=None,
 ):
     """Fit a distiller on the residues of a corpus.
 
@@ -201,12 +197,10 @@ def fit_on_corpus(
     >>> distiller.transform(emb.transform(["MKTAYIAKQR"])).shape
     (1, 64)
     """
-    # What does not fit is found before the pass, not after it, and on a copy: a pass that
-    # fails leaves the distiller as it was.
-    distiller._validate_params()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the fit itself warns
-        clone(distiller)._adopt_moments(_empty_moments(featurizer, precision))
+    # What does not fit is found before the pass, not after it; a pass that fails leaves the
+    # distiller as it was.
+    blocks = featurizer.embedding_plan("residue").blocks
+    distiller.check_moments(_empty_moments(blocks, precision))
     moments = corpus_moments(
         featurizer,
         sequences,
@@ -219,10 +213,8 @@ def fit_on_corpus(
     return distiller.fit_moments(moments)
 
 
-def _empty_moments(featurizer, precision):
-    """Return moments of no rows with the blocks of a featurizer."""
-    names, sizes = zip(*blocks_of(featurizer.get_feature_names_out()), strict=True)
-    return Moments(sizes, block_names=names, precision=precision)
+def _empty_moments(blocks, precision):
+    return Moments(blocks.sizes, block_names=blocks.names, precision=precision)
 
 
 def piece_moments(featurizer, sequences, start, weighting, precision, progress=None):
@@ -243,13 +235,13 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
     -------
     moments : Moments
     """
-    moments = _empty_moments(featurizer, precision)
+    moments = _empty_moments(featurizer.embedding_plan("residue").blocks, precision)
     # Off the host the residues stay where the models are; only products come back.
     options = {"as_tensor": True} if _on_device(featurizer) else {}
     for rows, index in featurizer.iter_residues(sequences, **options):
         weights = 1.0 / np.bincount(index)[index] if weighting == "protein" else None
         try:
-            moments.update(rows, sample_weight=weights, groups=index)
+            moments.update(rows, sample_weight=weights, proteins=index)
         except ValueError as error:
             finite = np.isfinite(rows.cpu().numpy() if options else rows).all(axis=1)
             if finite.all():
@@ -285,7 +277,7 @@ def _worker_died(done, total, checkpoint):
 class _Checkpoint:
     """The moments so far, on disk, and the piece to go on from."""
 
-    def __init__(self, path, featurizer, sequences, weighting, empty):
+    def __init__(self, path, plan, sequences, weighting, empty):
         self.path = None if path is None else Path(path)
         self.empty = empty
         self.merging = False
@@ -298,32 +290,24 @@ class _Checkpoint:
                 "not exist. Name a file in an existing folder."
             )
         # Whatever changes the moments; models by their contents, wherever they lie.
-        from ._models import fingerprint
-
-        members = featurizer._members()
-        contents = [fingerprint(member.folder()) for member in members]
-        parameters = {
-            name: value
-            for name, value in featurizer.get_params().items()
-            if name not in WITHOUT_EFFECT
+        self._fingerprints = {
+            2: lambda: _fingerprint(plan, sequences, weighting, empty),
+            1: lambda: _fingerprint_of_format_1(plan, sequences, weighting, empty),
         }
-        facts = [contents, empty._blocks(), parameters, weighting, empty.precision, PIECE_RESIDUES]
-        digest = hashlib.sha256(json.dumps(facts, default=str).encode())
-        for sequence in sequences:
-            digest.update(sequence.encode() + b"\n")
-        self.fingerprint = digest.hexdigest()
+        self.fingerprint = self._fingerprints[CHECKPOINT]()
 
     def load(self):
         """Return the moments so far and the number of pieces in them."""
         if self.path is None or not self.path.exists():
             return self.empty, 0
-        moments, extra = Moments._load(self.path)
-        if extra.get("fingerprint") != self.fingerprint:
+        moments, facts = Moments.load(self.path, return_metadata=True)
+        number = check_format(facts.get("format", 1), CHECKPOINT, f"The checkpoint {self.path}")
+        if facts.get("fingerprint") != self._fingerprints[number]():
             raise ValueError(
                 f"The checkpoint {self.path} belongs to another corpus, family or setting; name "
                 "another file, or remove it to start anew."
             )
-        return moments, extra["pieces"]
+        return moments, facts["pieces"]
 
     def save(self, moments, done, *, last=False):
         """Write, unless that was done within the last minute."""
@@ -342,7 +326,8 @@ class _Checkpoint:
     def _write(self, moments, done):
         assert self.path is not None
         try:
-            moments._save(self.path, {"fingerprint": self.fingerprint, "pieces": done})
+            facts = {"format": CHECKPOINT, "fingerprint": self.fingerprint, "pieces": done}
+            moments.save(self.path, metadata=facts)
         except OSError as error:
             kept = (
                 "What it held before is still there, and the same call goes on from it."
@@ -353,3 +338,36 @@ class _Checkpoint:
                 f"The checkpoint cannot be written. {kept} Make room, or name a file elsewhere. "
                 f"({error})"
             ) from error
+
+
+def _fingerprint(plan, sequences, weighting, empty):
+    """Return a text that is the same for equal moments of equal pieces."""
+    facts = {
+        "rows": plan.identity(),
+        "blocks": empty.blocks.names,
+        "weighting": weighting,
+        "precision": empty.precision,
+        "piece_residues": PIECE_RESIDUES,
+    }
+    return digest([digest(facts), _digest_of(sequences, hashlib.sha256())])
+
+
+def _fingerprint_of_format_1(plan, sequences, weighting, empty):
+    """Return the same as format 1 has it: of the parameters that its featurizers had."""
+    weights = [member["weights"] for member in plan.identity()["members"]]
+    blocks = [*zip(empty.blocks.names, empty.blocks.sizes, strict=True)]
+    parameters = {
+        "dtype": plan.dtype,
+        "layer": plan.layer,
+        "max_length": plan.max_length,
+        "model_kwargs": plan.model_kwargs or None,
+        "too_long": plan.too_long,
+    }
+    facts = [weights, blocks, parameters, weighting, empty.precision, PIECE_RESIDUES]
+    return _digest_of(sequences, hashlib.sha256(json.dumps(facts, default=str).encode()))
+
+
+def _digest_of(sequences, digest):
+    for sequence in sequences:
+        digest.update(sequence.encode() + b"\n")
+    return digest.hexdigest()

@@ -1,23 +1,56 @@
 """Distillers that the authors of the method have published."""
 
+import os
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from ._chain import Chain, Stage
-from ._distiller import ReverseDistiller
+from .base._blocks import Blocks
+from .base._hub import HubRepository, check_token_name, is_hub_id
+from .method._chain import Chain, Stage
+from .method._distiller import ReverseDistiller
+
+# Where the authors' package looks for them, and the setting that it takes by default.
+PUBLISHED, DEFAULT_SETTING = "singhlab/plm_reverse_distillation", "pcr-incremental-1k"
+# Kind, models, and setting: regressor, PCA and training sequences.
+NAME = re.compile(
+    r"(?P<kind>rd|naive)-scaler-(?P<small>[\d.]+[MB])-(?P<large>[\d.]+[MB])"
+    r"-(?P<setting>[^-]+-[^-]+-[^-]+)\.npz"
+)
+SMALLEST = "8M"
 
 
-def load_reference_scalers(paths):
+def load_published_scalers(
+    source=PUBLISHED, *, setting=None, revision=None, local_files_only=False, token=None
+):
     """Return a fitted ReverseDistiller from the published scalers of a family.
 
     The files are those of the authors' package ``reverse-distillation``: one ``.npz`` a
-    stage, of any of its regressors (``linear``, ``ridge``, ``pcr``) and PCA types.
+    stage, of any of its regressors (``linear``, ``ridge``, ``pcr``) and PCA types. Their
+    names say which models they join, such as ``rd-scaler-8M-35M-pcr-incremental-1k.npz``, and
+    so decide the order.
 
     Parameters
     ----------
-    paths : sequence of path-like
-        The files of stages 2 to m, smallest first.
+    source : str, path-like or sequence of path-like, default=PUBLISHED
+        A folder of such files, the id of a hub repository (the authors' own by default), or
+        the files of stages 2 to m. Files of other names are taken in the order given.
+
+    setting : str, default=None
+        Which of several settings to take: regressor, PCA type and number of training
+        sequences as the names have them. None: the only one of a folder, and
+        ``"pcr-incremental-1k"`` of a repository, as the authors' package does.
+
+    revision : str, default=None
+        Commit, tag or branch of the repository.
+
+    local_files_only : bool, default=False
+        Never ask the hub; use what was downloaded before.
+
+    token : str, default=None
+        Name of the environment variable that holds the hub's access token.
 
     Returns
     -------
@@ -29,7 +62,11 @@ def load_reference_scalers(paths):
     Raises
     ------
     ValueError
-        If a file lacks an array, or its widths do not follow on those before.
+        If a file lacks an array, its widths do not follow on those before, or files of
+        several settings, or not those of one family, are given.
+
+    ModelNotFoundError
+        If there is neither such a folder nor such a repository.
 
     References
     ----------
@@ -39,23 +76,19 @@ def load_reference_scalers(paths):
     Examples
     --------
     >>> import numpy as np, tempfile, os
-    >>> from revdist_sklearn.interop import load_reference_scalers
+    >>> from revdist_sklearn.interop import load_published_scalers
     >>> arrays = {
     ...     "regressor__coef_": np.ones((3, 2)), "regressor__intercept_": np.zeros(3),
     ...     "pca__components_": np.eye(1, 3), "pca__mean_": np.zeros(3),
     ... }
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = os.path.join(folder, "stage.npz")
-    ...     np.savez(path, **arrays)
-    ...     load_reference_scalers([path]).transform([[1.0, 2.0, 10.0, 0.0, 0.0]])
+    ...     np.savez(os.path.join(folder, "rd-scaler-8M-35M-linear-fbpca-1k.npz"), **arrays)
+    ...     load_published_scalers(folder).transform([[1.0, 2.0, 10.0, 0.0, 0.0]])
     array([[1., 2., 7.]])
     """
-    paths = [Path(path) for path in paths]
-    if not paths:
-        raise ValueError("paths is empty; give the file of each stage from the second model on.")
+    paths = _find(source, setting, revision, local_files_only, token)
     stages: list[Stage] = []
     sizes: list[int] = []
-    means: list[np.ndarray] = []
     for number, path in enumerate(paths, start=2):
         state = _read(path)
         V, pca_mean = _get(state, path, "pca__components_").T, _get(state, path, "pca__mean_")
@@ -69,45 +102,161 @@ def load_reference_scalers(paths):
         else:
             W = coef.T
             kept, prefix_mean, mean = len(W), np.zeros(len(W)), intercept + pca_mean
-        if not sizes:
+        if not stages:
             sizes.append(len(W))
-            means.append(np.zeros(len(W)))
-        expected = stages[-1].width if stages else sizes[0]
+            stages.append(_base(len(W)))
+        expected = stages[-1].width
         if len(W) != expected or len(V) != W.shape[1]:
             raise ValueError(
                 f"{path} regresses {len(V)} columns on {len(W)}, but the stage before ends at "
                 f"{expected}; give the files of one family, smallest first."
             )
-        width = len(W) + V.shape[1]
         sizes.append(len(V))
-        means.append(mean)
+        variances = np.full(len(V), np.nan)  # of the directions that the file holds
+        known = state.get("pca__explained_variance_", variances[: V.shape[1]])
+        variances[: V.shape[1]] = known
         stages.append(
             Stage(
                 block=str(number),
-                width=width,
-                n_components=V.shape[1],
-                n_components_nonzero=int(np.any(V, axis=0).sum()),
+                width=len(W) + V.shape[1],
+                n_added=V.shape[1],
                 n_regression=kept,
                 explained_before=np.nan,
                 component_shares=np.full(V.shape[1], np.nan),
-                residual_variances=np.asarray(
-                    state.get("pca__explained_variance_", np.full(V.shape[1], np.nan))
-                ),
+                residual_variances=variances,
                 directions=V,
                 coef=W @ V,
                 mean=mean,
                 prefix_mean=prefix_mean,
             )
         )
-    residual_sizes = tuple(stage.n_components for stage in stages)
+    blocks = Blocks(sizes)
+    residual_sizes = tuple(stage.n_added for stage in stages[1:])
     grows = residual_sizes == tuple(np.diff(sizes))
-    distiller = ReverseDistiller(tuple(sizes), residual_sizes=None if grows else residual_sizes)
+    mean = np.concatenate([np.zeros(sizes[0]), *(stage.mean for stage in stages[1:])])
+    distiller = ReverseDistiller(blocks.sizes, residual_sizes=None if grows else residual_sizes)
     return distiller._with_chain(
-        Chain(tuple(sizes), None, sizes[0], tuple(stages), np.concatenate(means), None),
-        block_sizes=tuple(sizes),
-        block_names=None,
+        Chain(blocks, tuple(stages), False, mean, None),
+        blocks=blocks,
         stage_sizes=(sizes[0], *residual_sizes),
         n_samples_seen=0,
+    )
+
+
+def load_reference_scalers(paths):
+    """Return ``load_published_scalers(paths)``, with a warning: this is its former name.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+
+    Returns
+    -------
+    distiller : ReverseDistiller
+    """
+    warnings.warn(
+        "load_reference_scalers is now called load_published_scalers, and will go by the old name "
+        "no more from version 0.3 on.",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return load_published_scalers(paths)
+
+
+def _find(source, setting, revision, local_files_only, token):
+    """Return the files of stages 2 to m, in order."""
+    if isinstance(source, (str, os.PathLike)):
+        folder = Path(source)
+        if folder.is_file():
+            return _in_order([folder])
+        if not folder.is_dir():
+            if not is_hub_id(str(source)):
+                raise FileNotFoundError(
+                    f"{str(source)!r} is no folder; give one that holds scalers, their files in a "
+                    f"list, or a hub id such as {PUBLISHED!r}."
+                )
+            setting = DEFAULT_SETTING if setting is None else setting
+            check_token_name(token)
+            repository = HubRepository(str(source), revision, local_files_only, token, "Scalers")
+            folder = repository.snapshot([f"*rd-scaler-*-{setting}.npz"], silent=False)
+            folder = folder / "weights" if (folder / "weights").is_dir() else folder
+        paths = [path for path in sorted(folder.iterdir()) if NAME.fullmatch(path.name)]
+        if not paths:
+            raise ValueError(
+                f"{folder} holds no scalers of reverse distillation, which have names such as "
+                f"rd-scaler-8M-35M-{DEFAULT_SETTING}.npz."
+            )
+        # A PCA of models side by side may lie beside them; it keeps no prefix.
+        nested = [path for path in paths if not path.name.startswith("naive")]
+        paths = _of_setting(nested or paths, setting)
+    else:
+        paths = [Path(path) for path in source]
+        if not paths:
+            raise ValueError(
+                "paths is empty; give the file of each stage from the second model on."
+            )
+    return _in_order(paths)
+
+
+def _of_setting(paths, setting):
+    settings = sorted({NAME.fullmatch(path.name)["setting"] for path in paths})
+    if setting is None and len(settings) == 1:
+        return paths
+    if setting not in settings:
+        asked = "None names none" if setting is None else f"{setting!r} is none"
+        raise ValueError(
+            f"setting={asked} of those in {paths[0].parent}: {', '.join(settings)}. Name one."
+        )
+    return [path for path in paths if NAME.fullmatch(path.name)["setting"] == setting]
+
+
+def _in_order(paths):
+    """Return the files smallest model first, where their names tell."""
+    found = [NAME.fullmatch(path.name) for path in paths]
+    if not all(found):
+        return paths
+    names = {(match["kind"], match["setting"]) for match in found}
+    if any(kind == "naive" for kind, _ in names):
+        raise ValueError(
+            f"{paths[0].parent} has scalers of the kind 'naive': a PCA of models side by side, which "
+            "keeps no prefix and is no chain. Give those of the kind 'rd'."
+        )
+    if len(names) > 1:
+        raise ValueError(
+            f"The files are of several settings: {', '.join(sorted(s for _, s in names))}. Give "
+            "those of one."
+        )
+    order = sorted(range(len(paths)), key=lambda i: _millions(found[i]["large"]))
+    last = SMALLEST
+    for i in order:
+        if found[i]["small"] != last:
+            raise ValueError(
+                f"{paths[i].name} goes on from the model of size {found[i]['small']}, and no file "
+                f"ends there: the chain starts at {SMALLEST}, and is at {last}. Give the files of "
+                "all stages."
+            )
+        last = found[i]["large"]
+    return [paths[i] for i in order]
+
+
+def _millions(size):
+    return float(size[:-1]) * {"M": 1, "B": 1000}[size[-1]]
+
+
+def _base(width):
+    """Return the first stage: the smallest model as it is, of which no file tells more."""
+    return Stage(
+        block="1",
+        width=width,
+        n_added=width,
+        n_regression=0,
+        explained_before=0.0,
+        component_shares=np.full(width, np.nan),
+        residual_variances=np.full(width, np.nan),
+        directions=np.eye(width),
+        coef=np.zeros((0, width)),
+        mean=np.zeros(width),
+        prefix_mean=np.zeros(0),
     )
 
 

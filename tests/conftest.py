@@ -24,6 +24,17 @@ BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYM
 HUB_COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
 
+def out_of_memory_errors():
+    """Errors of a GPU, of torch on a CPU and of Python."""
+    import torch
+
+    return [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ]
+
+
 def save_esm(folder, *, width=8, layers=1, lm_head=True, seed=0, **config):
     """Save a random ESM model with its tokenizer and return the folder as a string."""
     import torch

@@ -19,10 +19,10 @@ from revdist_sklearn import (
     PrefixRidgeCV,
     PrefixSelector,
     ReverseDistiller,
-    _models,
     compact,
     fit_on_corpus,
 )
+from revdist_sklearn.models import _loading
 
 SEQUENCES = ["MKTAYIAKQR", "GIVEQCCTSI", "FVNQHLCGSH", "ACDEFGHIKL", "MNPQRSTVWY", "GSHMWGSHMW"]
 y = np.arange(6.0)
@@ -43,14 +43,14 @@ def rd(emb, proteins):
 def ran(monkeypatch):
     """Return the widths of the models that are loaded or run."""
     widths = set()
-    forward = _models.Encoder.__call__
+    forward = _loading.Encoder.__call__
 
     def spy(self, sequences):
         widths.add(self.width)
         return forward(self, sequences)
 
-    monkeypatch.setattr(_models.Encoder, "__call__", spy)
-    monkeypatch.setattr(_models, "REGISTRY", _models.Registry(8))
+    monkeypatch.setattr(_loading.Encoder, "__call__", spy)
+    monkeypatch.setattr(_loading, "REGISTRY", _loading.Registry(8))
     return widths
 
 
@@ -60,7 +60,7 @@ def model_of(emb, rd, d, *head):
 
 
 def loaded():
-    return {encoder.width for encoder in _models.REGISTRY._models.values()}
+    return {encoder.width for encoder in _loading.REGISTRY._loading.values()}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_only_the_models_that_the_prefix_needs_are_loaded_and_run(emb, rd, ran, 
     model = model_of(emb, rd, d).fit(SEQUENCES, y)
     expected = model.predict(OTHERS)
     assert loaded() == {8, 12, 16}
-    _models.REGISTRY.clear()
+    _loading.REGISTRY.clear()
     ran.clear()
     small = compact(model)
     np.testing.assert_allclose(small.predict(OTHERS), expected, atol=1e-5)
@@ -175,7 +175,7 @@ def test_a_distiller_of_other_blocks_is_told(emb, proteins):
     model = make_pipeline(emb, ReverseDistiller(), PrefixSelector(6), Ridge())
     with pytest.warns(UserWarning, match="one block"):
         model.fit(proteins, np.arange(7.0))
-    with pytest.raises(ValueError, match=r"blocks of \(36,\) columns.*block_sizes="):
+    with pytest.raises(ValueError, match=r"fitted on \(36,\).*block_sizes="):
         compact(model)
 
 

@@ -41,7 +41,7 @@ def test_moments_are_those_of_all_residues(featurizer, rows):
     assert moments.block_sizes == (32, 64)
     assert moments.block_names == ("esm2_nano_032", "esm2_nano_064")
     assert (moments.n_rows, moments.n_proteins) == (sum(map(len, PROTEINS)), len(PROTEINS))
-    expected = Moments((32, 64), precision="float64").update(X, groups=protein)
+    expected = Moments((32, 64), precision="float64").update(X, proteins=protein)
     assert_allclose(moments.residue.covariance, np.cov(X.T.astype(float), bias=True), atol=1e-10)
     assert_allclose(moments.protein.scatter, expected.protein.scatter, atol=1e-10)
 
@@ -337,7 +337,7 @@ def test_a_checkpoint_of_other_weights_is_refused(featurizer, tmp_path):
 
 
 def _corpus_family(featurizer):
-    return featurizer._members()[0].source
+    return featurizer.embedding_plan().members[0].source
 
 
 @pytest.mark.parametrize("name", [".", "missing/m.safetensors"])

@@ -4,7 +4,7 @@ from numpy.testing import assert_allclose
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
-from revdist_sklearn.interop import load_reference_scalers
+from revdist_sklearn.interop import load_published_scalers
 
 SIZES = (3, 5, 8)
 
@@ -54,7 +54,7 @@ def published(folder, X, pcr):
 @pytest.mark.parametrize("pcr", [False, True])
 def test_gives_the_published_inference(tmp_path, X, pcr):
     paths, z = published(tmp_path, X, pcr)
-    distiller = load_reference_scalers(paths)
+    distiller = load_published_scalers(paths)
     assert_allclose(distiller.transform(X), z, atol=1e-10)
     assert distiller.stage_dims_.tolist() == list(SIZES)
     assert_allclose(distiller.truncate(4).transform(X[:, :8]), z[:, :4], atol=1e-10)
@@ -65,9 +65,9 @@ def test_gives_the_published_inference(tmp_path, X, pcr):
 def test_wrong_files(tmp_path, X):
     paths, _ = published(tmp_path, X, False)
     with pytest.raises(ValueError, match="smallest first"):
-        load_reference_scalers(paths[::-1])
+        load_published_scalers(paths[::-1])
     np.savez(tmp_path / "other.npz", a=np.ones(2))
     with pytest.raises(ValueError, match="no array 'pca__components_'"):
-        load_reference_scalers([tmp_path / "other.npz"])
+        load_published_scalers([tmp_path / "other.npz"])
     with pytest.raises(ValueError, match="paths is empty"):
-        load_reference_scalers([])
+        load_published_scalers([])

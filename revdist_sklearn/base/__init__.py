@@ -1,0 +1,4 @@
+"""What all rooms share: blocks of columns, aliases of families, files, the hub, settings.
+
+May import nothing of this package.
+"""

@@ -1,0 +1,78 @@
+"""Numbers of the file formats, and how older files are read.
+
+Every file that the package writes carries the number of its format. A larger one than is
+known here is an error; of a smaller one, names that have changed are replaced by these
+tables. Whoever renames a parameter of :class:`ReverseDistiller` or a field of ``Stage`` adds
+one to the number and an entry to the table.
+"""
+
+# What is written today. Moments and checkpoints of format 1 have no number in them.
+DISTILLER, MOMENTS, CHECKPOINT, CACHE = 2, 2, 2, 2
+
+# Of a format and all before it: name then to name now, None for what is no longer kept.
+PARAMETERS: dict[int, dict[str, str | None]] = {1: {}}
+STAGE_FIELDS: dict[int, dict[str, str | None]] = {
+    1: {"n_components": "n_added", "n_components_nonzero": None},
+}
+
+
+class FormatError(ValueError):
+    """A file was written by a newer version of this package, in a format unknown to this one."""
+
+
+def check_format(number, known, what):
+    """Return the number of a format, or raise where it is none that can be read.
+
+    Parameters
+    ----------
+    number : object
+        As it stands in the file.
+
+    known : int
+        The newest format that can be read.
+
+    what : str
+        The file, for the message.
+
+    Returns
+    -------
+    number : int
+
+    Raises
+    ------
+    FormatError
+        If the number is larger.
+
+    ValueError
+        If it is no number of a format.
+    """
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{what} has the format {number!r}, which is no number of one.")
+    if number > known:
+        raise FormatError(
+            f"{what} was written in format {number}, and this version reads up to {known}; "
+            "update revdist_sklearn: pip install -U revdist_sklearn"
+        )
+    return number
+
+
+def renamed(values, table, number):
+    """Return a mapping of a file of format ``number`` under today's names.
+
+    Parameters
+    ----------
+    values : dict
+
+    table : dict of int to dict of str to str
+        ``PARAMETERS`` or ``STAGE_FIELDS``.
+
+    number : int
+
+    Returns
+    -------
+    values : dict
+    """
+    for version in sorted(version for version in table if version >= number):
+        now = {name: table[version].get(name, name) for name in values}
+        values = {now[name]: value for name, value in values.items() if now[name] is not None}
+    return values

@@ -1,0 +1,184 @@
+"""``revdist demo``: from real proteins to a scored nested embedding, offline."""
+
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import sklearn
+from tqdm.auto import tqdm
+
+from .. import ESMFeaturizer, PrefixCurveDisplay, ReverseDistiller, corpus_moments
+from .._evaluation import Representations, evaluate, format_table
+from ..datasets import load_amyloid_nucleation, load_gb1_stability, load_uniprot_sample
+from ._stages import describe_stages, format_stages
+
+HELP = "fit, score and plot the bundled family, offline"
+FAMILY = "esm2-nano"
+PICTURE, FIGURES = "revdist_demo.png", "revdist_demo.json"
+CURVES = {
+    "distilled": ("reverse-distilled prefix", {"color": "C0", "marker": "o"}),
+    "raw": ("raw member", {"color": "C3", "marker": "s", "linestyle": "none"}),
+    "concatenation_pca": (
+        "concatenation + PCA",
+        {"color": "C2", "marker": "^", "linestyle": "--"},
+    ),
+    "without_regression": (
+        "without regression",
+        {"color": "C1", "marker": "x", "linestyle": "none"},
+    ),
+}
+
+
+def add_arguments(parser):
+    """Add the options of this command."""
+    parser.add_argument("--output", default=".", help="folder of the results (default: here)")
+
+
+def run(arguments):
+    """Run the demo; bars are for terminals."""
+    run_demo(arguments.output, verbose=sys.stderr.isatty())
+
+
+def run_demo(output=".", *, models=FAMILY, verbose=1):
+    """Fit the bundled family on the bundled corpus and score it on two measured data sets.
+
+    Parameters
+    ----------
+    output : path-like, default="."
+        Folder for the picture (``revdist_demo.png``) and all figures
+        (``revdist_demo.json``); made where it does not exist.
+
+    models : str or list, default="esm2-nano"
+        The family, as ``ESMFeaturizer`` takes it.
+
+    verbose : int or bool, default=1
+        As in :class:`ESMFeaturizer`: 0 shows no progress bars.
+
+    Returns
+    -------
+    figures : dict
+        What the JSON file holds.
+    """
+    start = time.perf_counter()
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    featurizer = ESMFeaturizer(models, verbose=verbose)
+
+    corpus = load_uniprot_sample().sequences
+    residues = sum(map(len, corpus))
+    print(f"1. Fit on {len(corpus):,} UniProt sequences, {residues:,} residues")
+    moments = corpus_moments(featurizer, corpus)
+    distiller = ReverseDistiller().fit_moments(moments)
+    stages = describe_stages(distiller)
+    print(format_stages(stages), "\n")
+
+    data = {"GB1 stability": load_gb1_stability()}
+    data["amyloid nucleation"] = load_amyloid_nucleation(mutations="single")
+    sizes = ", ".join(f"{name} {len(bunch.target)}" for name, bunch in data.items())
+    print(f"2. Mean Spearman correlation of ridge, ± its spread over five folds ({sizes} mutants)")
+    representations = Representations(distiller, moments)
+    results = {}
+    with tqdm(unit="score", disable=not verbose, leave=False) as bar:
+        for name, bunch in data.items():
+            X = featurizer.transform(bunch.sequences)
+            results[name] = evaluate(
+                representations,
+                X,
+                bunch.target,
+                mutations=bunch.mutations,
+                curve=True,
+                progress=bar.update,
+            )
+    print(format_table(results), "\n")
+
+    figures = {
+        "models": list(moments.blocks.names),
+        "corpus": {"sequences": len(corpus), "residues": residues},
+        "stages": stages,
+        "stage_dims": distiller.stage_dims_.tolist(),
+        "scores": results,
+        "versions": _versions(),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    (output / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+    written = [str(output / FIGURES)]
+    try:
+        draw(figures, output / PICTURE)
+        written.insert(0, str(output / PICTURE))
+    except ImportError:
+        print('No picture: matplotlib is not installed (pip install "revdist_sklearn[plot]").')
+    print(f"3. Written in {figures['seconds']:.0f} s: {' and '.join(written)}\n")
+    print("4. On your own data (FASTA of diverse proteins; CSV with sequences and measurements):")
+    print("   revdist fit --models esm2:150M --fasta corpus.fasta --output distiller")
+    print("   revdist evaluate mine.csv --models esm2:150M --distiller distiller")
+    return figures
+
+
+def draw(figures, path):
+    """Draw score against prefix width, a panel each data set and kind of fold.
+
+    Parameters
+    ----------
+    figures : dict
+        From ``run_demo``.
+    path : path-like
+        PNG file to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [
+        (name, scheme)
+        for name, rows in figures["scores"].items()
+        for scheme in dict.fromkeys(row["folds"] for row in rows)
+    ]
+    figure = Figure(figsize=(9.5, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(-(-len(panels) // 2), 2, squeeze=False, sharex=True)
+    for ax, (name, scheme) in zip(axes.flat, panels, strict=True):
+        rows = [r for r in figures["scores"][name] if r["folds"] == scheme]
+        for kind, (label, style) in CURVES.items():
+            curve = sorted((r["width"], r["scores"]) for r in rows if r["kind"] == kind)
+            if not curve:  # a family of one has no stage to leave the regression out of
+                continue
+            prefixes, scores = zip(*curve, strict=True)
+            display = PrefixCurveDisplay.from_scores(
+                prefixes,
+                scores,
+                stage_dims=figures["stage_dims"],
+                score_name="Spearman correlation",
+                name=label,
+                ax=ax,
+                spread="std" if kind == "distilled" else None,
+                line_kw=style,
+            )
+        for row in rows:
+            if row["kind"] == "mutation":
+                ax.axhline(row["mean"], color="0.4", ls=":", label="no language model")
+        ax.get_legend().remove()  # one for all panels
+        ax.set_title(f"{name}, {scheme} folds", fontsize=10)
+        ax.set_xticks(figures["stage_dims"])
+        ax.set(xlabel="columns used", ylabel=display.score_name)
+        ax.label_outer()
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
+    figure.suptitle("Band: spread of the reverse-distilled score over folds", fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
+def _versions():
+    import torch
+    import transformers
+
+    return {
+        "python": platform.python_version(),
+        "scikit-learn": sklearn.__version__,
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }

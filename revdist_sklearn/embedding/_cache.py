@@ -1,0 +1,386 @@
+"""Pooled embeddings on disk, by model and sequence: one SQLite file a folder.
+
+SQLite comes with Python, is safe for several writers, and leaves nothing half-written when a
+process is killed; ``benchmarks/bench_cache.py`` compares it with LMDB and zarr.  Its rollback
+journal is kept, as the faster write-ahead log does not work between the hosts of a cluster; the
+file system must support POSIX locks, as NFS 4 does.
+
+Sequences are not stored, only their digests: the file is smaller, and tells whether it holds a
+sequence only to those who have the sequence already.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+import warnings
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from ..base._formats import CACHE, check_format
+from ..base._identity import canonical_json
+
+FILE = "embeddings.sqlite3"
+# Marks the file as ours ("rvds"): no other database is written to or removed.
+APPLICATION = 0x72766473
+# Seconds to wait for another process that writes.
+PATIENCE = 60.0
+# Keys of one look-up; SQLite takes 999 at least.
+KEYS = 500
+# Bytes of a sequence's BLAKE2b digest: a collision among 1e9 sequences has a chance of 1e-21.
+DIGEST = 16
+
+# In one transaction, so that a killed process leaves all of it or an empty file.
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS spaces (number INTEGER UNIQUE NOT NULL, description TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rows (
+    space INTEGER NOT NULL, digest BLOB NOT NULL, embedding BLOB NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS of_sequence ON rows (space, digest);
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {CACHE};
+COMMIT;
+"""
+
+# What was damaged is replaced.
+INSERT = """
+INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET embedding = excluded.embedding
+WHERE length(embedding) != length(excluded.embedding)
+"""
+
+# Keeps from the garbage collector, which would close them, connections of a parent process.
+_INHERITED: list[sqlite3.Connection] = []
+
+
+class ForeignDatabase(sqlite3.DatabaseError):
+    """The file under our name is a database of another program."""
+
+
+class EmbeddingCache:
+    """The rows of a folder; what goes wrong with it is one warning, and never an error.
+
+    Threads may share one, and a forked process may go on with it.
+
+    Parameters
+    ----------
+    folder : path
+        Made where it is missing; other files in it are left alone.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from revdist_sklearn.embedding._cache import EmbeddingCache
+    >>> space = {"model": "esm2_nano_032", "width": 2}
+    >>> with tempfile.TemporaryDirectory() as folder, EmbeddingCache(folder) as cache:
+    ...     cache.put(space, ["MKT"], np.array([[1, 2]], dtype=np.float32))
+    ...     cache.get(space, ["GIV", "MKT"])
+    ([1], array([[1., 2.]], dtype=float32))
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(os.path.expanduser(folder))
+        self._may_write = True
+        self._connection: sqlite3.Connection | None = None
+        self._open()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *fault):
+        self.close()
+
+    def close(self):
+        """Let go of the file."""
+        if self._connection is not None:
+            if self._process == os.getpid():
+                self._connection.close()
+            else:
+                _INHERITED.append(self._connection)
+            self._connection = None
+
+    def get(self, space, sequences):
+        """Return the rows of the sequences that are there.
+
+        Parameters
+        ----------
+        space : dict
+            What the rows depend on beside the sequence, ``width`` among it; can be written as
+            JSON.  ``model`` is a name for :func:`cache_info` alone: rows are found under any.
+        sequences : list of str
+
+        Returns
+        -------
+        found : list of int
+            Indices into `sequences`, ascending.
+        rows : ndarray of shape (len(found), width), float32
+            As they were put, bit for bit.
+        """
+        self._reopen_after_fork()
+        width = space["width"]
+        found: list[int] = []
+        # Memory that is not written to is not taken up.
+        rows = np.empty((len(sequences), width), dtype=np.float32)
+        with self._lock:
+            try:
+                number = self._number(space)
+                for start in range(0, len(sequences), KEYS):
+                    if self._connection is None:
+                        break
+                    digests = [_digest(s) for s in sequences[start : start + KEYS]]
+                    marks = ",".join("?" * len(digests))
+                    select = "SELECT digest, embedding FROM rows WHERE space = ? AND digest IN"
+                    of_keys = self._connection.execute(f"{select} ({marks})", [number, *digests])
+                    known = dict(of_keys)
+                    for i, digest in enumerate(digests, start=start):
+                        # Of another length only if the file was damaged: as if it were not there.
+                        if len(known.get(digest, b"")) == 4 * width:
+                            rows[len(found)] = np.frombuffer(known[digest], dtype="<f4")
+                            found.append(i)
+            except sqlite3.Error as error:
+                self._give_up(error)
+                found = []
+        return found, rows[: len(found)]
+
+    def put(self, space, sequences, rows):
+        """Keep rows, in one transaction; those that are there already stay.
+
+        Parameters
+        ----------
+        space : dict
+            As in :meth:`get`.
+        sequences : list of str
+        rows : ndarray of shape (len(sequences), width), float32
+
+        Raises
+        ------
+        ValueError
+            If `rows` has another shape or dtype.
+        """
+        expected = len(sequences), space["width"]
+        if rows.shape != expected or rows.dtype != np.float32:
+            raise ValueError(
+                f"`rows` has shape {rows.shape} and dtype {rows.dtype}; it must have shape "
+                f"{expected} and dtype float32."
+            )
+        self._reopen_after_fork()
+        if not len(sequences):
+            return
+        blobs = [row.tobytes() for row in rows.astype("<f4", copy=False)]
+        keys = [_digest(sequence) for sequence in sequences]
+        with self._lock:
+            if self._connection is None or not self._may_write:
+                return
+            number = self._number(space)
+            records = [(number, key, blob) for key, blob in zip(keys, blobs, strict=True)]
+            try:
+                with self._connection:
+                    self._connection.execute(
+                        "INSERT OR IGNORE INTO spaces VALUES (?, ?)",
+                        [number, canonical_json(space)],
+                    )
+                    self._connection.executemany(INSERT, records)
+            except sqlite3.Error as error:
+                self._give_up(error, reading=True)
+
+    def _open(self):
+        self._process = os.getpid()
+        # A thread would else end, or undo, the transaction of another.
+        self._lock = threading.Lock()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._connection, self._format = _connect(self.folder / FILE, make=True)
+        except (OSError, sqlite3.Error) as error:
+            self._give_up(error)
+
+    def _number(self, space):
+        return NUMBERS[self._format](space)
+
+    def _reopen_after_fork(self):
+        """Take a connection of our own: a parent's may be neither used nor closed."""
+        if self._connection is not None and self._process != os.getpid():
+            self.close()
+            self._open()
+
+    def _give_up(self, error, reading=False):
+        """Warn, the first time, and go on without the cache, or without writing to it."""
+        is_first, self._may_write = self._may_write, False
+        if not reading:
+            self.close()
+        if not is_first:
+            return
+        left = "nothing more is written to it" if reading else "it is not used"
+        way_out = "Name another `cache_dir`."
+        if not isinstance(error, ForeignDatabase):
+            way_out = (
+                "Make room, name another `cache_dir`, or empty it: revdist cache clear "
+                f"{self.folder}"
+            )
+        warnings.warn(
+            f"The cache in {str(self.folder)!r} does not work, so that {left} in this call and "
+            f"everything missing is computed: {error}. {way_out}",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _connect(path, make=False):
+    connection = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
+    try:
+        # The tables first: who has just made them has marked the file in the same transaction.
+        [n_tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        [application] = connection.execute("PRAGMA application_id").fetchone()
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        if n_tables and application != APPLICATION:
+            raise ForeignDatabase(f"{path.name} is a database of another program")
+        if n_tables:
+            _check_version(version, path)
+        elif make:
+            connection.executescript(SCHEMA)
+            # Another process may have made it meanwhile.
+            [version] = connection.execute("PRAGMA user_version").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection, version
+
+
+def _check_version(version, path):
+    try:
+        check_format(version, CACHE, path.name)
+    except ValueError as error:
+        raise sqlite3.DatabaseError(str(error)) from error
+
+
+def _number(space):
+    """Return the number of a space: eight bytes of a digest.
+
+    The file gives out none, as another space could have it after an undone transaction or a
+    clear, while someone still holds on to it.
+    """
+    return _as_number(hashlib.sha256(canonical_json(_without_name(space)).encode()).digest())
+
+
+def _number_of_format_1(space):
+    """Return the same as format 1 has it, whose text and hash were others.
+
+    Its text of a reference and of ``model_kwargs`` was another too: rows of such spaces are
+    not found, and kept anew.
+    """
+    text = json.dumps(_without_name(space), sort_keys=True)
+    return _as_number(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _without_name(space):
+    return {name: value for name, value in space.items() if name != "model"}
+
+
+def _as_number(digest):
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+NUMBERS = {1: _number_of_format_1, 2: _number}
+
+
+def _digest(sequence):
+    return hashlib.blake2b(sequence.encode("ascii"), digest_size=DIGEST).digest()
+
+
+def cache_info(folder):
+    """Return what a folder's cache holds.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    spaces : list of dict
+        What the rows depend on, with ``n_sequences`` and ``n_bytes`` beside it, in the order
+        in which they came.
+    size : int
+        Bytes on disk; 0 where there is no cache.
+
+    Raises
+    ------
+    OSError
+        If there is no such folder, or its cache cannot be read.
+    """
+    path = _existing(folder)
+    if not _size(path):
+        return [], 0
+    try:
+        with closing(_connect(path)[0]) as connection:
+            # Of the index alone: the rows are many times its size.
+            of_space = "SELECT space, count(*) AS n FROM rows GROUP BY space"
+            rows = connection.execute(
+                f"SELECT description, n FROM spaces JOIN ({of_space}) ON space = number "
+                "ORDER BY spaces.rowid"
+            ).fetchall()
+        spaces = [(json.loads(text), n) for text, n in rows]
+    except ForeignDatabase as error:
+        raise OSError(f"No cache in {folder}: {error}.") from error
+    except (sqlite3.Error, ValueError) as error:
+        raise OSError(
+            f"The cache {path} cannot be read: {error}. Empty it: revdist cache clear {folder}"
+        ) from error
+    return [
+        {**space, "n_sequences": n, "n_bytes": 4 * n * space["width"]} for space, n in spaces
+    ], _size(path)
+
+
+def clear_cache(folder):
+    """Remove the cache of a folder, and nothing else in it.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    size : int
+        Bytes that were freed.
+
+    Raises
+    ------
+    OSError
+        If there is no such folder, another process keeps on writing, the file is a database of
+        another program, or cannot be removed.
+    """
+    path = _existing(folder)
+    if path.exists():
+        try:
+            with closing(_connect(path)[0]) as connection:
+                # A transaction of another process would go on in the file of the same name that
+                # is made next.  Between two of them it notices that its file is gone.
+                connection.execute("BEGIN EXCLUSIVE")
+        except ForeignDatabase as error:
+            raise OSError(f"No cache in {folder}: {error}. It is left alone.") from error
+        except sqlite3.Error as error:
+            # Whatever else it is, a damaged file or one of another version, is there to go.
+            if "locked" in str(error):
+                raise OSError(
+                    f"The cache {path} is in use by another process; wait for it, or end it."
+                ) from error
+    size = _size(path)
+    for file in _files(path):
+        file.unlink(missing_ok=True)
+    return size
+
+
+def _existing(folder):
+    path = Path(os.path.expanduser(folder))
+    if not path.is_dir():
+        raise OSError(f"{os.fspath(path)!r} is no folder; name the `cache_dir` of a featurizer.")
+    return path / FILE
+
+
+def _files(path):
+    return [path, *(path.with_name(path.name + end) for end in ("-journal", "-wal", "-shm"))]
+
+
+def _size(path):
+    return sum(file.stat().st_size for file in _files(path) if file.exists())

@@ -1,0 +1,378 @@
+"""One model over many sequences: windows, batches, pooling, the cache, and what can go wrong.
+
+Nothing here knows an estimator: :class:`MemberRun` is small and is all that a worker needs.
+"""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ..base._identity import digest
+from ..models._device import (
+    RESIDENTS,
+    finish_copy,
+    free_memory,
+    is_out_of_memory,
+    resolve_device,
+    start_copy,
+    tokens_that_fit,
+)
+from ..models._family import Member
+from ..models._fingerprint import fingerprint
+from ..models._loading import described, get_encoder
+from ._cache import EmbeddingCache
+from ._pooling import Pooling
+from ._sequences import batches, window_starts
+
+
+@dataclass(frozen=True)
+class MemberRun:
+    """How one model of a family is run.
+
+    Parameters
+    ----------
+    member : Member
+        Which model.
+    pooling : Pooling or None
+        What makes one row of a protein; None where residues alone are asked for.
+    dtype, layer, device, model_kwargs
+        As in :class:`ESMFeaturizer`.
+    limit : int or None
+        Residues of a window; None for proteins as they are.
+    token_budget : int or None
+        Tokens of a batch; None chooses.
+    silent : bool
+        Whether loading shows nothing.
+    """
+
+    member: Member
+    pooling: Pooling | None
+    dtype: str = "float32"
+    layer: int = -1
+    device: str | None = None
+    model_kwargs: Mapping[str, object] = field(default_factory=dict)
+    limit: int | None = None
+    token_budget: int | None = None
+    silent: bool = True
+
+    def encoder(self):
+        """Return the loaded model."""
+        return get_encoder(
+            self.member,
+            dtype=self.dtype,
+            layer=self.layer,
+            device=resolve_device(self.device),
+            model_kwargs=self.model_kwargs,
+            silent=self.silent,
+        )
+
+    def batches_of_states(self, texts, index=None):
+        """Yield a model's states, some proteins at a time.
+
+        Parameters
+        ----------
+        texts : list of str
+            Checked sequences.
+        index : list of int or None, default=None
+            What messages call them; None counts.
+
+        Yields
+        ------
+        batch : list of (int, Tensor, Tensor)
+            Index into `texts`, residues of shape (n_residues, width), first token of shape
+            (width,); proteins longest first.
+
+        Raises
+        ------
+        ValueError
+            If the model has no token for a letter.
+        MemoryError
+            If a single protein, or window of one, does not fit into memory.
+        """
+        encoder = self.encoder()
+        self._check_letters(texts, encoder, index)
+        starts = [window_starts(len(text), self.limit) for text in texts]
+        windows = [(i, start) for i, of_text in enumerate(starts) for start in of_text]
+        size = self.limit or max(map(len, texts), default=0)
+        pieces = [texts[i][start : start + size] for i, start in windows]
+        parts: dict[int, list] = {}
+        for batch, states in self._forward(encoder, pieces, windows, index):
+            done = []
+            for j, residues, first in zip(batch, *states, strict=True):
+                i, start = windows[j]
+                if len(starts[i]) == 1:
+                    done.append((i, residues, first))
+                    continue
+                # Windows of a protein have one length, so they come one after another and
+                # few proteins are incomplete at a time.
+                parts.setdefault(i, []).append((start, residues, first))
+                if len(parts[i]) == len(starts[i]):
+                    done.append((i, *average_windows(parts.pop(i), len(texts[i]))))
+            if done:
+                yield done
+
+    def _check_letters(self, texts, encoder, index):
+        """Raise if a text has a letter for which the checkpoint, now loaded, has no token."""
+        known = set(encoder.residues)
+        if known.issuperset(self.member.architecture.residues):
+            return  # what the texts were checked for before it was loaded
+        for i, text in enumerate(texts):
+            if not known.issuperset(text):
+                letter = next(letter for letter in text if letter not in known)
+                raise ValueError(
+                    f"Sequence {i if index is None else index[i]} has {letter!r}, for which "
+                    f"{self.member.source!r} has no token; it knows {encoder.residues}. Write "
+                    "another residue in its place, or drop the sequence."
+                )
+
+    def _forward(self, encoder, pieces, windows, index):
+        """Yield each batch with its states; where memory runs out, by half as many tokens."""
+        budget = self.token_budget
+        if budget is None:
+            # What is free is what is left beside the model.
+            with RESIDENTS.room_for(encoder):
+                budget = tokens_that_fit(encoder)
+        lengths = [len(piece) for piece in pieces]
+        left = list(range(len(pieces)))
+        while left:
+            plan = batches([lengths[j] for j in left], budget, encoder.n_specials, encoder.packed)
+            done, full = 0, False
+            order = [[left[k] for k in batch] for batch in plan]
+            for batch in order:
+                try:
+                    states = encoder([pieces[j] for j in batch])
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    full = True
+                # Outside of the handler, whose traceback holds on to the tensors.
+                if full:
+                    if len(batch) == 1:
+                        i = windows[batch[0]][0]
+                        raise MemoryError(self._too_large(lengths[batch[0]], i, index))
+                    tokens = len(batch) * (lengths[batch[0]] + encoder.n_specials)
+                    budget = min(budget, tokens) // 2
+                    break
+                done += 1
+                yield batch, states
+                del states
+            left = [j for batch in order[done:] for j in batch]
+            if full:
+                free_memory(encoder.device)
+
+    def _too_large(self, n_residues, i, index):
+        which = "" if index is None else f"Sequence {index[i]}: "
+        return (
+            f"{which}{n_residues} residues at a time are more than the memory of "
+            f"{resolve_device(self.device)} holds beside {self.member.source!r}. Use "
+            "too_long='window' with a smaller `max_length`, a half precision `dtype`, another "
+            "`device`, or drop the sequence."
+        )
+
+    def pooled(self, texts, index=None, cache=None):
+        """Yield the rows of some proteins at a time, and put them into a cache.
+
+        Parameters
+        ----------
+        texts, index
+            As in :meth:`batches_of_states`.
+        cache : EmbeddingCache or None
+
+        Yields
+        ------
+        indices : list of int
+            Indices into `texts`.
+        rows : ndarray of shape (len(indices), width), float32
+
+        Raises
+        ------
+        ValueError
+            If an embedding is not finite.
+        MemoryError
+            As :meth:`batches_of_states`.
+        """
+        import torch
+
+        if not texts:  # no need of the model either
+            return
+        if self.pooling.kind == "cls" and not self.encoder().has_start:
+            raise ValueError(no_start_token(self.member))
+        reference = None
+        if self.pooling.reference is not None:
+            [[(_, reference, _)]] = self.batches_of_states([self.pooling.reference])
+        pending = None
+        for batch in self.batches_of_states(texts, index):
+            indices = [i for i, _, _ in batch]
+            rows = [self.pooling(texts[i], r, first, reference) for i, r, first in batch]
+            started = indices, start_copy(torch.stack(rows))
+            # A copy from a GPU goes on while the next batch is computed.
+            if pending is not None:
+                yield self._finish(*pending, texts, index, cache)
+            pending = started
+            if rows[0].device.type == "cpu":
+                yield self._finish(*pending, texts, index, cache)
+                pending = None
+        if pending is not None:
+            yield self._finish(*pending, texts, index, cache)
+
+    def _finish(self, indices, copy, texts, index, cache):
+        rows = finish_copy(*copy)
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            i = indices[int(np.argmin(finite))]
+            raise ValueError(
+                f"The embedding of sequence {i if index is None else index[i]} by "
+                f"{self.member.source!r} is not finite. Half precision overflows in some "
+                "models: try dtype='bfloat16' or 'float32'."
+            )
+        self.keep([texts[i] for i in indices], rows, cache)
+        return indices, rows
+
+    def cached(self, texts, cache):
+        """Return the rows that a cache holds.
+
+        Parameters
+        ----------
+        texts : list of str
+            Checked sequences.
+        cache : EmbeddingCache or None
+
+        Returns
+        -------
+        found : list of int
+            Indices into `texts`.
+        rows : ndarray of shape (len(found), width), float32
+        """
+        found, rows = [], [np.empty((0, self.member.width), dtype=np.float32)]
+        for space, part in self._spaces(texts, cache):
+            known, of_part = cache.get(space, [texts[i] for i in part])
+            found += [part[k] for k in known]
+            rows.append(of_part)
+        return found, np.concatenate(rows)
+
+    def keep(self, texts, rows, cache):
+        """Put rows into a cache.
+
+        Parameters
+        ----------
+        texts : list of str
+            Checked sequences.
+        rows : ndarray of shape (len(texts), width), float32
+        cache : EmbeddingCache or None
+        """
+        for space, part in self._spaces(texts, cache):
+            cache.put(space, [texts[i] for i in part], rows[part])
+
+    @cached_property
+    def _identity(self):
+        reference = None if self.pooling is None else self.pooling.reference
+        return {
+            "model": self.member.source,
+            "weights": fingerprint(self.member.folder(self.silent)),
+            "dtype": self.dtype,
+            "layer": self.layer,
+            "pooling": None if self.pooling is None else self.pooling.kind,
+            # A digest, as of all sequences in the file.
+            "reference": None if reference is None else digest(reference),
+            "model_kwargs": described(self.model_kwargs),
+            "width": self.member.width,
+        }
+
+    def identity(self, window=None):
+        """Return what this model's rows depend on beside the sequences.
+
+        Parameters
+        ----------
+        window : int or None, default=None
+            Residues of the windows that longer proteins are cut into.
+
+        Returns
+        -------
+        identity : dict
+            Can be written as JSON. "model" is a name for people alone.
+        """
+        return {**self._identity, "window": window}
+
+    def _spaces(self, texts, cache):
+        """Yield what the rows of some texts depend on, with the indices of these.
+
+        The window is part of it for the proteins that are embedded in windows alone, so that
+        another limit finds the others.
+        """
+        if cache is None:
+            return
+        limit = self.limit
+        is_long = [limit is not None and len(text) > limit for text in texts]
+        for window in (None, limit) if any(is_long) else (None,):
+            part = [i for i, long in enumerate(is_long) if long == (window is not None)]
+            if part:
+                yield self.identity(window), part
+
+
+def pooled_rows(run, texts, index, cache_dir):
+    """Return the rows of all `texts`; what a worker runs.
+
+    Parameters
+    ----------
+    run : MemberRun
+    texts : list of str
+    index : list of int
+        What messages call them.
+    cache_dir : path or None
+        Folder of the cache that keeps each batch.
+
+    Returns
+    -------
+    rows : ndarray of shape (len(texts), width), float32
+    """
+    out = np.empty((len(texts), run.member.width), dtype=np.float32)
+    with nullcontext() if cache_dir is None else EmbeddingCache(cache_dir) as cache:
+        for indices, rows in run.pooled(texts, index, cache):
+            out[indices] = rows
+    return out
+
+
+def no_start_token(member):
+    """Return the message that a model has nothing to pool by "cls".
+
+    Parameters
+    ----------
+    member : Member
+
+    Returns
+    -------
+    message : str
+    """
+    return (
+        f"pooling='cls' needs a start token, which {member.source!r} ({member.model_type}) does "
+        "not have; use 'mean' or 'max'."
+    )
+
+
+def average_windows(parts, length):
+    """Return a protein's states from those of its windows, equal weight to each window.
+
+    Parameters
+    ----------
+    parts : list of (int, Tensor, Tensor)
+        Start of the window, states of its residues, state of its first token.
+    length : int
+        Residues of the protein.
+
+    Returns
+    -------
+    residues : Tensor of shape (length, width)
+        Mean over the windows that hold the residue.
+    first : Tensor of shape (width,)
+        Mean over all windows.
+    """
+    first = sum(first for _, _, first in parts) / len(parts)
+    residues = first.new_zeros(length, parts[0][1].shape[1])
+    count = first.new_zeros(length, 1)
+    for start, states, _ in parts:
+        residues[start : start + len(states)] += states
+        count[start : start + len(states)] += 1
+    return residues / count, first

@@ -1,0 +1,159 @@
+"""The embedding plan: what a featurizer's parameters come to, and what rows depend on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from ..base._identity import digest
+from ..models._family import Member, blocks_of
+from ..models._residues import RESIDUES
+from ._member_run import MemberRun, no_start_token
+from ._pooling import Pooling
+from ._sequences import apply_limit, check_sequences
+
+
+@dataclass(frozen=True)
+class EmbeddingPlan:
+    """Which models run over which sequences, and how.
+
+    Parameters
+    ----------
+    members : tuple of Member
+        The models, in the order of their blocks.
+
+    pooling : Pooling or None
+        What makes one row of a protein; None for rows of residues.
+
+    reference : str or None, default=None
+        Sequence whose row is subtracted from each.
+
+    dtype, layer, device, model_kwargs, max_length, too_long, token_budget
+        As in :class:`ESMFeaturizer`.
+
+    silent : bool, default=True
+        Whether models load without a word.
+    """
+
+    members: tuple[Member, ...]
+    pooling: Pooling | None
+    reference: str | None = None
+    dtype: str = "float32"
+    layer: int = -1
+    device: str | None = None
+    model_kwargs: Mapping[str, object] = field(default_factory=dict)
+    max_length: int | None = None
+    too_long: str = "error"
+    token_budget: int | None = None
+    silent: bool = True
+
+    def __post_init__(self):
+        self.limit  # noqa: B018 (raises where the models cannot take so many residues)
+
+    @property
+    def blocks(self):
+        """The blocks of columns, one a model."""
+        return blocks_of(self.members)
+
+    @property
+    def limit(self):
+        """Residues of a sequence at most, or of a window; None for any number."""
+        bounded = [member for member in self.members if member.limit is not None]
+        if not bounded:
+            return self.max_length
+        least = min(bounded, key=lambda member: member.limit)
+        if self.max_length is None:
+            return least.limit
+        if self.max_length > least.limit:
+            raise ValueError(
+                f"`max_length`={self.max_length} is more than the {least.limit} residues that "
+                f"{least.source!r} can take (its positions are a table that ends there). Use "
+                f"at most {least.limit}, or None; too_long='window' embeds longer sequences."
+            )
+        return self.max_length
+
+    @property
+    def letters(self):
+        """The letters that all models know."""
+        return "".join(
+            r for r in RESIDUES if all(r in m.architecture.residues for m in self.members)
+        )
+
+    def prepare(self, sequences):
+        """Return sequences as they will be embedded, checked and cut.
+
+        Parameters
+        ----------
+        sequences : list, tuple, 1-d array or Series of str
+
+        Returns
+        -------
+        prepared : list of str
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``check_sequences``, ``apply_limit`` and ``Pooling.check``.
+        """
+        checked = check_sequences(sequences, self.letters)
+        prepared = apply_limit(checked, self.limit, self.too_long)
+        if self.pooling is not None:
+            extra = [] if self.reference is None else [self.reference]
+            self.pooling.check([*prepared, *extra])
+        return prepared
+
+    def check_start_tokens(self):
+        """Raise where "cls" is to be pooled of a model that has no start token."""
+        if self.pooling is not None and self.pooling.kind == "cls":
+            for member in self.members:
+                if member.architecture.before == ():
+                    raise ValueError(no_start_token(member))
+
+    def runs(self):
+        """Return how each model is run, with the slice of its columns."""
+        limit = self.limit
+        return [
+            (
+                MemberRun(
+                    member,
+                    self.pooling,
+                    dtype=self.dtype,
+                    layer=self.layer,
+                    device=self.device,
+                    model_kwargs=self.model_kwargs,
+                    limit=limit,
+                    token_budget=self.token_budget,
+                    silent=self.silent,
+                ),
+                columns,
+            )
+            for member, columns in zip(self.members, self.blocks.slices, strict=True)
+        ]
+
+    def for_residues(self):
+        """Return the plan of the same models for rows of residues."""
+        return replace(self, pooling=None, reference=None)
+
+    def identity(self):
+        """Return what rows depend on beside the sequences as ``prepare`` gives them.
+
+        Equal identities mean equal rows, on any machine: of models the contents count, not
+        their names and places. What sets speed or memory alone has no part in it.
+
+        Returns
+        -------
+        identity : dict
+            Can be written as JSON.
+        """
+        window = self.limit if self.too_long == "window" else None
+        return {
+            "members": [
+                {name: value for name, value in run.identity(window).items() if name != "model"}
+                for run, _ in self.runs()
+            ],
+            "reference": None if self.reference is None else digest(self.reference),
+        }
+
+
+def ascending(blocks):
+    """Return whether each model is wider than the one before."""
+    return all(a < b for a, b in pairwise(blocks.sizes))

@@ -1,0 +1,159 @@
+"""Rows of proteins: what caches hold, the rest computed here or by workers."""
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from joblib import effective_n_jobs
+from tqdm.auto import tqdm
+
+from ._cache import EmbeddingCache
+from ._callbacks import NO_CALLBACKS
+from ._member_run import pooled_rows
+from ._plan import EmbeddingPlan
+from ._sequences import runs
+from ._workers import in_order, is_worker_death
+
+# Residues that one task embeds, unless there is less than four tasks' work for a worker.
+PIECE_RESIDUES = 2**16
+
+
+@dataclass(frozen=True)
+class ProteinRows:
+    """How the rows of proteins are made.
+
+    Parameters
+    ----------
+    plan : EmbeddingPlan
+
+    cache_dir, n_jobs, verbose
+        As in :class:`ESMFeaturizer`.
+
+    """
+
+    plan: EmbeddingPlan
+    cache_dir: str | os.PathLike | None = None
+    n_jobs: int | None = None
+    verbose: int = 0
+
+    def of(self, sequences, context=NO_CALLBACKS, **told):
+        """Return the rows of sequences, in order.
+
+        Parameters
+        ----------
+        sequences : list of str
+            As ``plan.prepare`` gives them; each distinct one is embedded once.
+
+        context : CallbackContext, default=NO_CALLBACKS
+            Of scikit-learn's callbacks: it hears of each model and batch.
+
+        **told
+            What the callbacks are told with each task.
+
+        Returns
+        -------
+        rows : ndarray of shape (n_sequences, n_columns), float32
+        """
+        reference = self.plan.reference
+        # Each distinct sequence once, with what messages call it.
+        index: dict[str, object] = {}
+        for i, sequence in enumerate(sequences):
+            index.setdefault(sequence, i)
+        if reference is not None:
+            index.setdefault(reference, "`reference`")
+        texts, names = list(index), list(index.values())
+        out = np.empty((len(texts), self.plan.blocks.n_columns), dtype=np.float32)
+        with nullcontext() if self.cache_dir is None else EmbeddingCache(self.cache_dir) as cache:
+            todo = []
+            for run, columns in self.plan.runs():
+                found, rows = run.cached(texts, cache)
+                out[found, columns] = rows
+                known = set(found)
+                todo.append((run, columns, [i for i in range(len(texts)) if i not in known]))
+            try:
+                self._compute(todo, texts, names, out, cache, context, told)
+            except (KeyboardInterrupt, MemoryError) as error:
+                if hasattr(error, "add_note"):  # Python 3.11
+                    error.add_note(self._kept())
+                raise
+        place = {sequence: i for i, sequence in enumerate(texts)}
+        if reference is not None:
+            out -= out[place[reference]]
+        # Without repeats the rows are in order already, and need not be there twice.
+        if len(texts) == len(sequences):
+            return out
+        return out[[place[sequence] for sequence in sequences]]
+
+    def _compute(self, todo, texts, names, out, cache, context, told):
+        """Fill in the rows that no cache held."""
+        total = sum(len(texts[i]) for _, _, missing in todo for i in missing)
+        with tqdm(total=total, unit="residue", unit_scale=True, disable=not self.verbose) as bar:
+            for (run, columns, _), batches in self._batches(todo, texts, names, cache):
+                bar.set_description(run.member.block)
+                task = context.subcontext(task_name=run.member.block, max_subtasks=None)
+                task.call_on_fit_task_begin(**told)
+                for indices, rows in batches:
+                    leaf = task.subcontext(task_name="batch")
+                    leaf.call_on_fit_task_begin(**told)
+                    out[indices, columns] = rows
+                    bar.update(sum(len(texts[i]) for i in indices))
+                    leaf.call_on_fit_task_end(**told)
+                task.call_on_fit_task_end(**told)
+
+    def _batches(self, todo, texts, names, cache):
+        """Yield each model's part of the work with its batches of indices and rows."""
+        if effective_n_jobs(self.n_jobs) == 1:
+            for part in todo:
+                run, _, missing = part
+                batches = run.pooled(
+                    [texts[i] for i in missing], [names[i] for i in missing], cache
+                )
+                yield part, (([missing[j] for j in batch], rows) for batch, rows in batches)
+            return
+        pieces = [self._pieces(missing, texts) for _, _, missing in todo]
+        # Workers may run in another folder.
+        folder = self.cache_dir and os.path.abspath(os.path.expanduser(self.cache_dir))
+        tasks = (
+            (run, [texts[i] for i in piece], [names[i] for i in piece], folder)
+            for (run, _, _), of_run in zip(todo, pieces, strict=True)
+            for piece in of_run
+        )
+        results = in_order(pooled_rows, tasks, self.n_jobs)
+        for part, of_run in zip(todo, pieces, strict=True):
+            yield part, self._collected(part[0], of_run, results, texts, cache)
+
+    def _pieces(self, missing, texts):
+        """Return the tasks of a model: indices, longest proteins first."""
+        order = sorted(missing, key=lambda i: -len(texts[i]))
+        lengths = [len(texts[i]) for i in order]
+        share = sum(lengths) // (4 * effective_n_jobs(self.n_jobs))
+        return [order[a:b] for a, b in runs(lengths, min(PIECE_RESIDUES, max(share, 1)))]
+
+    def _collected(self, run, pieces, results, texts, cache):
+        """Yield what the workers have computed of a model."""
+        done = 0
+        try:
+            for piece, rows in zip(pieces, results, strict=False):
+                # Workers on other machines may have a disk of their own.
+                run.keep([texts[i] for i in piece], rows, cache)
+                yield piece, rows
+                done += 1
+        except BaseException as error:
+            if not is_worker_death(error):
+                raise
+            raise RuntimeError(
+                f"A worker died, most often for want of memory, after {done} of {len(pieces)} "
+                f"pieces of {run.member.source!r}. {self._kept()} Each worker holds a copy of a "
+                "model: use a smaller `n_jobs` or `token_budget`."
+            ) from error
+
+    def _kept(self):
+        if self.cache_dir is None:
+            return (
+                "What was computed is lost; with `cache_dir` the same call would go on from there."
+            )
+        return (
+            f"Finished batches are in {os.fspath(self.cache_dir)!r}; the same call goes on from "
+            "there."
+        )

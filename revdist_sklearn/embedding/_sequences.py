@@ -1,0 +1,290 @@
+"""Protein sequences as they come in: checks, the length policy, windows and batches."""
+
+import re
+import warnings
+from collections.abc import Iterable, Sized
+
+from scipy.sparse import issparse
+
+from ..models._residues import AMINO_ACIDS, RESIDUES
+
+# Batches of one length need no padding; a little padding is cheaper than many small
+# batches, a lot of it is not (measured on CPU, where padding is computed like residues).
+SHORTEST_IN_BATCH = 0.9
+
+
+def check_sequences(sequences, residues=RESIDUES):
+    """Return the sequences as a list of upper-case strings, or say what is wrong.
+
+    Parameters
+    ----------
+    sequences : list, tuple, 1-d array or Series of str
+        Protein sequences.
+    residues : str, default=RESIDUES
+        Allowed letters, upper case: the twenty amino acids and X, B, Z, U, O.  Lower case
+        is accepted too.
+
+    Returns
+    -------
+    checked : list of str
+        The same sequences in the same order, in upper case.
+
+    Raises
+    ------
+    TypeError
+        If `sequences` is one string or no flat container in a fixed order, or if an item
+        is no string (a number, None, bytes).  The message names its index.
+    ValueError
+        If there is no sequence, a sequence is empty, or a character is no residue.  The
+        message names the index, the position and the character.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.embedding._sequences import check_sequences
+    >>> check_sequences(["MKtay", "GIVEQX"])
+    ['MKTAY', 'GIVEQX']
+    >>> check_sequences(["MKTAY", "GIV*"])
+    Traceback (most recent call last):
+        ...
+    ValueError: Sequence 1 has '*' at position 3 (counted from 0), which is no residue. \
+Allowed are ACDEFGHIKLMNPQRSTVWY and X, B, Z, U, O, in either case. Leave out gaps and \
+stops, and write X for an unknown residue.
+    """
+    items = _as_list(sequences)
+    allowed = "".join(sorted(residues + residues.lower()))
+    # Judged before upper-casing: "ß" and "ı" become ASCII letters in upper case.
+    foreign = re.compile(f"[^{allowed}]")
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            raise TypeError(
+                f"Sequence {index} is {_shown(item)}, not a string. Drop it, or give the "
+                "protein's residues as text, such as 'MKTAYIAKQR'."
+            )
+        if not item:
+            raise ValueError(
+                f"Sequence {index} is empty: there is no residue to embed. Drop it together "
+                "with its row in all other columns."
+            )
+        found = foreign.search(item)
+        if found:
+            standard = "".join(r for r in residues if r in AMINO_ACIDS)
+            others = ", ".join(r for r in residues if r not in AMINO_ACIDS)
+            raise ValueError(
+                f"Sequence {index} has {found.group()!r} at position {found.start()} (counted "
+                f"from 0), which is no residue. Allowed are {standard} and {others}, in "
+                "either case. Leave out gaps and stops, and write X for an unknown residue."
+            )
+    return [item.upper() for item in items]
+
+
+def _as_list(sequences):
+    """Return the items of a flat container that has a length and an order."""
+    if isinstance(sequences, (str, bytes)):
+        raise TypeError(
+            f"Expected a list of protein sequences, got one {type(sequences).__name__} of "
+            f"length {len(sequences)}. For a single protein give a list of one: [sequence]."
+        )
+    if issparse(sequences):
+        raise ValueError(
+            "Expected a list of protein sequences, got a sparse matrix of numbers. Give the "
+            "sequences themselves, as text."
+        )
+    # Before the iteration below, which would take the columns of a frame for its items.
+    shape = getattr(sequences, "shape", None)
+    if shape is not None and len(shape) != 1:
+        way_out = "Give one dimension: X.ravel() for an array of one column."
+        if hasattr(sequences, "columns"):
+            name = next(iter(sequences.columns), "sequence")
+            way_out = (
+                f"Name the column that holds the sequences, as in frame[{name!r}]; in a "
+                "ColumnTransformer give the name as a string, not in a list."
+            )
+        raise ValueError(
+            f"Expected a flat list of protein sequences, got {type(sequences).__name__} of "
+            f"shape {tuple(shape)}. {way_out}"
+        )
+    unordered = isinstance(sequences, (dict, set, frozenset))
+    if unordered or not (isinstance(sequences, Iterable) and isinstance(sequences, Sized)):
+        raise TypeError(
+            "Expected a list, tuple, 1-d array or Series of protein sequences, got "
+            f"{_shown(sequences)}. Turn it into a list whose order you know."
+        )
+    items = list(sequences)
+    if not items:
+        raise ValueError(
+            "Expected at least one protein sequence, got an empty "
+            f"{type(sequences).__name__} (0 samples)."
+        )
+    return items
+
+
+def _shown(value):
+    text = repr(value)
+    text = text if len(text) <= 40 else text[:37] + "..."
+    return text if value is None else f"{text} ({type(value).__name__})"
+
+
+def apply_limit(sequences, limit, too_long):
+    """Return the sequences with the policy for long ones applied.
+
+    Parameters
+    ----------
+    sequences : list of str
+        Checked sequences.
+    limit : int or None
+        Largest number of residues; None for no limit.
+    too_long : {"error", "truncate", "window"}
+        The policy.  "window" leaves the sequences whole: see :func:`window_starts`.
+
+    Returns
+    -------
+    sequences : list of str
+        The same list where nothing is too long, else with the first `limit` residues of the
+        long ones under "truncate".
+
+    Raises
+    ------
+    ValueError
+        Under "error", if a sequence is too long.
+
+    Warns
+    -----
+    UserWarning
+        Under "truncate", once, with the number of sequences that lost residues.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.embedding._sequences import apply_limit
+    >>> apply_limit(["MKTAY", "GIV"], 5, "error")
+    ['MKTAY', 'GIV']
+    """
+    if limit is None or too_long == "window":
+        return sequences
+    lengths = [len(s) for s in sequences]
+    long = [i for i, length in enumerate(lengths) if length > limit]
+    if not long:
+        return sequences
+    first = long[0]
+    if too_long == "error":
+        raise ValueError(
+            f"Sequence {first} has {lengths[first]} residues, the limit is {limit} "
+            f"({len(long)} of {len(sequences)} sequences are longer). Raise or drop "
+            "`max_length` if the models can take more, use too_long='window' to average "
+            "overlapping windows, too_long='truncate' to cut, or drop the sequence."
+        )
+    longest = max(lengths)
+    warnings.warn(
+        f"{len(long)} of {len(sequences)} sequences are longer than {limit} residues and were "
+        f"cut to their first {limit}; the first is sequence {first} with {lengths[first]} "
+        f"residues, the longest has {longest}, at index {lengths.index(longest)}. "
+        "too_long='window' keeps every residue.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return [s[:limit] for s in sequences]
+
+
+def window_starts(length, size):
+    """Return the starts of windows of `size` residues that cover `length` residues.
+
+    Neighbours overlap by half a window; the last one ends at the last residue, so that it
+    overlaps by more.
+
+    Parameters
+    ----------
+    length : int
+        Residues of the protein.
+    size : int or None
+        Residues of a window; None for one window, however long.
+
+    Returns
+    -------
+    starts : list of int
+        ``[0]`` where one window holds everything.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.embedding._sequences import window_starts
+    >>> window_starts(10, 4)
+    [0, 2, 4, 6]
+    >>> window_starts(9, 4)
+    [0, 2, 4, 5]
+    >>> window_starts(4, 4)
+    [0]
+    """
+    if size is None or length <= size:
+        return [0]
+    return [*range(0, length - size, max(1, size // 2)), length - size]
+
+
+def batches(lengths, budget, specials=2, packed=False):
+    """Yield batches of indices, longest first, of like lengths, up to a number of tokens.
+
+    Parameters
+    ----------
+    lengths : list of int
+        Residues of each sequence.
+    budget : int
+        Tokens of a batch, padding and special tokens included.  A sequence longer than
+        that is a batch of its own.
+    specials : int, default=2
+        Special tokens of each sequence.
+    packed : bool, default=False
+        Whether the model needs no padding, so that lengths may differ.
+
+    Yields
+    ------
+    batch : list of int
+        Indices into `lengths`; every index occurs in one batch.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.embedding._sequences import batches
+    >>> list(batches([5, 30, 5, 29, 5], budget=64))
+    [[1, 3], [0, 2, 4]]
+    """
+    batch: list[int] = []
+    tokens = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch:
+            longest = lengths[batch[0]]
+            padded = not packed and lengths[index] < SHORTEST_IN_BATCH * longest
+            more = lengths[index] if packed else longest
+            if padded or tokens + more + specials > budget:
+                yield batch
+                batch, tokens = [], 0
+        batch.append(index)
+        tokens += lengths[index if packed else batch[0]] + specials
+    if batch:
+        yield batch
+
+
+def runs(lengths, most):
+    """Yield ``(start, stop)`` of consecutive sequences that together have `most` residues.
+
+    Parameters
+    ----------
+    lengths : list of int
+        Residues of each sequence.
+    most : int
+        Residues of a run; a longer sequence is a run of its own.
+
+    Yields
+    ------
+    run : tuple of (int, int)
+        Half-open range of indices.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.embedding._sequences import runs
+    >>> list(runs([4, 4, 9, 3], most=8))
+    [(0, 2), (2, 3), (3, 4)]
+    """
+    start, total = 0, 0
+    for index, length in enumerate(lengths):
+        if index > start and total + length > most:
+            yield start, index
+            start, total = index, 0
+        total += length
+    if start < len(lengths):
+        yield start, len(lengths)

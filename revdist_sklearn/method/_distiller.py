@@ -1,0 +1,786 @@
+"""The nested embedding as a scikit-learn transformer."""
+
+import warnings
+from copy import copy
+from itertools import accumulate
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    check_array,
+    check_is_fitted,
+    validate_data,
+)
+
+from ..base._aliases import alias_blocks, alias_of
+from ..base._blocks import Blocks
+from ..base._validation import check_integer
+from ._chain import apply_chain, linear_map, reconstruct, solve_chain, truncate_chain
+from ._distiller_file import fetch, read_chain, write_chain
+from ._finite import check_finite
+from ._moments import Moments
+
+# Half precision keeps enough of a column whose mean is within this many of its spreads.
+HALF_SPREADS = 10
+# What only the solved chain tells.
+SOLVED = ("components_", "stages_")
+
+
+class ReverseDistiller(TransformerMixin, BaseEstimator):
+    """Nested embedding of a family of models by reverse distillation.
+
+    The columns of X are the embeddings of a family of models side by side, narrowest first.
+    Each stage regresses the next model on the nested embedding so far, and appends the
+    leading principal directions of what the regression leaves. The first k_1 columns of the
+    result are the smallest model's embedding itself, and any prefix is a usable embedding.
+
+    The fit depends on the rows through their mean and covariance alone: it takes one pass,
+    and memory for one D x D matrix.
+
+    Parameters
+    ----------
+    block_sizes : tuple of int or str, default=None
+        Widths k_1, .., k_m of the blocks of columns, one block a model, or the alias of a
+        family such as ``"esm2-nano"`` or ``"esm2:150M"``. None reads the blocks from column names
+        ``<block>__<column>``; X without such names is one block, which is returned as it is,
+        with a warning.
+
+    n_components : int, default=None
+        Columns of the nested embedding. None gives all: the width of the largest model,
+        unless ``residual_sizes`` says otherwise.
+
+    regressor : {"ols", "ridge", "pcr"}, default="ols"
+        How the larger model is regressed on the smaller prefix. ``"ols"``: least squares;
+        the stage then is the best affine completion of the prefix (Theorem 1 of [1]_).
+        ``"ridge"``: with penalty ``alpha``. ``"pcr"``: least squares on the principal
+        components above Johnstone's bulk edge, the setting that [1]_ publishes.
+
+    alpha : float, default=1.0
+        Penalty of ``"ridge"``, as in :class:`~sklearn.linear_model.Ridge`: added to sums
+        over centred rows. 0 is least squares.
+
+    residual_sizes : tuple of int, default=None
+        Columns that stages 2 to m append. None: k_i - k_{i-1}, so that the prefix grows to
+        each model's own width; families whose widths do not grow need it given.
+
+    rotate_base : bool, default=False
+        Turn the first block to its principal axes, so that a prefix shorter than k_1 is a
+        good one. The first columns are then no longer the smallest model's own.
+
+    residual_level : {"residue", "protein"}, default="residue"
+        Rows that choose the residual directions: residues, as in [1]_, or the means of
+        proteins, which needs ``proteins`` or moments of a corpus. The regression is on
+        residues either way.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components_, n_features_in_)
+        The matrix of the affine map from X to the nested embedding.
+
+    mean_ : ndarray of shape (n_features_in_,)
+        Mean of X.
+
+    n_components_ : int
+        Columns of the nested embedding.
+
+    stage_dims_ : ndarray of shape (n_stages,)
+        Width of the nested embedding after each stage; the first is the base.
+
+    stages_ : list of Stage, length n_stages
+        What each stage found, the base being the first: see :class:`Stage`.
+
+    blocks_ : Blocks
+        The blocks of columns, one a model.
+
+    block_sizes_ : tuple of int
+        Widths of the blocks.
+
+    block_names_ : tuple of str or None
+        Names of the blocks, where known.
+
+    n_samples_seen_ : int
+        Rows of positive weight.
+
+    n_features_in_ : int
+        D, the number of columns of X.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where ``fit`` saw a frame.
+
+    See Also
+    --------
+    fit_on_corpus : Fits on the residues of a corpus, the recommended way.
+    PrefixSelector : Cuts the embedding inside a pipeline.
+
+    Notes
+    -----
+    O(n D^2) time for n rows, O(sum k_i^3 + D k_m^2) for the chain, O(D^2) memory.
+
+    The chain is accumulated, as Algorithm 3 of [1]_ has it: each stage regresses on the
+    nested embedding to which it is applied. Rank is judged on columns of unit variance;
+    singular values below 1e-6 of the largest count as zero. Residual directions that carry
+    less than 1e-12 of the residual's variance, or 1e-14 of what the larger model's columns
+    vary by along them, are arbitrary: their columns are zero, so that the width is kept. Where
+    products were float32, the default for float32 rows (see ``Moments``), rounding stands at
+    1e-4 of the largest singular value and 1e-6 of that variance, and these are the limits.
+
+    Fit on many diverse rows, at least twice as many as the prefix has columns; on a few
+    hundred similar ones least squares leaves no residual to speak of, and a warning says so.
+
+    References
+    ----------
+    .. [1] Catrina, Bepler, Sledzieski, Singh, "Reverse Distillation: Consistently Scaling
+       Protein Language Model Representations", ICLR 2026, arXiv:2603.07710.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from revdist_sklearn import ReverseDistiller
+    >>> rng = np.random.default_rng(0)
+    >>> small = rng.normal(size=(200, 2))
+    >>> large = small @ rng.normal(size=(2, 4)) + 0.1 * rng.normal(size=(200, 4))
+    >>> distiller = ReverseDistiller(block_sizes=(2, 4)).fit(np.hstack([small, large]))
+    >>> Z = distiller.transform(np.hstack([small, large]))
+    >>> Z.shape, bool(np.all(Z[:, :2] == small))
+    ((200, 4), True)
+    >>> distiller.stages_[0].explained_before > 0.95
+    True
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        "block_sizes": ["array-like", str, None],
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "regressor": [StrOptions({"ols", "ridge", "pcr"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "residual_sizes": ["array-like", None],
+        "rotate_base": ["boolean"],
+        "residual_level": [StrOptions({"residue", "protein"})],
+    }
+
+    def __init__(
+        self,
+        block_sizes=None,
+        *,
+        n_components=None,
+        regressor="ols",
+        alpha=1.0,
+        residual_sizes=None,
+        rotate_base=False,
+        residual_level="residue",
+    ):
+        self.block_sizes = block_sizes
+        self.n_components = n_components
+        self.regressor = regressor
+        self.alpha = alpha
+        self.residual_sizes = residual_sizes
+        self.rotate_base = rotate_base
+        self.residual_level = residual_level
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None, *, proteins=None):
+        """Fit the chain on rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings of the family side by side, narrowest model first.
+
+        y : None
+            Ignored.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights; 0 leaves a row out, 2 counts it twice.
+
+        proteins : array-like of shape (n_samples,), default=None
+            Label of the protein of each row, for ``residual_level="protein"``.
+
+        Returns
+        -------
+        self : ReverseDistiller
+
+        Raises
+        ------
+        ValueError
+            If X is not finite or has fewer than two rows, if the widths do not add up to its
+            columns, or if a stage would get no columns.
+        """
+        self._forget()
+        half = _half_kind(X)
+        X = self._validate_rows(X, reset=True, ensure_min_samples=2)
+        moments = self._new_moments(X)
+        self._adopt(moments)
+        self._update(moments, X, half, sample_weight, proteins)
+        return self._finish(moments)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None, *, proteins=None):
+        """Add rows to the fit; any split of the rows gives the same result.
+
+        The moments of all rows are kept in the estimator. The chain is solved when its result
+        (``transform``, ``stages_``, ``components_``, ..) is first asked for, so that a call
+        costs the update only.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings of the family side by side, narrowest model first.
+
+        y : None
+            Ignored.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights; 0 leaves a row out, 2 counts it twice.
+
+        proteins : array-like of shape (n_samples,), default=None
+            Label of the protein of each row, for ``residual_level="protein"``; the rows of a
+            protein must come in one call.
+
+        Returns
+        -------
+        self : ReverseDistiller
+
+        Raises
+        ------
+        ValueError
+            As ``fit``; fewer than two rows are an error when the result is asked for.
+        """
+        first = getattr(self, "_moments", None) is None
+        if first and "_chain" in self.__dict__:
+            warnings.warn(
+                "partial_fit starts anew: fit and fit_moments keep no moments to go on from, so "
+                "their rows do not count. Use partial_fit for all rows, or merge Moments and "
+                "call fit_moments.",
+                stacklevel=2,
+            )
+            self._forget()
+        half = _half_kind(X)
+        X = self._validate_rows(X, reset=first)
+        moments = self._new_moments(X) if first else self._moments
+        if not first and self.block_sizes is not None:
+            self._check_blocks(moments)
+        if self.residual_level == "protein" and proteins is None:
+            raise ValueError(
+                'residual_level="protein" needs proteins, the label of the protein of each row, '
+                "in every call."
+            )
+        self._adopt(moments, warn=first)
+        self._update(moments, X, half, sample_weight, proteins)
+        self._moments, self._chain = moments, None
+        for name in SOLVED:  # those of the rows so far
+            self.__dict__.pop(name, None)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_moments(self, moments):
+        """Fit the chain on moments gathered before, without another pass over the rows.
+
+        Parameters
+        ----------
+        moments : Moments
+            From ``corpus_moments`` or ``Moments.update``. Not kept, not changed.
+
+        Returns
+        -------
+        self : ReverseDistiller
+        """
+        if not isinstance(moments, Moments):
+            raise TypeError(
+                f"fit_moments takes Moments, not {type(moments).__name__}; gather them with "
+                "corpus_moments or Moments(block_sizes).update(rows), or call fit on rows."
+            )
+        self._forget()
+        self._adopt_moments(moments)
+        return self._finish(moments)
+
+    def check_moments(self, moments):
+        """Raise where parameters do not suit the blocks of moments, however few rows these have.
+
+        What would be wrong after a long pass is found before it.
+
+        Parameters
+        ----------
+        moments : Moments
+
+        Raises
+        ------
+        ValueError
+            As ``fit_moments``.
+        """
+        self._validate_params()
+        copy(self)._adopt_moments(moments, warn=False)
+
+    def transform(self, X):
+        """Return the nested embedding.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings of the family side by side, residues or means over proteins.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components_)
+            Of the dtype of X, float32 or float64.
+        """
+        chain = self._solved()
+        return apply_chain(chain, self._validate_rows(X, reset=False))
+
+    def inverse_transform(self, Z):
+        """Return the best affine reconstruction of all models from a prefix.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, d)
+            The first d columns of the nested embedding, any d up to ``n_components_``.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_in_)
+            The blocks that the prefix contains exactly, the others by least squares on the
+            rows of the fit.
+        """
+        chain = self._solved()
+        Z = check_array(
+            _from_tensor_or_half(Z), dtype=[np.float64, np.float32], ensure_all_finite=False
+        )
+        check_finite(Z, "Input Z")
+        if Z.shape[1] > chain.width:
+            raise ValueError(
+                f"Z has {Z.shape[1]} columns and the chain {chain.width}; give a prefix of 1 to "
+                f"{chain.width} columns."
+            )
+        if chain.cross_covariance is None:
+            raise ValueError(
+                "This chain was loaded without the covariance that a reconstruction needs; fit "
+                "it on a corpus (fit_on_corpus) to use inverse_transform."
+            )
+        return reconstruct(chain, Z)
+
+    def truncate(self, d):
+        """Return a fitted copy that gives the first d columns from the blocks they need.
+
+        Parameters
+        ----------
+        d : int
+            Columns to keep, from 1 to ``n_components_``.
+
+        Returns
+        -------
+        distiller : ReverseDistiller
+            Takes only the blocks of the models up to the first that is at least d wide.
+        """
+        chain = self._solved()
+        d = check_integer(
+            d,
+            "d",
+            1,
+            chain.width,
+            f"d={d!r} is no prefix of the {chain.width} columns of the chain; use an integer in "
+            f"[1, {chain.width}].",
+        )
+        cut = copy(self)
+        chain = truncate_chain(chain, d)
+        n_blocks = len(chain.blocks)
+        cut.n_components = d
+        if isinstance(self.block_sizes, str):
+            # The alias also names the blocks, for a fit on arrays.
+            cut.block_sizes = alias_of(self.block_sizes, n_blocks)
+        elif self.block_sizes is not None:
+            cut.block_sizes = chain.blocks.sizes
+        if self.residual_sizes is not None:
+            cut.residual_sizes = tuple(self.residual_sizes)[: n_blocks - 1]
+        if hasattr(self, "feature_names_in_"):
+            cut.feature_names_in_ = self.feature_names_in_[: chain.blocks.n_columns]
+        return cut._with_chain(
+            chain,
+            blocks=chain.blocks,
+            stage_sizes=self._stage_sizes[:n_blocks],
+            n_samples_seen=self.n_samples_seen_,
+        )
+
+    def save_pretrained(self, folder):
+        """Write the fitted distiller to a folder, as safetensors and JSON.
+
+        Parameters
+        ----------
+        folder : path-like
+            Made where it does not exist.
+
+        See Also
+        --------
+        from_pretrained : Reads it.
+        """
+        header = {
+            "parameters": self.get_params(),
+            "block_sizes": self.blocks_.sizes,
+            "block_names": self.blocks_.names,
+            "stage_sizes": self._stage_sizes,
+            "n_samples_seen": self.n_samples_seen_,
+            "feature_names_in": list(getattr(self, "feature_names_in_", [])),
+        }
+        write_chain(folder, self._solved(), header)
+
+    @classmethod
+    def from_pretrained(cls, folder, *, revision=None, local_files_only=False, token=None):
+        """Read a fitted distiller that ``save_pretrained`` wrote.
+
+        Parameters
+        ----------
+        folder : path-like or str
+            The folder, or the id of a hub repository that holds its two files.
+
+        revision : str, default=None
+            Commit, tag or branch of a hub repository.
+
+        local_files_only : bool, default=False
+            Never ask the hub; use what was downloaded before.
+
+        token : str, default=None
+            Name of the environment variable that holds the access token for gated or private
+            repositories, such as ``"HF_TOKEN_LAB"``; never the token itself. None: what
+            ``hf auth login`` or ``HF_TOKEN`` say.
+
+        Returns
+        -------
+        distiller : ReverseDistiller
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds no distiller, or (as :exc:`ModelNotFoundError`, a subclass)
+            there is neither such a folder nor such a repository.
+
+        FormatError
+            If a newer version has written it.
+
+        ValueError
+            If its files are damaged.
+        """
+        chain, header = read_chain(fetch(folder, revision, local_files_only, token))
+        parameters = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in header["parameters"].items()
+        }
+        distiller = cls(**parameters)._with_chain(
+            chain,
+            blocks=Blocks(header["block_sizes"], header["block_names"]),
+            stage_sizes=tuple(header["stage_sizes"]),
+            n_samples_seen=header["n_samples_seen"],
+        )
+        if header["feature_names_in"]:
+            distiller.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
+        return distiller
+
+    def get_feature_names_out(self, input_features=None):
+        """Return names of the output columns, ``rd_<block>__<column>``.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Checked against the columns of the fit, otherwise not used.
+
+        Returns
+        -------
+        names : ndarray of str objects of shape (n_components_,)
+        """
+        check_is_fitted(self)
+        _check_feature_names_in(self, input_features, generate_names=False)
+        columns = Blocks(self._stage_sizes, self.blocks_.labels).columns("rd_")
+        return np.asarray(columns[: self.n_components_], dtype=object)
+
+    def __getattr__(self, name):
+        # No property: scikit-learn reads all properties to draw an estimator in a notebook.
+        if name in SOLVED and self.__dict__.get("_moments") is not None:
+            self._solved()
+            return self.__dict__[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _solved(self):
+        """Return the chain, solved now where rows came by ``partial_fit``."""
+        check_is_fitted(self)
+        if self._chain is None:
+            self._tell(self._solve(self._moments))
+        return self._chain
+
+    def _finish(self, moments):
+        """Fit the chain on moments, which are not kept."""
+        self._tell(self._solve(moments))
+        self._moments = None
+        return self
+
+    def _tell(self, chain):
+        """Keep a chain, and what users are told of it."""
+        self.stages_ = list(chain.stages)
+        self.components_ = linear_map(chain)
+        self.mean_ = chain.mean
+        self.n_components_ = chain.width
+        self.stage_dims_ = np.array([stage.width for stage in chain.stages])
+        self._chain = chain
+
+    def _with_chain(self, chain, *, blocks, stage_sizes, n_samples_seen):
+        """Return the estimator, fitted by a chain that was solved elsewhere."""
+        self._moments = None
+        self._tell(chain)
+        self._set_blocks(blocks)
+        self._stage_sizes, self.n_samples_seen_ = stage_sizes, n_samples_seen
+        return self
+
+    def _set_blocks(self, blocks):
+        self.blocks_, self.n_features_in_ = blocks, blocks.n_columns
+        self.block_sizes_, self.block_names_ = blocks.sizes, blocks.names
+
+    def _forget(self):
+        """Drop an earlier fit, so that a fit that fails leaves nothing half-written."""
+        for name in ("_chain", "_moments", *SOLVED):
+            self.__dict__.pop(name, None)
+
+    def _validate_rows(self, X, *, reset, ensure_min_samples=1):
+        """Return X as a float array; names the place of the first value that is not finite."""
+        names = getattr(X, "columns", None)
+        X = _from_tensor_or_half(X)
+        if not reset and not hasattr(self, "feature_names_in_") and names is not None:
+            # Fitted on a corpus, whose blocks are known by name: a frame of the same blocks
+            # is no mistake, a frame of others is.
+            found = Blocks.of_columns(names)
+            if self.blocks_.names is not None and found is not None:
+                self._check_frame(found, names)
+                X = np.asarray(X)
+        X = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            ensure_min_samples=ensure_min_samples,
+        )
+        check_finite(X, "Input X", names)
+        return X
+
+    def _check_frame(self, found, names):
+        """Raise unless a frame has the columns of the fit, in their order."""
+        way_out = "give the columns of the same models in the same order."
+        self.blocks_.check(found, "X has", "ReverseDistiller was fitted on", way_out)
+        numbers = [name.rpartition("__")[2] for name in names]
+        expected = [column for size in self.blocks_.sizes for column in range(size)]
+        if all(map(str.isdigit, numbers)) and [*map(int, numbers)] != expected:
+            raise ValueError(
+                "X has the columns of each block, but its columns in another order than those "
+                f"ReverseDistiller was fitted on; {way_out}"
+            )
+
+    def _given_blocks(self, n_columns):
+        """Return the blocks of the ``block_sizes`` parameter, checked."""
+        if isinstance(self.block_sizes, str):
+            # An alias alone: a numeric estimator asks neither disk nor hub.
+            blocks = alias_blocks(self.block_sizes)
+        else:
+            sizes = list(self.block_sizes)
+            for i, size in enumerate(sizes):
+                sizes[i] = check_integer(
+                    size,
+                    f"block_sizes[{i}]",
+                    1,
+                    None,
+                    f"block_sizes={self.block_sizes!r} must hold the width of each block, "
+                    "integers of 1 or more.",
+                )
+            blocks = Blocks(sizes)
+        if blocks.n_columns != n_columns:
+            raise ValueError(
+                f"block_sizes={self.block_sizes!r} add up to {blocks.n_columns}, but X has "
+                f"{n_columns} columns; give the width of each model's block, in the order of the "
+                "columns."
+            )
+        return blocks
+
+    def _new_moments(self, X):
+        """Return empty moments of the blocks of X."""
+        blocks = Blocks.of_columns(getattr(self, "feature_names_in_", None))
+        if self.block_sizes is not None:
+            given = self._given_blocks(X.shape[1])
+            # Columns may have names that say nothing of these blocks, unless an alias knows them.
+            if blocks is None or blocks.sizes != given.sizes:
+                blocks = given
+            way_out = "give the family of X."
+            given.check(blocks, "X has", f"block_sizes={self.block_sizes!r} stands for", way_out)
+        elif blocks is None:
+            blocks = Blocks([X.shape[1]])
+        return Moments(blocks.sizes, block_names=blocks.names)
+
+    def _update(self, moments, X, half, sample_weight, proteins):
+        if isinstance(sample_weight, Real):
+            sample_weight = np.full(len(X), float(sample_weight))
+        moments.update(X, sample_weight=sample_weight, proteins=proteins)
+        moments.half = moments.half or half
+        self.n_samples_seen_ = moments.n_rows
+        self.mean_ = moments.mean
+
+    def _adopt_moments(self, moments, warn=True):
+        """Take over the blocks of moments that were gathered elsewhere."""
+        given = self._check_blocks(moments) if self.block_sizes is not None else None
+        if hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        self._adopt(moments, warn=warn)
+        if moments.blocks.names is None and given is not None:
+            self._set_blocks(given)
+
+    def _check_blocks(self, moments):
+        """Raise where ``block_sizes`` are not the blocks of moments; return its blocks."""
+        given = self._given_blocks(moments.n_columns)
+        given.check(
+            moments.blocks,
+            "the moments have",
+            "the parameter stands for",
+            f"block_sizes={self.block_sizes!r} are not the blocks of the moments; leave "
+            "block_sizes=None to take the moments' own.",
+        )
+        return given
+
+    def _adopt(self, moments, warn=True):
+        """Take over the blocks of moments, and check the sizes of the stages against them."""
+        blocks = moments.blocks
+        sizes = blocks.sizes
+        if self.residual_sizes is None:
+            residual_sizes = tuple(np.diff(sizes).tolist())
+        else:
+            residual_sizes = tuple(self.residual_sizes)
+            if len(residual_sizes) != len(sizes) - 1:
+                raise ValueError(
+                    f"residual_sizes={self.residual_sizes!r} has {len(residual_sizes)} entries "
+                    f"for {len(sizes)} blocks; give one for each block but the first."
+                )
+        for i, (q, k) in enumerate(zip(residual_sizes, sizes[1:], strict=True), start=1):
+            label = f"block {i + 1}" + (f" ({blocks.names[i]})" if blocks.names else "")
+            if self.residual_sizes is None and q < 1:
+                raise ValueError(
+                    f"{label} has {k} columns and the block before it {sizes[i - 1]}: its stage "
+                    "would get no columns. Order the models by ascending width, or give "
+                    "residual_sizes, the columns that each stage appends."
+                )
+            name = f"residual_sizes[{i - 1}]"
+            message = f"{name}={q!r} of {label} must be an integer in [1, {k}], the columns of it."
+            check_integer(q, name, 1, k, message)
+        total = sizes[0] + sum(residual_sizes)
+        if self.n_components is not None and self.n_components > total:
+            raise ValueError(
+                f"n_components={self.n_components} is larger than the {total} columns of the "
+                f"chain; use an integer in [1, {total}] or None."
+            )
+        if len(sizes) == 1 and warn:
+            warnings.warn(
+                f"All {sizes[0]} columns are one block, and the output equals the input"
+                f"{' turned to its principal axes' if self.rotate_base else ''}. Give "
+                "block_sizes, the width of each model's block, or columns named "
+                "<block>__<column>; a family needs two models or more.",
+                stacklevel=3,
+            )
+        self._set_blocks(blocks)
+        self._stage_sizes = (sizes[0], *(int(q) for q in residual_sizes))
+        widths = list(accumulate(self._stage_sizes))
+        self.n_components_ = total if self.n_components is None else self.n_components
+        before = [width for width in widths if width < self.n_components_]
+        self.stage_dims_ = np.array([*before, self.n_components_])
+        # A parameter acts at fit: what is set after partial_fit has no part in its chain.
+        self._parameters = {
+            name: getattr(self, name)
+            for name in ("n_components", "regressor", "alpha", "rotate_base", "residual_level")
+        }
+
+    def _solve(self, moments):
+        """Return the chain of moments."""
+        if moments.n_rows == 0:
+            raise ValueError(
+                "No row has a weight above zero; add rows, or give weights of which at least one "
+                "is not zero."
+            )
+        if moments.n_rows < 2:
+            raise ValueError(
+                f"Found {moments.n_rows} row(s) of positive weight while a minimum of 2 is "
+                "required by ReverseDistiller; add rows."
+            )
+        parameters = dict(self._parameters)
+        by_protein = parameters.pop("residual_level") == "protein"
+        n_components = parameters.pop("n_components") or sum(self._stage_sizes)
+        if by_protein and (moments.protein is None or moments.n_proteins < 2):
+            raise ValueError(
+                'residual_level="protein" needs moments of at least two proteins: give proteins, '
+                "the label of the protein of each row, in every call, or fit on a corpus "
+                "(fit_on_corpus)."
+            )
+        self._warn_if_few_rows(moments, n_components, by_protein)
+        self._warn_if_rounded(moments)
+        self.n_samples_seen_ = moments.n_rows
+        return solve_chain(
+            moments.n,
+            moments.mean,
+            moments.residue.covariance,
+            self.blocks_,
+            self._stage_sizes[1:],
+            n_components,
+            **parameters,
+            n_rows=moments.n_rows,
+            C_directions=moments.protein.covariance if by_protein else None,
+            precision=moments.product_precision,
+        )
+
+    def _warn_if_few_rows(self, moments, n_components, by_protein):
+        starts = np.cumsum(self._stage_sizes)[:-1]
+        widest = max((int(w) for w in starts if w < n_components), default=0)
+        if moments.n_rows < 2 * widest:
+            warnings.warn(
+                f"{moments.n_rows} rows are too few to tell signal from noise in a regression on "
+                f"{widest} columns: the residual is understated. Fit on {2 * widest} rows or "
+                "more, best the residues of a corpus (fit_on_corpus), and freeze the result.",
+                stacklevel=4,
+            )
+        most = max(self._stage_sizes[1:], default=0)
+        if by_protein and moments.n_proteins <= most:
+            warnings.warn(
+                f"{moments.n_proteins} proteins determine {moments.n_proteins - 1} residual "
+                f"directions at most, fewer than the {most} columns of a stage: the others are "
+                'zero. Add proteins, or use residual_level="residue".',
+                stacklevel=4,
+            )
+
+    def _warn_if_rounded(self, moments):
+        """Warn of columns whose spread half precision has rounded away."""
+        if moments.half is None:
+            return
+        spread = np.sqrt(np.diag(moments.scatter) / moments.n)
+        far = np.flatnonzero(np.abs(moments.mean) > HALF_SPREADS * spread)
+        if not len(far):
+            return
+        names = self.blocks_.columns()
+        shown = ", ".join(names[j] for j in far[:10]) + (", .." if len(far) > 10 else "")
+        warnings.warn(
+            f"{len(far)} of {len(names)} columns have a mean beyond {HALF_SPREADS} times their "
+            f"spread, of which {moments.half} rounds away a part: {shown}. Embed in float32, or "
+            "subtract the means before rounding.",
+            stacklevel=4,
+        )
+
+    def __sklearn_is_fitted__(self):
+        return "_chain" in self.__dict__
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _half_kind(X):
+    """Return "float16" or "bfloat16" for an array or tensor of half precision, else None."""
+    kind = str(getattr(X, "dtype", "")).removeprefix("torch.")
+    return kind if kind in ("float16", "bfloat16") else None
+
+
+def _from_tensor_or_half(X):
+    """Return a torch tensor as an array, and half precision as float32, which holds it exactly."""
+    half = _half_kind(X) is not None
+    if hasattr(X, "detach"):
+        X = X.detach().cpu()
+        return (X.float() if half else X).numpy()
+    return X.astype(np.float32) if half else X

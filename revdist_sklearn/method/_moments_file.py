@@ -1,0 +1,61 @@
+"""Levels of moments as one safetensors file: no pickle, nothing that runs code."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..base._files import replace_file
+from ..base._formats import MOMENTS, check_format
+from ._level import Level
+
+
+def write_levels(path, header, levels):
+    """Write levels and a JSON-ready header to a file, in one step.
+
+    Parameters
+    ----------
+    path : path-like
+
+    header : dict
+
+    levels : dict of str to (Level or None)
+    """
+    tensors = {}
+    for name, level in levels.items():
+        if level is not None:
+            tensors[f"{name}.n"] = np.array([level.n])
+            tensors[f"{name}.mean"] = level.mean
+            tensors[f"{name}.scatter"] = level.scatter
+    metadata = {"moments": json.dumps({"format": MOMENTS, **header})}
+    replace_file(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def read_levels(path):
+    """Return the header and the levels, "residue" and "protein", of a file.
+
+    Raises
+    ------
+    FormatError
+        If a newer version has written it.
+
+    ValueError
+        If it is no complete file of moments.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["moments"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"{path} holds no moments, or is incomplete ({error}); write it with Moments.save."
+        ) from error
+    check_format(header.get("format", 1), MOMENTS, str(path))  # the first had no number
+    levels = dict.fromkeys(("residue", "protein"))
+    for name in levels:
+        if f"{name}.n" in tensors:
+            parts = (tensors[f"{name}.{part}"] for part in ("mean", "scatter"))
+            levels[name] = Level.of(tensors[f"{name}.n"][0], *parts)
+    return header, levels

@@ -1,0 +1,101 @@
+"""Sums and products of rows that are NumPy arrays."""
+
+import numpy as np
+from scipy.linalg import blas
+from scipy.sparse import csr_array
+
+# Rows multiplied at a time.  The bound keeps the copy small, and with it the rounding of
+# float32 products; four times D keeps the sums over chunks, O(D^2) each, cheap beside them.
+CHUNK_ROWS = 4096
+
+
+def chunk_rows(n_columns):
+    """Return the number of rows that are multiplied at a time."""
+    return max(256, min(CHUNK_ROWS, 4 * n_columns))
+
+
+def chunks(rows, weights):
+    """Yield rows, their weights and the sum of these, some rows at a time.
+
+    Rows whose weights are all zero are left out.
+    """
+    size = chunk_rows(rows.shape[1])
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
+        w = None if weights is None else weights[start : start + size]
+        n = float(len(chunk)) if w is None else float(w.sum())
+        if n > 0.0:
+            yield chunk, w, n
+
+
+def add_rows(level, rows, weights=None, dtype=np.float64):
+    """Add rows to a level.
+
+    Parameters
+    ----------
+    level : Level
+
+    rows : ndarray of shape (n, D)
+
+    weights : ndarray of shape (n,) or None, default=None
+
+    dtype : {np.float64, np.float32}, default=np.float64
+        Precision of the products of one chunk; the sums are float64 either way.
+    """
+    for chunk, w, n in chunks(rows, weights):
+        # Centred rows, and below them the step between the means: one product gives the
+        # pairwise update.
+        mean, centred = _centre(chunk, w, n, dtype)
+        centred[-1] = level.step(n, mean)
+        # BLAS fills the upper triangle in its column order: the lower one in ours.
+        syrk = blas.dsyrk if dtype == np.float64 else blas.ssyrk
+        lower = syrk(1.0, centred.T).T
+        check_range(lower.diagonal(), dtype)
+        level.add(n, mean, lower)
+
+
+def _centre(chunk, w, n, dtype):
+    """Return the mean of the rows, and them centred and weighted with one more row of room.
+
+    Rows are centred by their own mean before the product: outlier columns far from zero would
+    otherwise drown the rest in rounding.
+    """
+    mean = _mean(chunk, w, n)
+    room = np.empty((len(chunk) + 1, chunk.shape[1]), dtype=dtype)
+    centred = np.subtract(chunk, mean.astype(dtype), out=room[:-1])
+    if dtype == np.float64:
+        # The sum behind a mean rounds; a second pass keeps a constant column constant.
+        rest = _mean(centred, w, n)
+        centred -= rest
+        mean += rest
+    if w is not None:
+        centred *= np.sqrt(w).astype(dtype)[:, None]
+    return mean, room
+
+
+def _mean(chunk, w, n):
+    if w is None:
+        return chunk.mean(axis=0, dtype=np.float64)
+    return np.einsum("i,ij->j", w, chunk, dtype=np.float64) / n
+
+
+def check_range(squares, dtype):
+    """Raise where the squares of a column have overflowed."""
+    if not np.isfinite(squares).all():
+        column = int(np.flatnonzero(~np.isfinite(squares))[0])
+        raise ValueError(
+            f"The squares of column {column} are beyond the range of {np.dtype(dtype).name}; "
+            "scale the rows down, or use precision='float64'."
+        )
+
+
+def membership(weights, protein, n_proteins):
+    """Return the weights as a sparse matrix of shape (n_proteins, n), a row a protein."""
+    rows = np.arange(len(protein))
+    w = np.ones(len(protein)) if weights is None else weights
+    return csr_array((w, (protein, rows)), shape=(n_proteins, len(protein)))
+
+
+def protein_sums(rows, weights, protein, n_proteins):
+    """Return the weighted sum of each protein's rows, of shape (n_proteins, D), float64."""
+    return membership(weights, protein, n_proteins) @ np.asarray(rows, dtype=np.float64)

@@ -1,0 +1,144 @@
+"""A loaded model with its alphabet: the forward pass of a batch."""
+
+import threading
+
+import numpy as np
+
+from ._batch import fill_up
+from ._device import RESIDENTS
+from ._residues import AMINO_ACIDS
+
+
+class Encoder:
+    """A loaded model with its alphabet: from sequences to hidden states.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The encoder, in evaluation mode.
+    alphabet : Alphabet
+        Its tokens.
+    width : int
+        Columns of its states.
+    device : torch.device or None, default=None
+        Where it runs, and is put when it does: see :class:`Residents`.  None: where the
+        model is and must stay, because of a ``device_map`` or quantisation.
+    layer : int or None, default=None
+        Hidden state to ask for; None: the model ends at the wanted one.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where it runs.
+    is_placed : bool
+        Whether it must stay there.
+    itemsize : int
+        Bytes of a number in what it computes in.
+    residues : str
+        Letters it knows, upper case.
+    pad : int
+        Token that fills a batch up.
+    """
+
+    def __init__(self, model, alphabet, width, device=None, *, layer=None):
+        self.model = model
+        self.is_placed = device is None
+        self.device = model.device if device is None else device
+        self.width = width
+        self.itemsize = model.dtype.itemsize
+        self._packed = None
+        self.residues = "".join(alphabet.residues)
+        self.layer = layer
+        self._source = alphabet.source
+        self._before = np.array(alphabet.before, dtype=np.int64)
+        self._after = np.array(alphabet.after, dtype=np.int64)
+        self.pad = alphabet.pad
+        # Older versions of transformers keep the rotary tables of the last batch in the model.
+        self._one_at_a_time = threading.Lock()
+        # One token a letter: indexing with the bytes of a sequence gives its token ids.
+        self._table = np.full(128, -1, dtype=np.int64)
+        for residue, token in alphabet.residues.items():
+            self._table[ord(residue)] = token
+
+    def pack(self):
+        """Look for the fast path of :mod:`._packed`."""
+        from ._packed import pack
+
+        self._packed = pack(self.model, self.tokenize, AMINO_ACIDS, self.pad)
+
+    @property
+    def packed(self):
+        """Whether batches need no padding, so that they may mix lengths."""
+        return self._packed is not None
+
+    @property
+    def n_specials(self):
+        """Special tokens added to each sequence."""
+        return len(self._before) + len(self._after)
+
+    @property
+    def has_start(self):
+        """Whether a special token stands before the residues, as pooling "cls" needs."""
+        return len(self._before) > 0
+
+    def tokenize(self, sequence):
+        """Return the token ids of one checked sequence, special tokens included.
+
+        Parameters
+        ----------
+        sequence : str
+            Upper-case residues.
+
+        Returns
+        -------
+        ids : ndarray of shape (n_residues + n_specials,), int64
+
+        Raises
+        ------
+        ValueError
+            If the model has no token for a letter.
+        """
+        ids = self._table[np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)]
+        if ids.size and ids.min() < 0:
+            raise ValueError(
+                f"Model {self._source!r} has no token for {sequence[ids.argmin()]!r}; it knows "
+                f"{self.residues}. Write another residue in its place, or drop the sequence."
+            )
+        return np.concatenate([self._before, ids, self._after])
+
+    def __call__(self, sequences):
+        """Return the hidden states of a batch, in float32 whatever the model computes in.
+
+        Parameters
+        ----------
+        sequences : list of str
+            Checked sequences, best of similar lengths where the model is not `packed`.
+
+        Returns
+        -------
+        residues : list of Tensor of shape (n_residues, width)
+            States of the residues alone: no special token, no padding.
+        first : Tensor of shape (n_sequences, width)
+            States of the first token: the start token where the model has one.
+        """
+        import torch
+
+        rows = [self.tokenize(sequence) for sequence in sequences]
+        with self._one_at_a_time, RESIDENTS.room_for(self), torch.inference_mode():
+            states = self._padded(rows) if self._packed is None else self._packed(rows)
+        start, end = len(self._before), len(self._after)
+        residues = [s[start : len(row) - end] for s, row in zip(states, rows, strict=True)]
+        return residues, torch.stack([s[0] for s in states])
+
+    def _padded(self, rows):
+        """Return the states of a batch whose rows are filled up to one length."""
+        ids, mask = (x.to(self.model.device) for x in fill_up(rows, self.pad))
+        # Without padding there is nothing to mask, and attention without a mask is faster.
+        no_padding = all(len(row) == len(rows[0]) for row in rows)
+        return self._states(ids, None if no_padding else mask).float()
+
+    def _states(self, ids, mask):
+        if self.layer is None:
+            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        return out.hidden_states[self.layer]

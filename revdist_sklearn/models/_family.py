@@ -1,0 +1,327 @@
+"""Members of a family: from what the user names to folders, widths and limits.
+
+Nothing here loads weights or imports torch.
+"""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..base._aliases import FAMILIES, block_name, find_alias, known_aliases
+from ..base._blocks import Blocks
+from ..base._hub import (
+    HubRepository,
+    ModelNotFoundError,
+    check_token_name,
+    is_hub_id,
+    one_of,
+    quiet,
+)
+from ._architectures import ARCHITECTURES, GENERIC
+from ._checkpoint import WEIGHT_FILES, fetch_config, fetch_files, weight_files
+
+BUNDLED = Path(__file__).parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a family.
+
+    Parameters
+    ----------
+    source : str
+        Folder or hub id.
+    block : str
+        Name of its block of columns.
+    width : int
+        Number of its columns.
+    model_type : str
+        The ``model_type`` of its config.json.
+    limit : int or None
+        Residues it can take at most.
+    revision : str or None
+        Commit, tag or branch of a hub id.
+    local_files_only : bool
+        Whether the hub must not be asked.
+    token : str or None
+        Name of the environment variable that holds the hub's token: never the token.
+    trust_remote_code : bool
+        Whether code of its repository may run.
+    """
+
+    source: str
+    block: str
+    width: int
+    model_type: str
+    limit: int | None = None
+    revision: str | None = None
+    local_files_only: bool = True
+    token: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def architecture(self):
+        """The entry of :data:`~._architectures.ARCHITECTURES`, or ``GENERIC``."""
+        return ARCHITECTURES.get(self.model_type, GENERIC)
+
+    @property
+    def code_options(self):
+        """Keywords of the Auto classes of transformers: whose code, and from where."""
+        # Unless told, they would ask at the terminal whether to run foreign code.
+        if not self.trust_remote_code or self.model_type in ARCHITECTURES:
+            return {"trust_remote_code": False, "local_files_only": True}
+        # The code may lie in another repository than the weights.
+        return {"trust_remote_code": True, "local_files_only": self.local_files_only}
+
+    @property
+    def _repository(self):
+        return HubRepository(self.source, self.revision, self.local_files_only, self.token)
+
+    def folder(self, silent=True):
+        """Return the folder of its files, fetched from the hub where need be.
+
+        Parameters
+        ----------
+        silent : bool, default=True
+            Whether to silence the hub's progress bars.
+
+        Returns
+        -------
+        folder : Path
+
+        Raises
+        ------
+        ModelNotFoundError
+            If there are no weights, or the hub does not give them.
+        """
+        folder = Path(self.source)
+        if not folder.is_dir():
+            if not is_hub_id(self.source):
+                raise _no_such_folder(self.source)
+            folder = fetch_files(self._repository, self.trust_remote_code, silent)
+        weight_files(folder)
+        return folder
+
+
+def blocks_of(members):
+    """Return the blocks of columns of some members."""
+    return Blocks([member.width for member in members], [member.block for member in members])
+
+
+def resolve_family(
+    models, revision=None, local_files_only=False, token=None, trust_remote_code=False
+):
+    """Return the members that `models` names, smallest first as given.
+
+    Parameters
+    ----------
+    models : str, path, or list or tuple of these
+        An alias (``"esm2-nano"``, or ``"esm2:650M"`` for its members up to that one), a
+        folder, a hub id, or a list of folders and hub ids.
+    revision : str, sequence of (str or None), or None, default=None
+        Commit, tag or branch of the hub ids; a sequence has one entry a member.
+    local_files_only : bool, default=False
+        Whether to use what is on disk only.
+    token : str or None, default=None
+        Name of the environment variable that holds the hub's token.
+    trust_remote_code : bool, default=False
+        Whether code of the repositories may run, for models that transformers does not
+        know.
+
+    Returns
+    -------
+    members : tuple of Member
+        Widths and block names are known; no weights are read.
+
+    Raises
+    ------
+    ValueError
+        Unknown alias, no encoder, a model that is code of its repository, the same model
+        twice, a revision that belongs to no hub id, or a token in place of its name.
+    ModelNotFoundError
+        A folder or its ``config.json`` does not exist, or the hub does not give it.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.models._family import resolve_family
+    >>> [(m.block, m.width) for m in resolve_family("esm2:150M")]
+    [('esm2_t6_8M_UR50D', 320), ('esm2_t12_35M_UR50D', 480), ('esm2_t30_150M_UR50D', 640)]
+    """
+    check_token_name(token)
+    if isinstance(models, (list, tuple)):
+        sources = list(models)
+        if not sources:
+            raise ValueError("`models` is empty; name at least one model, folder or alias.")
+        for source in sources:
+            if not isinstance(source, (str, os.PathLike)):
+                raise TypeError(
+                    f"`models` holds {source!r} ({type(source).__name__}); give hub ids as "
+                    "strings, folders as strings or paths."
+                )
+            if str(source).partition(":")[0] in FAMILIES and not Path(source).is_dir():
+                raise ValueError(
+                    f"`models` holds the alias {str(source)!r} in a list. An alias stands "
+                    f"alone, models={str(source)!r}; a list holds hub ids and folders."
+                )
+    else:
+        members = _alias_members(models, local_files_only)
+        if members is not None:
+            members = _with_revisions(members, revision)
+            return tuple(replace(member, token=token) for member in members)
+        sources = [models]
+
+    members = []
+    for source in sources:
+        name = os.path.expanduser(os.fspath(source))
+        kind = "folder" if Path(name).is_dir() else "id" if is_hub_id(name) else None
+        if kind is None:
+            if not _is_path(name) and not isinstance(source, os.PathLike):
+                raise ValueError(f"Unknown model {name!r}. {_known_models()}")
+            raise _no_such_folder(name)
+        if any(member.source == name for member in members):
+            raise ValueError(f"`models` names {name!r} twice; each member may stand once.")
+        last = os.path.basename(os.path.abspath(name)) if kind == "folder" else name
+        members.append(
+            Member(
+                source=name,
+                block=block_name(last, {member.block for member in members}),
+                width=0,  # read below, when the revision is known
+                model_type="",
+                local_files_only=local_files_only or kind == "folder",
+                token=token,
+                trust_remote_code=trust_remote_code,
+            )
+        )
+    return tuple(_configured(member) for member in _with_revisions(members, revision))
+
+
+def is_offline(models):
+    """Return whether a family is known without asking a hub: an alias, or folders."""
+    several = models if isinstance(models, (list, tuple)) else [models]
+    return all(
+        isinstance(model, os.PathLike)
+        or find_alias(model)
+        or not is_hub_id(str(model))
+        or Path(os.path.expanduser(model)).is_dir()
+        for model in several
+    )
+
+
+def _alias_members(models, local_files_only):
+    """Return the members of an alias, None if `models` is none."""
+    found = find_alias(models)
+    if found is None:
+        return None
+    family, size = found
+    return [
+        Member(
+            source=str(BUNDLED / source) if family.bundled else source,
+            block=block_name(source),
+            width=width,
+            model_type=family.model_type,
+            local_files_only=local_files_only or family.bundled,
+        )
+        for source, width in family.up_to(size)
+    ]
+
+
+def _no_such_folder(name):
+    return ModelNotFoundError(f"Model {name!r} was not found: there is no such folder.")
+
+
+def _known_models():
+    return (
+        f"{known_aliases()} Or give a folder that holds a model, a hub id such as "
+        "'facebook/esm2_t6_8M_UR50D', or a list of these."
+    )
+
+
+def _is_path(name):
+    return os.path.isabs(name) or name.startswith((".", "~")) or os.sep in name or "/" in name
+
+
+def _with_revisions(members, revision):
+    """Return the members with their revisions; one that would be ignored is an error."""
+    if revision is None:
+        return tuple(members)
+    # A folder's files are what they are: it has no revision.
+    on_hub = [not Path(member.source).is_dir() for member in members]
+    if isinstance(revision, str):
+        if not any(on_hub):
+            raise ValueError(
+                f"`revision`={revision!r} has no effect: all models are folders. Drop it."
+            )
+        revision = [revision if hub else None for hub in on_hub]
+    if len(revision) != len(members):
+        raise ValueError(
+            f"`revision` has {len(revision)} entries for {len(members)} models; give one for "
+            "each (None for a folder), or one string for all hub ids."
+        )
+    for member, hub, name in zip(members, on_hub, revision, strict=True):
+        if name is not None and not hub:
+            raise ValueError(
+                f"`revision` has {name!r} for {member.source!r}, which is a folder; give None "
+                "there."
+            )
+    return tuple(replace(m, revision=name) for m, name in zip(members, revision, strict=True))
+
+
+def _configured(member):
+    """Return the member with what its config.json says."""
+    folder = Path(member.source)
+    if folder.is_dir():
+        path = folder / "config.json"
+        if not path.is_file():
+            raise ModelNotFoundError(
+                f"Folder {member.source!r} holds no model: config.json is missing. Expected "
+                f"are config.json, vocab.txt or tokenizer.json, and {one_of(WEIGHT_FILES)}, "
+                "as save_pretrained of a model and of its tokenizer writes them."
+            )
+    else:
+        path = fetch_config(member._repository, member.trust_remote_code)
+    written = json.loads(Path(path).read_text(encoding="utf-8"))
+    member = replace(member, model_type=written.get("model_type") or "")
+    _check_known(member, written)
+    # Older versions write only what differs from the defaults: transformers knows those.
+    from transformers import AutoConfig
+
+    with quiet():
+        config = AutoConfig.from_pretrained(str(Path(path).parent), **member.code_options)
+    if member.model_type not in ARCHITECTURES and getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"Model {member.source!r} is an encoder and a decoder ({member.model_type!r}), of "
+            "which only T5's encoder can be used alone. Save its encoder as a model of its own, "
+            "or use another model."
+        )
+    width = getattr(config, "hidden_size", None) or getattr(config, "d_model", None)
+    if width is None:
+        raise ValueError(
+            f"The configuration of {member.source!r} ({member.model_type!r}) has neither "
+            "hidden_size nor d_model, so that its width is unknown. Add hidden_size, the "
+            "columns of its hidden states, to its config.json."
+        )
+    return replace(member, width=width, limit=member.architecture.limit(config))
+
+
+def _check_known(member, written):
+    """Raise unless transformers, or code that may run, has a class for the model."""
+    import transformers
+
+    name, model_type = member.source, member.model_type
+    if model_type in transformers.CONFIG_MAPPING:
+        return
+    if "auto_map" not in written:
+        raise ValueError(
+            f"Model {name!r} has the architecture {model_type!r} (model_type in its "
+            f"config.json), which the installed transformers {transformers.__version__} does "
+            "not have. Is it saved with save_pretrained of a transformers model? A newer "
+            "version may know it: pip install -U transformers"
+        )
+    if not member.trust_remote_code:
+        raise ValueError(
+            f"Model {name!r} is code of its own ({model_type!r}): to load it, Python files of "
+            "the repository would have to run on this machine. If you have read them and trust "
+            "them, say so with model_kwargs={'trust_remote_code': True}, and pin the `revision` "
+            "that you have read."
+        )

@@ -1,0 +1,341 @@
+"""Loaded models: one bounded registry a process.
+
+The registry is why a featurizer holds no weights: it stays small in pickles and caches, a
+clone finds the model that is already there, and a worker process loads each model once.
+"""
+
+import re
+import threading
+from collections import OrderedDict
+from pickle import UnpicklingError
+
+import numpy as np
+from safetensors import SafetensorError
+
+from ..base._hub import quiet
+from ..base._identity import digest
+from ._alphabet import read_alphabet
+from ._device import RESIDENTS
+from ._encoder import Encoder
+from ._fingerprint import fingerprint
+from ._residues import AMINO_ACIDS
+
+# The six members of ESM-2 and two more; beyond that the least recently used one goes.
+MAX_MODELS = 8
+
+# Keywords of `from_pretrained` with a parameter of their own, and those that are set here.
+PARAMETERS = {
+    "dtype": "dtype",
+    "torch_dtype": "dtype",
+    "revision": "revision",
+    "token": "token",
+    "local_files_only": "local_files_only",
+}
+SET_HERE = ("config", "output_loading_info", "output_hidden_states", "add_pooling_layer")
+
+
+class Registry:
+    """Least-recently-used store of loaded models, safe to share between threads.
+
+    Parameters
+    ----------
+    size : int
+        Models kept at most.
+    """
+
+    def __init__(self, size):
+        self.size = size
+        self._models = OrderedDict()
+        # One load at a time: a second thread that wants the same model waits and finds it,
+        # and the silencing of transformers during a load does not overlap with another.
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        return len(self._models)
+
+    def get(self, key, load):
+        """Return the model under `key`, loading it where it is not there.
+
+        Parameters
+        ----------
+        key : hashable
+            All that the model depends on.
+        load : callable
+            Called without arguments; returns the model.
+
+        Returns
+        -------
+        model : object
+        """
+        with self._lock:
+            if key in self._models:
+                self._models.move_to_end(key)
+                return self._models[key]
+            # Make room first, so that the new one need not fit beside the one that goes.
+            while len(self._models) >= self.size:
+                self._models.popitem(last=False)
+            model = self._models[key] = load()
+            return model
+
+    def clear(self):
+        """Drop all models."""
+        with self._lock:
+            self._models.clear()
+
+
+REGISTRY = Registry(MAX_MODELS)
+
+
+def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True):
+    """Return a member's encoder from the registry of this process.
+
+    Parameters
+    ----------
+    member : Member
+        Which model.
+    dtype : {"float32", "bfloat16", "float16"}
+        In what it computes.
+    layer : int
+        Which hidden state, as in ``hidden_states[layer]`` of transformers.
+    device : torch.device
+        Where it runs.  A ``device_map`` in `model_kwargs` takes precedence.
+    model_kwargs : dict or None, default=None
+        Further keywords of ``from_pretrained``, such as ``attn_implementation``,
+        ``device_map`` or ``quantization_config``.  ``trust_remote_code`` is the member's.
+    silent : bool, default=True
+        Whether to silence transformers' and the hub's own bars and reports.
+
+    Returns
+    -------
+    encoder : Encoder
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there are no weights.
+    ValueError
+        If the checkpoint lacks weights, its vocabulary lacks residues, it has no such
+        layer, it is no encoder that reads residue by residue, or `model_kwargs` hold what
+        is set elsewhere.
+    """
+    options = check_model_kwargs(model_kwargs)
+    folder = member.folder(silent)
+    key = (
+        fingerprint(folder),
+        *(dtype, layer, str(device)),
+        *(member.trust_remote_code, described(options)),
+    )
+    return REGISTRY.get(key, lambda: load(folder, member, dtype, layer, device, options, silent))
+
+
+def check_model_kwargs(model_kwargs):
+    """Return the keywords that go to ``from_pretrained``, or say what has no place there.
+
+    Parameters
+    ----------
+    model_kwargs : dict or None
+        As the user gave them.
+
+    Returns
+    -------
+    options : dict
+        Without ``trust_remote_code``, which also concerns configuration and tokenizer.
+
+    Raises
+    ------
+    ValueError
+        If one is set by a parameter of its own, or by this package.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.models._loading import check_model_kwargs
+    >>> check_model_kwargs({"attn_implementation": "eager"})
+    {'attn_implementation': 'eager'}
+    """
+    options = dict(model_kwargs or {})
+    options.pop("trust_remote_code", None)
+    for name in options:
+        parameter = PARAMETERS.get(name)
+        if parameter is not None:
+            raise ValueError(
+                f"`model_kwargs` holds {name!r}, which has a parameter of its own: set "
+                f"`{parameter}` and leave it out there."
+            )
+        if name in SET_HERE:
+            raise ValueError(
+                f"`model_kwargs` holds {name!r}, which is set by this package; leave it out."
+            )
+    return options
+
+
+def described(model_kwargs):
+    """Return a text that is the same for equal keywords, None where there are none."""
+    try:
+        return digest(model_kwargs) if model_kwargs else None
+    except TypeError as error:
+        raise TypeError(f"`model_kwargs` cannot be written down: {error}") from error
+
+
+def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
+    """Load a checkpoint as an :class:`Encoder`; see :func:`get_encoder`.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder with configuration, vocabulary and weights.
+    member : Member
+        Its architecture and, for messages, its name.
+    dtype, layer, device, model_kwargs, silent
+        As in :func:`get_encoder`.
+
+    Returns
+    -------
+    encoder : Encoder
+    """
+    import torch
+    import transformers
+
+    architecture = member.architecture
+    generic = architecture.layers is None
+    model_class = getattr(transformers, architecture.model_class, None)
+    if model_class is None:
+        raise ImportError(
+            f"Model {member.source!r} needs transformers' {architecture.model_class}, which "
+            f"the installed version {transformers.__version__} does not have. Upgrade it: "
+            "pip install -U transformers"
+        )
+    options = {
+        "dtype": getattr(torch, dtype),  # else the checkpoint's own, float16 for some
+        "output_loading_info": True,
+        **(member.code_options if generic else {"local_files_only": True}),
+        **architecture.load_options,
+        **(model_kwargs or {}),
+    }
+    with quiet(silent):
+        alphabet = read_alphabet(folder, member)
+        try:
+            model, report = model_class.from_pretrained(str(folder), **options)
+        except (RuntimeError, OSError, SafetensorError, UnpicklingError) as error:
+            raise ValueError(
+                f"The weights of {member.source!r} do not fit the {architecture.model_class} "
+                "that its config.json describes, or their file is damaged. Save or fetch the "
+                "model again. "
+                f"({type(error).__name__}: {' '.join(str(error).split())})"
+            ) from error
+    harmless = re.compile(architecture.harmless)
+    missing = sorted(key for key in report["missing_keys"] if not harmless.search(key))
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise ValueError(
+            f"The checkpoint {member.source!r} lacks {len(missing)} weights of "
+            f"{type(model).__name__} ({shown}): they would be random. Is it a whole model, "
+            "saved with save_pretrained, and not an adapter or another architecture?"
+        )
+    # With a map of devices, or quantised, it is where transformers has put it.
+    stays = "device_map" in options or getattr(model, "is_quantized", False)
+    where = None if stays else device
+    if generic:
+        encoder = Encoder(model, alphabet, member.width, where, layer=layer)
+        _try(encoder, member)
+    else:
+        _cut(model, architecture, layer, member)
+        encoder = Encoder(model, alphabet, member.width, where)
+    # For a CPU; whoever asks for an attention, or a place, gets it.
+    plain = stays or device.type != "cpu" or "attn_implementation" in options
+    if architecture.may_pack and not plain:
+        encoder.pack()
+    return encoder
+
+
+def _wanted_state(layer, depth, member):
+    """Return the number of the hidden state, from 0 (the embeddings) to `depth`.
+
+    Hidden state i is the output of layer i.
+    """
+    if not -depth - 1 <= layer <= depth:
+        raise ValueError(
+            f"`layer`={layer} does not exist in {member.source!r}, which has {depth} layers; "
+            f"use an integer in [{-depth - 1}, {depth}] (0: the embeddings, -1 or {depth}: the "
+            "last hidden state)."
+        )
+    return layer % (depth + 1)
+
+
+def _cut(model, architecture, layer, member):
+    """Drop the layers above the wanted hidden state, and then the final norm.
+
+    Only the last hidden state goes through the final norm, as in transformers.
+    """
+    import torch
+
+    layers = model.get_submodule(architecture.layers)
+    wanted = _wanted_state(layer, len(layers), member)
+    if wanted < len(layers):
+        _replace(model, architecture.layers, layers[:wanted])
+        if architecture.final_norm is not None:
+            _replace(model, architecture.final_norm, torch.nn.Identity())
+
+
+def _replace(model, path, module):
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def _try(encoder, member):
+    """Raise unless a model without an entry behaves as embeddings need it.
+
+    Three proteins of twenty residues are run.  Hidden states must have one row a token and
+    the width that the configuration tells; the state of a residue must depend on the
+    residues after it (a decoder's does not: its mean over a protein is another thing than
+    that of an encoder); and it must not depend on padding.
+    """
+    import torch
+
+    name = f"Model {member.source!r} ({member.model_type!r})"
+    ids = encoder.tokenize(AMINO_ACIDS)
+    changed = encoder.tokenize(AMINO_ACIDS[0] + "W" * (len(AMINO_ACIDS) - 1))
+    filled = np.append(ids, [encoder.pad] * 8)
+
+    def run(tokens):
+        mask = torch.arange(len(tokens), device=encoder.model.device) < len(ids)
+        return encoder.model(
+            input_ids=torch.from_numpy(tokens)[None].to(encoder.model.device),
+            attention_mask=mask.long()[None],
+            output_hidden_states=True,
+        )
+
+    try:
+        with RESIDENTS.room_for(encoder), torch.inference_mode():
+            plain, other, padded = run(ids), run(changed), run(filled)
+        depth = len(plain.hidden_states) - 1
+    except Exception as error:  # of whatever kind: it is not a model for this
+        raise ValueError(
+            f"{name} does not give hidden states for token ids and an attention mask, as the "
+            f"encoders of transformers do. ({type(error).__name__}: {error})"
+        ) from error
+    wanted = _wanted_state(encoder.layer, depth, member)
+    states = plain.hidden_states[wanted]
+    shape = tuple(states.shape[1:])
+    if shape != (len(ids), member.width):
+        raise ValueError(
+            f"{name} gives hidden states of shape {shape} for {len(ids)} tokens; expected is "
+            f"({len(ids)}, {member.width}) by its configuration. Try another `layer`."
+        )
+    first = int(np.argmax(ids != changed)) - 1  # the residue before those that differ
+    if torch.equal(plain.hidden_states[-1][0, first], other.hidden_states[-1][0, first]):
+        raise ValueError(
+            f"{name} looks only back: the state of a residue does not depend on the residues "
+            "after it, as in a decoder. Use an encoder, such as ESM-2, ProtT5 or ProtBert."
+        )
+    beside = padded.hidden_states[wanted][:, : len(ids)]
+    # Far above rounding, far below what attention to padding changes.
+    allowed = 1e-3 if states.dtype == torch.float32 else 0.1
+    if (states - beside).abs().max() > allowed * states.abs().max():
+        raise ValueError(
+            f"{name} does not mask padding: its states change with the batch. Such models "
+            "cannot be used."
+        )
+    # Some classes norm the last state after they have noted it among the hidden ones; and the
+    # states of all layers need not be kept.
+    if wanted == depth and getattr(plain, "last_hidden_state", None) is not None:
+        encoder.layer = None

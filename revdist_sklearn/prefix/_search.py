@@ -1,0 +1,501 @@
+"""The search over prefixes and alphas that regression and classification share."""
+
+import warnings
+from copy import copy
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.linalg import LinAlgWarning
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.model_selection import LeaveOneOut, check_cv
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import _safe_indexing, check_consistent_length
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metadata_routing import (
+    UNUSED,
+    MetadataRouter,
+    MethodMapping,
+    _raise_for_params,
+    _routing_enabled,
+    process_routing,
+)
+from sklearn.utils.validation import (
+    _check_method_params,
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
+
+from ..base._blocks import Blocks
+from ..base._validation import check_integer
+from ._ridge_path import centred_split, leave_one_out_path, ridge_path
+
+# A tuple, as an array for a default breaks the printing of estimators.
+ALPHAS = tuple(10.0**i for i in range(-6, 4))
+# Scores are good to this, relative to themselves; closer ones are ties.
+TIE = 1e-10
+
+
+def resolve_prefixes(prefixes, n_features, names=None):
+    """Return the prefixes to search over.
+
+    Parameters
+    ----------
+    prefixes : None, "all", int or array-like of int
+        As in ``PrefixRidgeCV``.
+    n_features : int
+        Columns of X.
+    names : sequence of str or None
+        Their names.
+
+    Returns
+    -------
+    prefixes : ndarray of int
+        Ascending, each once.
+
+    Raises
+    ------
+    ValueError
+        If one is no integer from 1 to ``n_features``.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.prefix._search import resolve_prefixes
+    >>> resolve_prefixes(None, 5, ["a__0", "a__1", "b__0", "b__1", "b__2"]).tolist()
+    [2, 5]
+    >>> resolve_prefixes(None, 20).tolist()
+    [1, 2, 3, 5, 10, 20]
+    >>> resolve_prefixes(4, 20).tolist()
+    [5, 10, 15, 20]
+    """
+    if prefixes is None:
+        blocks = Blocks.of_columns(names)
+        if blocks is not None and len(blocks) > 1:
+            return np.array(blocks.edges[1:])
+        halvings = int(np.ceil(np.log2(n_features)))
+        return np.unique([-(-n_features // 2**i) for i in range(halvings + 1)])
+    if isinstance(prefixes, str):
+        return np.arange(1, n_features + 1)
+    if isinstance(prefixes, Integral):
+        if prefixes > n_features:
+            raise ValueError(
+                f"prefixes={prefixes} is more than X has columns, {n_features}; use an integer in "
+                f"[1, {n_features}], or 'all'."
+            )
+        count = int(prefixes)
+        return np.array([-(-n_features * i // count) for i in range(1, count + 1)])
+    given = np.asarray(prefixes)
+    if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
+        raise ValueError(
+            f"prefixes={prefixes!r} is no one-dimensional array of integers; use None, 'all', a "
+            "number of prefixes, or their widths."
+        )
+    for d in given:
+        if not 1 <= d <= n_features:
+            raise ValueError(
+                f"prefixes has {d}, but X has {n_features} columns; use integers in "
+                f"[1, {n_features}]."
+            )
+    return np.unique(given)
+
+
+def choose(scores, *, one_standard_error=False):
+    """Return the indices of the prefix and the alpha to take.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_prefixes, n_alphas, n_splits)
+        Greater is better.
+    one_standard_error : bool, default=False
+        Take the smallest prefix whose best mean score is within one standard error of the
+        best of all, rather than the best.
+
+    Returns
+    -------
+    prefix, alpha : int
+        Of ties, the smaller prefix, then the alpha that comes first.
+
+    Raises
+    ------
+    ValueError
+        If no mean score is a number, or the standard error of one split is asked for.
+    """
+    mean = scores.mean(axis=2)
+    n_splits = scores.shape[2]
+    if np.isnan(mean).all():
+        raise ValueError(
+            f"None of the {mean.size} mean scores over {n_splits} splits is a number: the score "
+            "is NaN in some split of each. Take a scoring that is defined on these test rows (r2 "
+            "needs two, roc_auc both classes), and targets whose squares float64 can hold."
+        )
+    mean = np.where(np.isnan(mean), -np.inf, mean)
+    prefix = int(first_best(mean.max(axis=1)))
+    if one_standard_error:
+        if n_splits < 2:
+            raise ValueError(
+                "one_standard_error=True needs two splits or more, but cv gives one; take more "
+                "splits, or one_standard_error=False."
+            )
+        best = scores[prefix, first_best(mean[prefix])]
+        least = best.mean() - best.std(ddof=1) / np.sqrt(n_splits)
+        prefix = int(np.argmax(mean.max(axis=1) >= least))
+    return prefix, int(first_best(mean[prefix]))
+
+
+def first_best(means):
+    """Return the index of the largest along the last axis; of those within TIE, the first."""
+    best = means.max(axis=-1, keepdims=True)
+    return ((means == best) | np.isclose(means, best, rtol=TIE, atol=0)).argmax(axis=-1)
+
+
+def _check_weights(weights, where, at_least=1):
+    """Raise where the weights of training rows cannot be fitted."""
+    if weights is None:
+        return
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ValueError(f"{where}: a weight is negative or not finite; see class_weight.")
+    if np.count_nonzero(weights) < at_least:
+        raise ValueError(
+            f"{where} has {np.count_nonzero(weights)} training rows of positive weight; it needs "
+            f"{at_least} or more. See sample_weight and class_weight, or take another cv."
+        )
+
+
+class PrefixSearch(BaseEstimator):
+    """Ridge on every prefix, for the classes that say what targets and scores are.
+
+    A subclass has
+
+    - ``_default_scoring`` and ``_leave_one_out_score``: names of scores;
+    - ``_batch_score(name)``: the function of ``_prefix_scores`` for a score, or None where
+      there is no such function;
+    - ``_encode(y, sample_weight)``: the targets of ridge as columns, the weights, and
+      what the functions of ``_prefix_scores`` are told besides;
+    - ``_given(X, y, predictions, *told)``: what any other scorer is called with;
+    - ``_row_scores(y, all_y, predictions, *told)``: of single rows, for leave-one-out;
+    - ``_head(**parameters)``: scikit-learn's estimator of one prefix and alpha;
+    - ``_check_targets(y)``, where not all targets can be fitted.
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        "prefixes": [
+            "array-like",
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"all"}),
+            None,
+        ],
+        "alphas": ["array-like", Interval(Real, 0, None, closed="neither")],
+        "cv": ["cv_object", StrOptions({"loo"})],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "fit_intercept": ["boolean"],
+        "scale": ["boolean"],
+        "one_standard_error": ["boolean"],
+    }
+    # `groups` are for the splitter alone, who asks for them itself.
+    __metadata_request__fit = {"groups": UNUSED}  # noqa: RUF012
+
+    def __init__(
+        self,
+        prefixes=None,
+        *,
+        alphas=ALPHAS,
+        cv=None,
+        scoring=None,
+        fit_intercept=True,
+        scale=False,
+        one_standard_error=False,
+    ):
+        self.prefixes = prefixes
+        self.alphas = alphas
+        self.cv = cv
+        self.scoring = scoring
+        self.fit_intercept = fit_intercept
+        self.scale = scale
+        self.one_standard_error = one_standard_error
+
+    def get_metadata_routing(self):
+        """Return who asks for which metadata: this search, its scorer and its splitter.
+
+        Returns
+        -------
+        routing : MetadataRouter
+        """
+        return (
+            MetadataRouter(owner=self)
+            .add_self_request(self)
+            .add(
+                scorer=get_scorer(self.scoring or self._default_scoring),
+                method_mapping=MethodMapping().add(caller="fit", callee="score"),
+            )
+            .add(
+                splitter=self.cv,
+                method_mapping=MethodMapping().add(caller="fit", callee="split"),
+            )
+        )
+
+    def _routed(self, sample_weight, groups, params):
+        """Return what the splitter and what the scorer gets beside the rows."""
+        _raise_for_params(params, self, "fit")
+        if not _routing_enabled():
+            return {"groups": groups}, {}
+        given = {**params, "sample_weight": sample_weight, "groups": groups}
+        given = {name: value for name, value in given.items() if value is not None}
+        routed = process_routing(self, "fit", **given)
+        return routed.splitter.split, routed.scorer.score
+
+    def _search(self, X, y, given, sample_weight, groups, params):
+        """Score all candidates, choose one, and fit it on all rows.
+
+        Splitters and scorers get the rows as they were given where these are a frame.
+        """
+        for_splitter, for_scorer = self._routed(sample_weight, groups, params)
+        names = getattr(self, "feature_names_in_", None)
+        self.prefixes_ = resolve_prefixes(self.prefixes, X.shape[1], names)
+        self.alphas_ = self._check_alphas()
+        check_consistent_length(X, groups)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+            _check_weights(sample_weight, "X")
+        self._check_targets(y if sample_weight is None else y[sample_weight > 0])
+        if self._leaves_one_out():
+            self.cv_scores_, well_conditioned = self._leave_one_out(X, y, sample_weight)
+        else:
+            rows = given if hasattr(given, "iloc") else X
+            self.cv_scores_, well_conditioned = self._folds(
+                X, y, sample_weight, rows, for_splitter, for_scorer
+            )
+        self.n_splits_ = self.cv_scores_.shape[2]
+        p, a = choose(self.cv_scores_, one_standard_error=self.one_standard_error)
+        self.n_components_ = int(self.prefixes_[p])
+        self.alpha_ = float(self.alphas_[a])
+        self.best_score_ = float(self.cv_scores_[p, a].mean())
+        self._warn(well_conditioned)
+        self._refit(X, y, sample_weight, "cholesky" if well_conditioned[a] else "svd")
+        return self
+
+    def _check_targets(self, y):
+        """Raise where the targets of the rows of positive weight cannot be fitted."""
+
+    def _check_alphas(self):
+        alphas = np.atleast_1d(np.asarray(self.alphas, dtype=np.float64))
+        if alphas.ndim != 1 or not alphas.size:
+            raise ValueError(
+                f"alphas={self.alphas!r} is no one-dimensional array of numbers; use penalties "
+                "such as np.logspace(-6, 3, 10)."
+            )
+        for alpha in alphas:
+            if not (np.isfinite(alpha) and alpha > 0):
+                raise ValueError(
+                    f"alphas has {alpha:g}; penalties are finite and above 0. For least squares "
+                    "take a small one, such as 1e-6."
+                )
+        return alphas
+
+    def _folds(self, X, y, sample_weight, rows, for_splitter, for_scorer):
+        """Return the scores of all candidates in all splits, and which alphas went well."""
+        cv = check_cv(self.cv, y, classifier=is_classifier(self))
+        splits = [
+            tuple(np.asarray(part) for part in split)
+            for split in cv.split(rows, y, **for_splitter)
+        ]
+        if not splits:
+            raise ValueError(f"cv={self.cv!r} gives no splits; a search needs one or more.")
+        scores = np.empty((len(self.prefixes_), len(self.alphas_), len(splits)))
+        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        for i, (train, test) in enumerate(splits):
+            for part, its_rows in (("training", train), ("test", test)):
+                if not len(y[its_rows]):
+                    raise ValueError(f"Split {i} of cv has no {part} rows; leave it out.")
+            weights = None if sample_weight is None else sample_weight[train]
+            told = _check_method_params(rows, params=for_scorer, indices=test)
+            scores[..., i], well = self._fold(X, y, weights, train, test, rows, told, f"Split {i}")
+            well_conditioned &= well
+        return scores, well_conditioned
+
+    def _fold(self, X, y, weights, train, test, rows, for_scorer, where):
+        """Return the scores of all candidates in one split, and which alphas went well."""
+        targets, all_weights, *told = self._encode(y[train], weights)
+        _check_weights(all_weights, where)
+        X_train, X_test = self._columns(X, train, test, weights)
+        split = centred_split(
+            X_train, targets, X_test, all_weights, self.fit_intercept, overwrite=True
+        )
+        scores = np.empty((len(self.prefixes_), len(self.alphas_)))
+        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        score = self._scorer(rows, test, y[test], for_scorer, *told)
+        for part in ridge_path(split, self.prefixes_, self.alphas_):
+            shape = part.values.shape
+            candidates = part.values.reshape(shape[0], -1, shape[3])
+            scores[part.prefixes, part.alphas] = score(candidates).reshape(shape[1:3])
+            well_conditioned[part.alphas] &= part.well_conditioned
+        return scores, well_conditioned
+
+    def _columns(self, X, train, test, weights):
+        """Return training and test rows in float64, scaled where asked for."""
+        X = X[:, : self.prefixes_[-1]]
+        X_train, X_test = (X[rows].astype(np.float64, order="F") for rows in (train, test))
+        if self.scale:
+            scaler = StandardScaler(with_mean=False, copy=False)
+            scaler.fit(X_train, sample_weight=weights)
+            X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
+        return X_train, X_test
+
+    def _scorer(self, rows, test, y, for_scorer, *told):
+        """Return the function that scores predictions of shape (m, n_candidates, n_targets)."""
+        if not callable(self.scoring) and not for_scorer:
+            batch = self._batch_score(self.scoring or self._default_scoring)
+            if batch is not None:
+                return lambda candidates: batch(y, candidates, *told)
+        scorer, X = get_scorer(self.scoring), _safe_indexing(rows, test)
+
+        def one_by_one(candidates):
+            scores = []
+            for predictions in np.moveaxis(candidates, 1, 0):
+                scores.append(scorer(self._given(X, y, predictions, *told), X, y, **for_scorer))
+                if not isinstance(scores[-1], Real):
+                    raise TypeError(
+                        f"scoring={self.scoring!r} returned {scores[-1]!r}; a search needs one "
+                        "that returns a number."
+                    )
+            return np.array(scores, dtype=np.float64)
+
+        return one_by_one
+
+    def _leave_one_out(self, X, y, sample_weight):
+        """Return the scores of all candidates, a split a row, and which alphas went well."""
+        if (why := self._why_no_closed_form()) is not None:
+            raise ValueError(why)
+        targets, weights, *told = self._encode(y, sample_weight)
+        _check_weights(weights, "cv='loo'", at_least=2)
+        paths = leave_one_out_path(
+            X[:, : self.prefixes_[-1]].astype(np.float64),
+            targets,
+            self.prefixes_,
+            self.alphas_,
+            weights,
+            self.fit_intercept,
+        )
+        scores = np.empty((len(self.prefixes_), len(self.alphas_), len(X)))
+        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        for part in paths:
+            scored = self._row_scores(y[part.rows], y, part.values, *told)
+            scores[part.prefixes, part.alphas, part.rows] = np.moveaxis(scored, 0, 2)
+            well_conditioned[part.alphas] &= part.well_conditioned
+        return scores, well_conditioned
+
+    def _leaves_one_out(self):
+        """Return whether each row is left out in closed form.
+
+        ``"loo"`` asks for it, and ``LeaveOneOut()`` means the same wherever it can be had.
+        """
+        if isinstance(self.cv, str):
+            return True
+        return isinstance(self.cv, LeaveOneOut) and self._why_no_closed_form() is None
+
+    def _why_no_closed_form(self):
+        """Return what stands against it, as a message, or None."""
+        if self.scale:
+            return (
+                "scale=True has no closed form for cv='loo', as every row that is left out "
+                "changes the scales. Scale the columns beforehand, or take cv=LeaveOneOut()."
+            )
+        if self.scoring not in (None, self._leave_one_out_score):
+            return (
+                f"scoring={self.scoring!r} cannot be used with cv='loo', whose splits have one "
+                f"row; use None or {self._leave_one_out_score!r}, or another cv."
+            )
+        return None
+
+    def _warn(self, well_conditioned):
+        if not well_conditioned.all():
+            listed = ", ".join(f"{alpha:g}" for alpha in self.alphas_[~well_conditioned])
+            warnings.warn(
+                f"Ill-conditioned Gram matrices for alphas {listed}: the rows were factorised "
+                "instead, which is slower. Larger alphas, or columns of one scale (scale=True), "
+                "avoid this.",
+                LinAlgWarning,
+                stacklevel=5,
+            )
+        if np.isnan(self.cv_scores_).any():
+            n_undefined = int(np.isnan(self.cv_scores_).any(axis=2).sum())
+            warnings.warn(
+                f"{n_undefined} candidates have a score of NaN in some split; they rank last.",
+                UserWarning,
+                stacklevel=5,
+            )
+        for word, edge in (("smallest", self.alphas_.min()), ("largest", self.alphas_.max())):
+            if self.alpha_ == edge and len(np.unique(self.alphas_)) > 1:
+                warnings.warn(
+                    f"The chosen alpha, {edge:g}, is the {word} of the grid; a better one may lie "
+                    "beyond it. Widen alphas, or pass that one alone.",
+                    UserWarning,
+                    stacklevel=5,
+                )
+
+    def _refit(self, X, y, sample_weight, solver):
+        """Fit the chosen head; its coefficients are those of columns as they come."""
+        X = X[:, : self.n_components_].astype(np.float64)
+        scale = np.ones(self.n_components_)
+        if self.scale:
+            scaler = StandardScaler(with_mean=False, copy=False).fit(
+                X, sample_weight=sample_weight
+            )
+            X, scale = scaler.transform(X), scaler.scale_
+        head = self._head(
+            alpha=self.alpha_, fit_intercept=self.fit_intercept, solver=solver, copy_X=False
+        )
+        head.fit(X, y, sample_weight=sample_weight)
+        self.coef_ = head.coef_ / scale
+        self.intercept_ = head.intercept_
+
+    def _linear(self, X):
+        """Return what the coefficients make of the first columns of X."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        return X[:, : self.n_components_] @ self.coef_.T + self.intercept_
+
+    def _score(self, X, y, sample_weight, *told):
+        """Return the score of the predictions, the scorer being called as in the search."""
+        scorer = get_scorer(self.scoring or self._default_scoring)
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return scorer(self._given(X, y, self._linear(X), *told), X, y, **weights)
+
+    def with_n_features(self, n_features):
+        """Return a fitted copy that takes fewer columns.
+
+        Parameters
+        ----------
+        n_features : int
+            Columns that the copy takes, from ``n_components_``, which are all that it uses,
+            to ``n_features_in_``.
+
+        Returns
+        -------
+        head : object of the same class
+            Predicts from ``X[:, :n_features]`` what this one predicts from X.
+
+        Raises
+        ------
+        ValueError
+            If the number of columns is no integer in this range.
+        NotFittedError
+            If the search is not fitted.
+        """
+        check_is_fitted(self)
+        n_features = check_integer(
+            n_features,
+            "n_features",
+            self.n_components_,
+            self.n_features_in_,
+            f"n_features={n_features} cannot be; use an integer in "
+            f"[{self.n_components_}, {self.n_features_in_}]: the chosen prefix has "
+            f"{self.n_components_} columns, X had {self.n_features_in_}.",
+        )
+        narrow = copy(self)
+        narrow.n_features_in_ = n_features
+        if hasattr(self, "feature_names_in_"):
+            narrow.feature_names_in_ = self.feature_names_in_[:n_features]
+        return narrow

@@ -1,0 +1,247 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from revdist_sklearn import Moments, ReverseDistiller
+from revdist_sklearn.method._products_numpy import CHUNK_ROWS
+
+
+def rows_of(n=300, d=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 10 * rng.normal(size=d)
+
+
+def assert_same(a, b, rtol=1e-12):
+    assert a.n_rows == b.n_rows and a.n_proteins == b.n_proteins
+    for level in ("residue", "protein"):
+        one, other = getattr(a, level), getattr(b, level)
+        if one is None or other is None:
+            assert one is other
+            continue
+        assert_allclose(one.n, other.n, rtol=rtol)
+        assert_allclose(one.mean, other.mean, rtol=rtol, atol=rtol)
+        scale = np.abs(other.scatter).max()
+        assert_allclose(one.scatter, other.scatter, atol=rtol * scale)
+
+
+def test_are_mean_and_covariance():
+    X = rows_of()
+    moments = Moments([2, 4]).update(X)
+    assert moments.n == moments.n_rows == len(X)
+    assert_allclose(moments.mean, X.mean(axis=0), rtol=1e-12)
+    assert_allclose(moments.scatter / len(X), np.cov(X.T, bias=True), rtol=1e-10)
+
+
+def test_more_rows_than_a_chunk():
+    X = rows_of(2 * CHUNK_ROWS + 7, 3)
+    moments = Moments([3]).update(X)
+    assert_allclose(moments.scatter / len(X), np.cov(X.T, bias=True), rtol=1e-10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 300), max_size=5),
+    order=st.randoms(use_true_random=False),
+    weighted=st.booleans(),
+)
+def test_any_split_in_any_order_of_merging_is_the_whole(cuts, order, weighted):
+    X = rows_of()
+    w = np.random.default_rng(1).integers(0, 3, len(X)).astype(float) if weighted else None
+    groups = np.repeat(np.arange(30), 10)
+    cuts = sorted(10 * (c // 10) for c in cuts)
+    parts = [slice(a, b) for a, b in zip([0, *cuts], [*cuts, len(X)], strict=True)]
+    pieces = [
+        Moments([2, 4]).update(
+            X[part], sample_weight=None if w is None else w[part], proteins=groups[part]
+        )
+        for part in parts
+    ]
+    order.shuffle(pieces)
+    merged = Moments([2, 4])
+    for piece in pieces:
+        merged.merge(piece)
+    assert_same(merged, Moments([2, 4]).update(X, sample_weight=w, proteins=groups))
+
+
+def test_weights_count_rows():
+    X = rows_of(50)
+    w = np.random.default_rng(0).integers(0, 4, 50)
+    assert_same(
+        Moments([2, 4]).update(X, sample_weight=w),
+        _with_rows(Moments([2, 4]).update(np.repeat(X, w, axis=0)), np.count_nonzero(w)),
+    )
+
+
+def _with_rows(moments, n_rows):
+    moments.n_rows = n_rows  # a weight of 3 is one row of weight 3
+    return moments
+
+
+def test_protein_level_is_that_of_protein_means():
+    X, groups = rows_of(60), np.repeat(["b", "a", "c"], [10, 20, 30])
+    moments = Moments([6]).update(X, proteins=groups)
+    means = np.array([X[groups == g].mean(axis=0) for g in "abc"])
+    assert moments.n_proteins == 3
+    assert_allclose(moments.protein.mean, means.mean(axis=0), rtol=1e-12)
+    assert_allclose(moments.protein.covariance, np.cov(means.T, bias=True), rtol=1e-9)
+
+
+def test_protein_mean_is_weighted_and_weightless_proteins_do_not_count():
+    X, groups = rows_of(6), np.repeat([0, 1, 2], 2)
+    w = np.array([1.0, 3.0, 0.0, 0.0, 1.0, 1.0])
+    moments = Moments([6]).update(X, sample_weight=w, proteins=groups)
+    first, last = (X[0] + 3 * X[1]) / 4, (X[4] + X[5]) / 2
+    assert moments.n_proteins == 2
+    assert_allclose(moments.protein.mean, (first + last) / 2, rtol=1e-12)
+
+
+def test_protein_level_is_dropped_where_one_update_has_no_groups():
+    X = rows_of(20)
+    moments = Moments([6]).update(X, proteins=np.arange(20)).update(X)
+    assert moments.protein is None
+    assert moments.update(X, proteins=np.arange(20)).protein is None
+    whole = Moments([6]).update(X, proteins=np.arange(20))
+    assert whole.merge(Moments([6]).update(X)).protein is None
+
+
+def test_shifted_columns_keep_their_covariance():
+    # Raw second moments in float32 lose 8% of the covariance at a shift of 100.
+    X = rows_of(1000, 4).astype(np.float32)
+    shifted = (X.astype(np.float64) + 1e4).astype(np.float32)
+    exact = np.cov(shifted.T.astype(np.float64), bias=True)
+    single = Moments([4]).update(shifted).residue.covariance
+    assert_allclose(single, exact, atol=1e-6 * exact.max())
+    double = Moments([4], precision="float64").update(shifted).residue.covariance
+    assert_allclose(double, exact, rtol=1e-9)
+
+
+def test_a_constant_column_stays_constant():
+    # A whole chunk of the largest size: the sum behind its mean rounds most.
+    moments = Moments([CHUNK_ROWS // 4]).update(np.full((CHUNK_ROWS, CHUNK_ROWS // 4), 1 / 3))
+    spread = np.sqrt(np.diag(moments.residue.covariance))
+    assert spread.max() <= np.finfo(float).eps * moments.mean.max()
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat(np.arange(10), 30)])
+def test_save_and_load(tmp_path, groups):
+    moments = Moments([2, 4], block_names=["a", "b"]).update(rows_of(), proteins=groups)
+    moments.save(tmp_path / "m.safetensors")
+    loaded = Moments.load(tmp_path / "m.safetensors")
+    assert (loaded.block_sizes, loaded.block_names) == ((2, 4), ("a", "b"))
+    assert_same(loaded, moments, rtol=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_load_refuses_an_incomplete_file(tmp_path):
+    path = tmp_path / "m.safetensors"
+    Moments([6]).update(rows_of()).save(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="holds no moments, or is incomplete"):
+        Moments.load(path)
+
+
+@pytest.mark.parametrize(
+    "rows, kwargs, message",
+    [
+        (np.zeros((3, 5)), {}, r"\(3, 5\) do not fit block_sizes=\(2, 4\)"),
+        (
+            np.zeros((3, 6)),
+            {"sample_weight": [1, 2]},
+            r"sample_weight has shape \(2,\) and rows 3 entries",
+        ),
+        (np.zeros((3, 6)), {"sample_weight": [1, -2, 1]}, r"sample_weight\[1\] is -2"),
+        (np.zeros((3, 6)), {"proteins": [1]}, r"proteins has shape \(1,\) and rows 3 entries"),
+        (np.full((3, 6), np.inf), {}, "row 0, column 0"),
+        (np.full((3, 6), "a"), {}, "no numbers"),
+        (np.zeros((3, 6)), {"proteins": ["a", None, "b"]}, "proteins must be labels of one kind"),
+    ],
+)
+def test_bad_rows_leave_the_moments_as_they_were(rows, kwargs, message):
+    moments, same = Moments([2, 4]).update(rows_of()), Moments([2, 4]).update(rows_of())
+    with pytest.raises(ValueError, match=message):
+        moments.update(rows, **kwargs)
+    assert_same(moments, same, rtol=0)
+
+
+def test_merge_refuses_other_blocks():
+    with pytest.raises(ValueError, match="cannot be merged"):
+        Moments([2, 4]).merge(Moments([4, 2]))
+    with pytest.raises(ValueError, match="cannot be merged"):
+        Moments([2], block_names=["a"]).merge(Moments([2], block_names=["b"]))
+
+
+@pytest.mark.parametrize("sizes, names", [([], None), ([2, 0], None), ([2, 3], ["a"])])
+def test_bad_blocks(sizes, names):
+    with pytest.raises(ValueError, match="block"):
+        Moments(sizes, block_names=names)
+
+
+def test_merging_nothing_changes_nothing():
+    rows, proteins = rows_of(), np.arange(300)
+    moments = Moments([6]).update(rows, proteins=proteins)
+    assert_same(moments.merge(Moments([6])), Moments([6]).update(rows, proteins=proteins))
+
+
+def test_fit_leaves_moments_unchanged():
+    moments = Moments([2, 4]).update(rows_of())
+    before = moments.scatter.copy()
+    ReverseDistiller().fit_moments(moments)
+    assert_array_equal(moments.scatter, before)
+
+
+# Precision and tensors
+
+
+def test_precision_is_that_of_the_rows_or_as_asked():
+    X = rows_of()
+    assert Moments([6]).update(X).product_precision == "float64"
+    single = Moments([6]).update(X.astype(np.float32))
+    assert single.product_precision == "float32" and single.half is None
+    assert Moments([6], precision="float64").update(X.astype(np.float32)).product_precision == (
+        "float64"
+    )
+    assert Moments([6]).update(X).merge(single).product_precision == "float32"
+    with pytest.raises(ValueError, match="precision='half'"):
+        Moments([6], precision="half")
+
+
+def test_float32_products_agree_to_rounding():
+    X = rows_of(3 * CHUNK_ROWS, 40).astype(np.float32)
+    single = Moments([40]).update(X).residue
+    double = Moments([40], precision="float64").update(X).residue
+    assert_allclose(single.mean, double.mean, rtol=1e-12)
+    error = np.abs(single.scatter - double.scatter).max() / double.scatter.max()
+    assert 0 < error < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_tensors_are_multiplied_like_arrays(kind, weighted):
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(rows_of(CHUNK_ROWS + 50)).to(getattr(torch, kind))
+    w = np.random.default_rng(0).uniform(0, 2, len(tensor)) if weighted else None
+    groups = np.repeat(np.arange(-(-len(tensor) // 7)), 7)[: len(tensor)]
+    moments = Moments([2, 4]).update(tensor, sample_weight=w, proteins=groups)
+    array = tensor.double().numpy()
+    expected = Moments([2, 4]).update(array, sample_weight=w, proteins=groups)
+    tolerance = 1e-12 if kind == "float64" else 1e-5
+    assert_same(moments, expected, rtol=tolerance)
+    assert moments.half == (kind if kind.endswith("16") else None)
+
+
+def test_a_tensor_that_is_not_finite_is_named():
+    torch = pytest.importorskip("torch")
+    tensor = torch.zeros(4, 6)
+    tensor[2, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"NaN.*row 2, column 1"):
+        Moments([6]).update(tensor)
+
+
+def test_half_precision_arrays_are_exact_in_float32():
+    X = rows_of().astype(np.float16)
+    moments = Moments([6]).update(X)
+    assert moments.half == "float16"
+    exact = Moments([6]).update(X.astype(np.float64))
+    assert_allclose(moments.scatter, exact.scatter, atol=1e-6 * exact.scatter.max())

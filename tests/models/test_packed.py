@@ -1,0 +1,336 @@
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import T5_LETTERS, save_esm, save_generic, small
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import EsmModel
+from transformers.models.esm import modeling_esm
+
+from revdist_sklearn.datasets import load_uniprot_sample
+from revdist_sklearn.embedding._sequences import AMINO_ACIDS, RESIDUES
+from revdist_sklearn.models import _loading, _packed
+from revdist_sklearn.models._family import resolve_family
+from revdist_sklearn.models._loading import load
+from revdist_sklearn.models._packed import OneDNNLinear, Packed, pack
+
+# In older versions attention may not be told of the proteins in a row.
+NEW = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 20)
+
+has_one_dnn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"
+)
+
+
+@pytest.fixture
+def one_dnn(monkeypatch):
+    """Use it whatever the CPU."""
+    monkeypatch.setattr(_packed, "one_dnn_pays", lambda: True)
+    monkeypatch.setattr(_loading, "REGISTRY", _loading.Registry(1))
+
+
+def encoder_of(folder, dtype="float32", layer=-1):
+    (member,) = resolve_family(str(folder))
+    return load(member.folder(), member, dtype, layer, torch.device("cpu"))
+
+
+def packed_esm(folder):
+    encoder = encoder_of(folder)
+    if not encoder.packed:
+        pytest.skip("this version of transformers keeps the plain path")
+    return encoder
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(RESIDUES, min_size=1, max_size=70), min_size=1, max_size=12))
+def test_neighbours_in_a_row_change_nothing(tiny_model, sequences):
+    encoder = packed_esm(tiny_model)
+    model = EsmModel.from_pretrained(tiny_model, add_pooling_layer=False).eval()
+    residues, first = encoder(sequences)
+    for i, sequence in enumerate(sequences):
+        ids = torch.from_numpy(encoder.tokenize(sequence))[None]
+        with torch.no_grad():
+            [plain] = model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(residues[i], plain[1:-1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(first[i], plain[0], rtol=0, atol=1e-5)
+
+
+def test_the_place_in_a_row_changes_nothing():
+    """On trained weights; with positions that run on, the last protein is off by 4e-4."""
+    encoder = encoder_of(resolve_family("esm2-nano")[-1].folder())
+    sequences = [*load_uniprot_sample().sequences[:3], "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"]
+    together, _ = encoder(sequences)
+    for sequence, states in zip(sequences, together, strict=True):
+        torch.testing.assert_close(states, encoder([sequence])[0][0], rtol=0, atol=1e-5)
+
+
+def test_a_thread_gets_its_own_proteins(tiny_model, proteins):
+    encoder = packed_esm(tiny_model)
+    expected = [encoder([protein])[0][0] for protein in proteins]
+    with ThreadPoolExecutor(4) as pool:
+        batches = [[i, (i + 1) % len(proteins)] for i in range(len(proteins))] * 4
+        results = pool.map(lambda batch: encoder([proteins[i] for i in batch])[0], batches)
+        for batch, states in zip(batches, results, strict=True):
+            for i, of_protein in zip(batch, states, strict=True):
+                torch.testing.assert_close(of_protein, expected[i], rtol=0, atol=1e-5)
+
+
+def test_there_is_no_padding(tiny_model):
+    encoder = packed_esm(tiny_model)
+    shapes = []
+    encoder.model.register_forward_pre_hook(
+        lambda model, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    encoder(["MKTAY", "G", "ACDEFGHIKL"])
+    assert shapes == [(1, 16 + 6)]
+
+
+@has_one_dnn
+def test_a_layer_on_onednn_is_the_layer_and_can_be_undone():
+    torch.manual_seed(0)
+    for bias in (True, False):
+        linear = torch.nn.Linear(48, 20, bias=bias)
+        x = torch.randn(1, 300, 48)
+        with torch.inference_mode():
+            faster = OneDNNLinear(linear)
+            torch.testing.assert_close(faster(x), linear(x), rtol=0, atol=1e-5)
+            again = faster.plain()
+        assert torch.equal(again.weight, linear.weight)
+        assert again.bias is None if not bias else torch.equal(again.bias, linear.bias)
+
+
+@has_one_dnn
+def test_layers_are_replaced_and_no_weight_is_there_twice(tiny_model, one_dnn):
+    model = packed_esm(tiny_model).model
+    kinds = [type(module).__name__ for module in model.encoder.modules()]
+    assert "Linear" not in kinds and "EsmIntermediate" not in kinds
+    assert kinds.count("OneDNNLinear") == 12 and kinds.count("GELU") == 2
+
+
+def tokenizer_of(folder):
+    return encoder_of(folder, "bfloat16").tokenize
+
+
+@pytest.fixture
+def esm(tmp_path):
+    folder = save_esm(tmp_path / "esm", layers=2)
+    model = EsmModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    ids = torch.tensor([[0, 5, 6, 7, 2]])
+    with torch.no_grad():
+        before = model(input_ids=ids).last_hidden_state
+
+    def unchanged():
+        with torch.no_grad():
+            after = model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
+        return model.config._attn_implementation == "sdpa"
+
+    return model, tokenizer_of(folder), unchanged
+
+
+def test_a_wrong_attention_is_found_and_taken_back(esm, monkeypatch):
+    """As in versions that do not pass lengths on to attention."""
+    model, tokenize, unchanged = esm
+
+    def over_neighbours(module, query, key, value, attention_mask, protein_lengths=None, **kwargs):
+        return right(module, query, key, value, attention_mask, **kwargs)
+
+    right = _packed.packed_attention
+    monkeypatch.setattr(_packed, "packed_attention", over_neighbours)
+    assert pack(model, tokenize, AMINO_ACIDS, 1) is None
+    assert unchanged()
+
+
+def test_wrong_positions_are_found(tmp_path, monkeypatch):
+    """Learned ones; rotary positions are relative, and may run on through the row."""
+    encoder = packed_esm(save_esm1b(tmp_path))
+    call = Packed.__call__
+
+    def running_on(self, rows):
+        states = call(self, [np.concatenate(rows)])
+        return states[0].split([len(row) for row in rows])
+
+    monkeypatch.setattr(Packed, "__call__", running_on)
+    model = encoder.model
+    model.set_attn_implementation("sdpa")
+    assert pack(model, encoder.tokenize, AMINO_ACIDS, 1) is None
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_positions_that_are_not_used_are_found(esm, monkeypatch):
+    """As in versions that count rotary positions along the row: right, but for rounding."""
+    model, tokenize, unchanged = esm
+    if NEW:
+        forward = modeling_esm.EsmRotaryEmbedding.forward
+
+        def along_the_row(self, x, position_ids, *args):
+            return forward(self, x, torch.arange(position_ids.shape[1])[None], *args)
+
+        monkeypatch.setattr(modeling_esm.EsmRotaryEmbedding, "forward", along_the_row)
+    assert pack(model, tokenize, AMINO_ACIDS, 1) is None
+    assert unchanged()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # old transformers, new torch
+def test_local_attention_is_not_packed(tmp_path):
+    """The proteins of the check are shorter than its window, and would agree."""
+    config = transformers.ModernBertConfig(
+        **{**small(4 + len(T5_LETTERS)), "max_position_embeddings": 512},
+        local_attention=128,
+        global_attn_every_n_layers=2,
+        **{f"{name}_token_id": 0 for name in ("pad", "bos", "cls", "eos", "sep")},
+    )
+    folder = save_generic(tmp_path / "local", transformers.ModernBertForMaskedLM, config)
+    encoder = encoder_of(folder)
+    protein = AMINO_ACIDS * 8
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        [plain] = model(torch.from_numpy(encoder.tokenize(protein))[None]).last_hidden_state
+    assert not encoder.packed
+    [states], _ = encoder([protein])
+    torch.testing.assert_close(states, plain[1:-1], rtol=0, atol=1e-5)
+
+
+@has_one_dnn
+def test_a_weight_goes_before_the_next_is_laid_out(esm, one_dnn, monkeypatch):
+    model, tokenize, _ = esm
+    weights = [
+        weakref.ref(module.weight)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    alive = []
+    init = OneDNNLinear.__init__
+
+    def counting(self, linear):
+        alive.append(sum(weight() is not None for weight in weights))
+        init(self, linear)
+
+    monkeypatch.setattr(OneDNNLinear, "__init__", counting)
+    if pack(model, tokenize, AMINO_ACIDS, 1) is None:
+        pytest.skip("this version of transformers keeps the plain path")
+    assert alive == [*range(len(weights), 0, -1)]
+
+
+@has_one_dnn
+def test_outlier_columns_hide_nothing(tmp_path, one_dnn, monkeypatch):
+    """Layers in bfloat16, below columns ten thousand times the rest, as ESM has inside."""
+    model = EsmModel.from_pretrained(save_esm1b(tmp_path), add_pooling_layer=False).eval()
+    model.encoder.emb_layer_norm_after = torch.nn.Identity()
+    with torch.no_grad():
+        model.embeddings.layer_norm.bias[:2] += 1e4
+    forward = OneDNNLinear.forward
+    monkeypatch.setattr(
+        OneDNNLinear, "forward", lambda self, x: forward(self, x.bfloat16().float())
+    )
+    assert pack(model, tokenizer_of(tmp_path / "esm1b"), AMINO_ACIDS, 1) is not None
+    assert not any(isinstance(module, OneDNNLinear) for module in model.modules())
+
+
+@has_one_dnn
+def test_everything_can_be_taken_back(esm, one_dnn, monkeypatch):
+    model, tokenize, _ = esm
+    monkeypatch.setattr(torch.nn.GELU, "forward", lambda self, x: torch.relu(x))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    if pack(model, tokenize, AMINO_ACIDS, 1) is None:
+        pytest.skip("this version of transformers keeps the plain path")
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    kinds = [type(module).__name__ for module in model.encoder.modules()]
+    assert kinds.count("EsmIntermediate") == 2 and "OneDNNLinear" not in kinds
+
+
+def test_a_hidden_layer_is_packed(tiny_model, proteins):
+    """Without the final norm."""
+    encoder = encoder_of(tiny_model, layer=1)
+    if not encoder.packed:
+        pytest.skip("this version of transformers keeps the plain path")
+    model = EsmModel.from_pretrained(tiny_model, add_pooling_layer=False).eval()
+    residues, _ = encoder(proteins)
+    for protein, states in zip(proteins, residues, strict=True):
+        ids = torch.from_numpy(encoder.tokenize(protein))[None]
+        with torch.no_grad():
+            [plain] = model(input_ids=ids, output_hidden_states=True).hidden_states[1]
+        torch.testing.assert_close(states, plain[1:-1], rtol=1e-5, atol=1e-5)
+
+
+@has_one_dnn
+def test_layers_that_do_not_agree_are_taken_back(esm, one_dnn, monkeypatch):
+    model, tokenize, _ = esm
+    forward = OneDNNLinear.forward
+    monkeypatch.setattr(OneDNNLinear, "forward", lambda self, x: 1.001 * forward(self, x))
+    if pack(model, tokenize, AMINO_ACIDS, 1) is None:
+        pytest.skip("this version of transformers keeps the plain path")
+    kinds = [type(module).__name__ for module in model.encoder.modules()]
+    assert "OneDNNLinear" not in kinds and kinds.count("Linear") == 12
+
+
+def test_a_build_without_the_operators_keeps_its_layers(esm, one_dnn, monkeypatch):
+    model, tokenize, _ = esm
+
+    def missing(self, linear):
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
+
+    monkeypatch.setattr(OneDNNLinear, "__init__", missing)
+    packed = pack(model, tokenize, AMINO_ACIDS, 1)
+    kinds = [type(module).__name__ for module in model.encoder.modules()]
+    assert kinds.count("Linear") == 12
+    if packed is not None:
+        assert kinds.count("GELU") == 2
+
+
+@has_one_dnn
+def test_states_on_onednn_are_those_of_transformers(tiny_model, proteins, one_dnn):
+    encoder = packed_esm(tiny_model)
+    kinds = [type(module).__name__ for module in encoder.model.encoder.modules()]
+    assert kinds.count("OneDNNLinear") == 12
+    model = EsmModel.from_pretrained(tiny_model, add_pooling_layer=False).eval()
+    residues, _ = encoder(proteins)
+    for protein, states in zip(proteins, residues, strict=True):
+        with torch.no_grad():
+            [plain] = model(input_ids=torch.from_numpy(encoder.tokenize(protein))[None])[0]
+        torch.testing.assert_close(states, plain[1:-1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512", "AVX512_AMX", "DEFAULT"])
+def test_onednn_is_for_wide_vectors(monkeypatch, capability):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    expected = "AVX512" in capability and torch.backends.mkldnn.is_available()
+    assert _packed.one_dnn_pays() == expected
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_keeps_the_plain_path(tiny_model, dtype):
+    assert not encoder_of(tiny_model, dtype).packed
+
+
+def test_a_short_table_of_positions_keeps_the_plain_path(tmp_path):
+    folder = save_esm(
+        tmp_path / "short", position_embedding_type="absolute", max_position_embeddings=12
+    )
+    encoder = encoder_of(folder)
+    assert not encoder.packed
+    assert len(encoder(["MKTAY"])[0][0]) == 5
+
+
+def save_esm1b(folder):
+    return save_esm(
+        folder / "esm1b",
+        layers=2,
+        position_embedding_type="absolute",
+        emb_layer_norm_before=True,
+    )
+
+
+def test_learned_positions_start_where_the_model_counts_from(tmp_path, proteins):
+    encoder = packed_esm(save_esm1b(tmp_path))
+    assert encoder._packed.first_position == 2
+    together, _ = encoder(proteins)
+    for protein, states in zip(proteins, together, strict=True):
+        np.testing.assert_allclose(states, encoder([protein])[0][0], atol=1e-5)

@@ -1,0 +1,398 @@
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from conftest import assert_same_search, prefix_grid_search
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.linalg import LinAlgWarning
+from scipy.stats import spearmanr
+from sklearn.base import clone
+from sklearn.linear_model import Ridge
+from sklearn.metrics import make_scorer, r2_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    LeaveOneOut,
+    ShuffleSplit,
+    cross_val_score,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from revdist_sklearn import PrefixRidgeCV
+from revdist_sklearn.prefix import _ridge_cv
+
+pytestmark = pytest.mark.filterwarnings("ignore:The chosen alpha")
+ALPHAS = np.logspace(-3, 3, 4)
+rank_correlation = make_scorer(lambda y, p: spearmanr(y, p).statistic)
+
+
+@parametrize_with_checks(
+    [
+        PrefixRidgeCV(),
+        PrefixRidgeCV("all", cv="loo"),
+        PrefixRidgeCV(scale=True, one_standard_error=True, fit_intercept=False),
+    ]
+)
+def test_common_checks(estimator, check):
+    check(estimator)
+
+
+def data(n, k, n_targets=None, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, k)) * np.geomspace(2, 0.5, k) + rng.normal(size=k)
+    shape = (n,) if n_targets is None else (n, n_targets)
+    y = (X[:, :3] @ rng.normal(size=(3, n_targets or 1))).reshape(shape)
+    return X, y + rng.normal(size=shape) + 3, rng.integers(1, 4, size=n) * 0.5
+
+
+def grid_search(X, y, prefixes, alphas=ALPHAS, *, fit_intercept=True, **how):
+    return prefix_grid_search(Ridge(fit_intercept=fit_intercept), X, y, prefixes, alphas, **how)
+
+
+def assert_same(ours, theirs, scores, X, atol=1e-10):
+    assert_same_search(ours, theirs, scores, atol=atol)
+    assert_allclose(ours.predict(X), theirs.predict(X), rtol=0, atol=100 * atol)
+
+
+# Five folds: 80, 40 and 16 rows to fit.
+SHAPES = [(100, 12), (50, 40), (20, 60)]
+
+
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_scores_and_choice_are_those_of_grid_search(n, k, fit_intercept, weighted, scale):
+    X, y, w = data(n, k)
+    w = w if weighted else None
+    prefixes = [1, 3, k // 2, k]
+    parameters = {"cv": KFold(5, shuffle=True, random_state=0), "fit_intercept": fit_intercept}
+    ours = PrefixRidgeCV(prefixes, alphas=ALPHAS, scale=scale, **parameters)
+    ours.fit(X, y, sample_weight=w)
+    assert_same(ours, *grid_search(X, y, prefixes, w=w, scale=scale, **parameters), X)
+
+
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_float32_is_as_close_as_scikit_learn_is(n, k):
+    X, y, _ = data(n, k)
+    X = X.astype(np.float32)
+    prefixes, alphas = [1, 3, k // 2, k], ALPHAS[1:]
+    ours = PrefixRidgeCV(prefixes, alphas=alphas, cv=4).fit(X, y)
+    _, theirs = grid_search(X, y, prefixes, alphas, cv=4)
+    assert_allclose(ours.cv_scores_, theirs, rtol=0, atol=1e-5)
+    in_float64 = PrefixRidgeCV(prefixes, alphas=alphas, cv=4).fit(X.astype(np.float64), y)
+    assert_array_equal(ours.cv_scores_, in_float64.cv_scores_)
+    assert_array_equal(ours.coef_, in_float64.coef_)
+
+
+@pytest.mark.parametrize(
+    "scoring", [None, "r2", "neg_mean_squared_error", "neg_mean_absolute_error", rank_correlation]
+)
+@pytest.mark.parametrize("n_targets", [None, 1, 3])
+def test_any_scorer_and_several_targets(scoring, n_targets):
+    if scoring is rank_correlation and n_targets == 3:
+        pytest.skip("the rank correlation of one target")
+    X, y, _ = data(40, 12, n_targets)
+    ours = PrefixRidgeCV("all", alphas=ALPHAS, cv=3, scoring=scoring).fit(X, y)
+    assert_same(ours, *grid_search(X, y, range(1, 13), cv=3, scoring=scoring), X)
+    theirs = Ridge(alpha=ours.alpha_).fit(X[:, : ours.n_components_], y)
+    assert_allclose(ours.coef_, theirs.coef_)
+    assert_allclose(ours.intercept_, theirs.intercept_)
+    expected = r2_score(y, ours.predict(X))
+    assert (ours.score(X, y) == pytest.approx(expected)) == (scoring in (None, "r2"))
+
+
+def test_any_splitter_and_groups():
+    X, y, _ = data(40, 12)
+    groups = np.arange(40) // 4
+    splitters = [GroupKFold(4), ShuffleSplit(3, test_size=9, random_state=0)]
+    splitters += [list(KFold(3).split(X)), [(np.arange(40) < 30, np.arange(40) >= 30)]]
+    for cv in splitters:
+        given = {"groups": groups} if isinstance(cv, GroupKFold) else {}
+        ours = PrefixRidgeCV([2, 12], alphas=ALPHAS, cv=cv).fit(X, y, **given)
+        assert_same(ours, *grid_search(X, y, [2, 12], cv=cv, **given), X)
+        assert ours.n_splits_ == ours.cv_scores_.shape[2]
+    with pytest.raises(ValueError, match="groups"):
+        PrefixRidgeCV(cv=GroupKFold(4)).fit(X, y)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        PrefixRidgeCV(cv=GroupKFold(4)).fit(X, y, groups=groups[:-1])
+
+
+@pytest.mark.parametrize("n_targets", [None, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("n", "k"), [(14, 8), (10, 16)])
+def test_leave_one_out(n, k, fit_intercept, weighted, n_targets):
+    X, y, w = data(n, k, n_targets)
+    if weighted:
+        w[3] = 0
+    w = w if weighted else None
+    prefixes = [1, k // 2, k]
+    parameters = {"fit_intercept": fit_intercept}
+    ours = PrefixRidgeCV(prefixes, alphas=ALPHAS, cv="loo", **parameters)
+    ours.fit(X, y, sample_weight=w)
+    parameters |= {"cv": LeaveOneOut(), "scoring": "neg_mean_squared_error"}
+    theirs, scores = grid_search(X, y, prefixes, w=w, **parameters)
+    assert_same(ours, theirs, scores, X, atol=1e-8)
+    assert ours.n_splits_ == n
+    assert ours.score(X, y) == r2_score(y, ours.predict(X))
+
+
+def test_leave_one_out_has_its_limits():
+    X, y, _ = data(20, 5)
+    with pytest.raises(ValueError, match="cannot be used with cv='loo', whose splits have one"):
+        PrefixRidgeCV(cv="loo", scoring="r2").fit(X, y)
+    with pytest.raises(ValueError, match="scale=True has no closed form for cv='loo'"):
+        PrefixRidgeCV(cv="loo", scale=True).fit(X, y)
+    with pytest.raises(ValueError, match="None of the 16 mean scores"):
+        PrefixRidgeCV(alphas=ALPHAS, cv=LeaveOneOut()).fit(X, y)
+
+
+def test_a_column_that_is_constant_in_training():
+    X, y, _ = data(30, 6)
+    X[:, 2] = 0
+    X[25:, 2] = 1
+    ours = PrefixRidgeCV("all", alphas=[1.0], cv=KFold(5), scale=True).fit(X, y)
+    _, scores = grid_search(X, y, range(1, 7), [1.0], cv=KFold(5), scale=True)
+    assert_allclose(ours.cv_scores_, scores, rtol=0, atol=1e-10)
+
+
+def test_zero_columns_are_not_taken():
+    """Directions that a distiller found empty give equal scores: the smaller prefix wins."""
+    X, y, _ = data(60, 4)
+    X = np.hstack([X, np.zeros((60, 3))])
+    search = PrefixRidgeCV([4, 5, 7], alphas=[0.1, 1.0, 10.0]).fit(X, y)
+    assert search.n_components_ == 4
+
+
+def test_one_standard_error_takes_a_smaller_prefix():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 30))
+    y = X @ np.geomspace(3, 0.1, 30) + rng.normal(size=60)
+    best = PrefixRidgeCV("all", alphas=ALPHAS).fit(X, y)
+    small = clone(best).set_params(one_standard_error=True).fit(X, y)
+    assert_array_equal(best.cv_scores_, small.cv_scores_)
+    p, a = (int(i[0]) for i in np.nonzero(best.cv_scores_.mean(axis=2) == best.best_score_))
+    error = best.cv_scores_[p, a].std(ddof=1) / np.sqrt(5)
+    assert small.n_components_ < best.n_components_
+    assert best.best_score_ - error <= small.best_score_ < best.best_score_
+    smaller = best.cv_scores_.mean(axis=2)[: small.n_components_ - 1]
+    assert (smaller < best.best_score_ - error).all()
+
+
+@pytest.mark.parametrize(
+    ("alphas", "word"), [([1e3, 1e4, 1e5], "smallest"), ([1e-5, 1e-4, 1e-3], "largest")]
+)
+def test_an_alpha_at_the_edge_warns(alphas, word):
+    X, y, _ = data(60, 30)
+    with pytest.warns(UserWarning, match=f"is the {word} of the grid"):
+        PrefixRidgeCV([30], alphas=alphas).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PrefixRidgeCV([30], alphas=alphas[0]).fit(X, y)
+        PrefixRidgeCV([30], alphas=[1e-3, 10.0, 1e5]).fit(X, y)
+
+
+def test_ill_conditioned_columns_warn_once_and_are_finite():
+    rng = np.random.default_rng(0)
+    X, y, _ = data(40, 8)
+    X = (X * np.geomspace(1e7, 1e-3, 8)) @ np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    with pytest.warns(LinAlgWarning, match=r"Ill-cond.* alphas 1e-06, 0\.0001: ") as caught:
+        search = PrefixRidgeCV("all", alphas=[1e-6, 1e-4, 1e8]).fit(X, y)
+    assert len([w for w in caught if w.category is LinAlgWarning]) == 1
+    _, scores = grid_search(X, y, range(1, 9), search.alphas_, cv=5)
+    assert_allclose(search.cv_scores_, scores, rtol=0, atol=1e-5)
+    assert np.isfinite(search.coef_).all()
+
+
+@pytest.mark.parametrize(
+    ("alphas", "match"),
+    [
+        ([0.1, 0.0], "alphas has 0; penalties are finite and above 0"),
+        ([0.1, np.nan], "alphas has nan"),
+        ([], "no one-dimensional array of numbers"),
+        ([[1.0]], "no one-dimensional array of numbers"),
+        (-1.0, "alphas"),
+    ],
+)
+def test_alphas_that_cannot_be(alphas, match):
+    X, y, _ = data(20, 5)
+    with pytest.raises(ValueError, match=match):
+        PrefixRidgeCV(alphas=alphas).fit(X, y)
+
+
+def test_weights_that_cannot_be():
+    X, y, w = data(20, 5)
+    w[:] = 1
+    w[4:] = 0
+    with pytest.raises(
+        ValueError, match="Split 0 has 0 training rows of positive weight; it needs 1"
+    ):
+        PrefixRidgeCV().fit(X, y, sample_weight=w)
+    with pytest.raises(ValueError, match="weight"):
+        PrefixRidgeCV().fit(X, y, sample_weight=0 * w)
+    with pytest.raises(ValueError, match=r"[Nn]egative"):
+        PrefixRidgeCV().fit(X, y, sample_weight=w - 1)
+
+
+@pytest.mark.parametrize("alphas", [[1e-6], np.geomspace(1e-6, 1e-5, 20)])
+def test_the_final_fit_is_as_exact_as_the_scores(alphas):
+    """Targets in a direction that the Gram matrix loses."""
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(60, 10))
+    X = (Z * np.geomspace(1e6, 1e-2, 10)) @ np.linalg.qr(rng.normal(size=(100, 100)))[0][:10]
+    with pytest.warns(LinAlgWarning):
+        search = PrefixRidgeCV([100], alphas=alphas).fit(X, Z[:, -1] + 5)
+    assert search.best_score_ > 0.999 and search.score(X, Z[:, -1] + 5) > 0.999
+
+
+def test_weights_for_leave_one_out():
+    X, y, _ = data(20, 5)
+    with pytest.raises(ValueError, match=r"cv='loo' has 1 training rows .* it needs 2 or more"):
+        PrefixRidgeCV(cv="loo").fit(X, y, sample_weight=np.eye(20)[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_targets_of_lower_precision(dtype):
+    X, y, _ = data(60, 6)
+    y = (y + 100).astype(dtype)
+    ours = PrefixRidgeCV("all", alphas=ALPHAS).fit(X, y)
+    _, scores = grid_search(X, y.astype(np.float64), range(1, 7))
+    assert_allclose(ours.cv_scores_, scores, rtol=0, atol=1e-10)
+
+
+def test_splits_that_cannot_be():
+    X, y, _ = data(20, 5)
+    rows = np.arange(20)
+    with pytest.raises(ValueError, match=r"cv=\[\] gives no splits"):
+        PrefixRidgeCV(cv=[]).fit(X, y)
+    with pytest.raises(ValueError, match="Split 1 of cv has no test rows"):
+        PrefixRidgeCV(cv=[(rows[:9], rows[9:]), (rows, rows[:0])]).fit(X, y)
+    with pytest.raises(ValueError, match="Split 0 of cv has no training rows"):
+        PrefixRidgeCV(cv=[(rows[:0], rows)]).fit(X, y)
+
+
+def test_undefined_scores_warn_and_rank_last():
+    X, y, _ = data(30, 4)
+    calls = iter(range(100))
+
+    def undefined_once(model, X, y):
+        return np.nan if next(calls) == 0 else r2_score(y, model.predict(X))
+
+    with pytest.warns(UserWarning, match="1 candidates have a score of NaN"):
+        search = PrefixRidgeCV([1, 4], alphas=1.0, cv=3, scoring=undefined_once).fit(X, y)
+    assert np.isnan(search.cv_scores_[0, 0, 0]) and search.n_components_ == 4
+
+
+def test_splitters_and_scorers_get_frames():
+    pd = pytest.importorskip("pandas")
+    X, y, _ = data(30, 4)
+    frame = pd.DataFrame(X, columns=list("abcd"))
+
+    class ByColumn(KFold):
+        def split(self, X, y=None, groups=None):
+            return super().split(X["a"])
+
+    def scorer(model, X, y):
+        return r2_score(y, model.predict(X)) + len(X["b"])
+
+    search = PrefixRidgeCV("all", alphas=1.0, cv=ByColumn(3), scoring=scorer).fit(frame, y)
+    plain = PrefixRidgeCV("all", alphas=1.0, cv=3).fit(X, y)
+    assert_allclose(search.cv_scores_, plain.cv_scores_ + 10)
+    assert search.score(frame, y) == pytest.approx(plain.score(X, y) + 30)
+
+
+def test_a_scorer_may_use_the_estimators_own_score():
+    X, y, _ = data(30, 4)
+    search = PrefixRidgeCV("all", alphas=1.0, scoring=lambda model, X, y: model.score(X, y))
+    plain = PrefixRidgeCV("all", alphas=1.0).fit(X, y)
+    assert_allclose(search.fit(X, y).cv_scores_, plain.cv_scores_)
+    assert search.score(X, y) == plain.score(X, y)
+
+
+def test_unknown_scoring():
+    X, y, _ = data(20, 5)
+    with pytest.raises(ValueError, match="'scoring' parameter"):
+        PrefixRidgeCV(scoring="spearman").fit(X, y)
+    with pytest.raises(TypeError, match=r"returned \{'a': 1\}; a search needs one that returns"):
+        PrefixRidgeCV(scoring=lambda model, X, y: {"a": 1}).fit(X, y)
+    with pytest.raises(ValueError, match="other rows than the test rows"):
+        PrefixRidgeCV(scoring=lambda model, X, y: model.predict(X[:2]).sum()).fit(X, y)
+
+
+def test_stage_widths_come_from_a_frame():
+    pd = pytest.importorskip("pandas")
+    X, y, _ = data(30, 6)
+    names = ["rd_a__0", "rd_a__1", "rd_b__0", "rd_b__1", "rd_b__2", "rd_c__0"]
+    frame = pd.DataFrame(X, columns=names)
+    search = PrefixRidgeCV(alphas=ALPHAS).fit(frame, y)
+    assert search.prefixes_.tolist() == [2, 5, 6]
+    narrow = search.with_n_features(search.n_components_)
+    assert list(narrow.feature_names_in_) == names[: search.n_components_]
+    part = frame.iloc[:, : search.n_components_]
+    assert_array_equal(narrow.predict(part), search.predict(frame))
+
+
+def test_with_n_features():
+    X, y, _ = data(60, 20)
+    search = PrefixRidgeCV([4, 9], alphas=[0.1, 1.0, 10.0]).fit(X, y)
+    d = search.n_components_
+    before = pickle.dumps(search)
+    for width in (d, 20):
+        narrow = search.with_n_features(width)
+        assert narrow.n_features_in_ == width
+        assert_array_equal(narrow.predict(X[:, :width]), search.predict(X))
+    for width in (d - 1, 21, d + 0.5):
+        with pytest.raises(ValueError, match=rf"n_features={width} cannot be; use an"):
+            search.with_n_features(width)
+    assert pickle.dumps(search) == before
+
+
+def test_a_generic_scorer_is_called_once_a_candidate():
+    X, y, _ = data(30, 6)
+    calls = []
+
+    def scorer(model, X, y):
+        calls.append(len(X))
+        return -np.abs(model.predict(X) - y).max()
+
+    search = PrefixRidgeCV("all", alphas=[0.1, 1.0], cv=3, scoring=scorer).fit(X, y)
+    assert calls == [10] * 36
+    _, scores = grid_search(X, y, range(1, 7), [0.1, 1.0], cv=3, scoring=scorer)
+    assert_allclose(search.cv_scores_, scores, rtol=0, atol=1e-10)
+
+
+def test_known_scores_need_no_calls(monkeypatch):
+    monkeypatch.setattr(_ridge_cv, "GivenValues", None)
+    X, y, _ = data(30, 6)
+    for scoring in (None, "r2", "neg_mean_squared_error"):
+        PrefixRidgeCV("all", alphas=1.0, scoring=scoring).fit(X, y)
+
+
+def test_in_a_pipeline_and_nested():
+    X, y, w = data(60, 12)
+    model = make_pipeline(StandardScaler(), PrefixRidgeCV("all", alphas=ALPHAS))
+    scores = cross_val_score(model, X, y, cv=3)
+    assert scores.shape == (3,) and (scores > 0.3).all()
+    groups = np.arange(60) // 6
+    nested = cross_val_score(
+        PrefixRidgeCV("all", alphas=ALPHAS, cv=GroupKFold(4)),
+        X,
+        y,
+        cv=GroupKFold(5),
+        groups=groups,
+        params={"groups": groups, "sample_weight": w},
+    )
+    assert np.isfinite(nested).all()
+    outer = GridSearchCV(PrefixRidgeCV("all", alphas=ALPHAS), {"scale": [False, True]}, cv=3)
+    assert outer.fit(X, y).best_estimator_.n_components_ >= 1
+
+
+def test_integer_targets_and_lists():
+    X, y, _ = data(30, 6)
+    search = PrefixRidgeCV([2, 6], alphas=1.0).fit(X.tolist(), np.rint(y).astype(int).tolist())
+    assert search.predict(X).dtype == np.float64

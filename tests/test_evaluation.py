@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.stats import spearmanr
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
+from sklearn.metrics import make_scorer
+from sklearn.model_selection import GridSearchCV, KFold
+
+from revdist_sklearn import Moments, ReverseDistiller
+from revdist_sklearn._evaluation import (
+    ALPHAS,
+    Representations,
+    evaluate,
+    folds,
+    format_table,
+    ladder,
+    mutation_encoder,
+    score_folds,
+    single_mutations,
+    spearman,
+    split_mutations,
+)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def representations(rng):
+    X = rng.normal(size=(400, 15)) @ rng.normal(size=(15, 15)) + 3
+    moments = Moments((3, 5, 7), block_names=("a", "b", "c")).update(X)
+    return Representations(ReverseDistiller().fit_moments(moments), moments), X
+
+
+def test_spearman_is_scipys(rng):
+    y, p = rng.integers(0, 9, 50), rng.normal(size=(50, 3))
+    assert_allclose(spearman(y, p), [spearmanr(y, p[:, j]).statistic for j in range(3)])
+    assert spearman(y, np.ones((50, 1))).tolist() == [0.0]
+
+
+def test_scores_are_those_of_grid_search(rng):
+    X = rng.normal(size=(60, 5))
+    y = X[:, 0] + rng.normal(size=60)
+    splitter = KFold(5, shuffle=True, random_state=0)
+    expected = []
+    for train, test in splitter.split(X):
+        scorer = make_scorer(lambda a, b: spearmanr(a, b).statistic)
+        search = GridSearchCV(Ridge(), {"alpha": ALPHAS}, cv=splitter, scoring=scorer)
+        search.fit(X[train], y[train])
+        expected.append(spearmanr(y[test], search.predict(X[test])).statistic)
+    assert_allclose(score_folds(X, y, splitter, None), expected)
+
+
+def test_position_folds_hold_out_whole_positions(rng):
+    positions = rng.integers(0, 20, 100).astype(str)
+    splitter, groups = folds(100, positions)["position"]
+    for train, test in splitter.split(np.zeros(100), groups=groups):
+        assert not set(positions[train]) & set(positions[test])
+    assert "position" not in folds(100)
+
+
+def test_mutation_baseline_learns_the_means_of_positions(rng):
+    table = np.array([("A", str(p), "W") for p in range(10) for _ in range(10)], dtype=object)
+    y = np.repeat(rng.normal(size=10), 10) + 0.01 * rng.normal(size=100)
+    schemes = folds(100, table[:, 1])
+    random = score_folds(table, y, *schemes["random"], encoder=mutation_encoder())
+    position = score_folds(table, y, *schemes["position"], encoder=mutation_encoder())
+    assert random.mean() > 0.9 and abs(position.mean()) < 0.5
+
+
+def test_representations_are_what_they_say(representations):
+    rep, X = representations
+    A, B, C = X[:, :3], X[:, 3:8], X[:, 8:]
+    assert_allclose(np.abs(rep.concatenation_pca(5, X)), np.abs(PCA(5).fit_transform(X)))
+    expected = np.hstack([A, PCA(2).fit_transform(B), PCA(2).fit_transform(C)])
+    assert_allclose(np.abs(rep.without_regression(7, X)), np.abs(expected))
+    assert_allclose(rep.raw(1, X), B)
+    assert_allclose(rep.distilled(3, X), A)
+
+
+def test_evaluate_scores_every_row_in_every_kind_of_fold(representations, rng):
+    rep, X = representations
+    mutations = [f"A{i % 9}W" for i in range(60)]
+    calls = []
+    results = evaluate(
+        rep, X[:60], rng.normal(size=60), mutations=mutations, curve=True, progress=calls.append
+    )
+    table = [r for r in results if r["in_table"]]
+    # One baseline, three raw, three and two and three prefixes; twice for the folds.
+    assert len(table) == 2 * (1 + 3 + 3 + 2 + 3)
+    assert (
+        len(results) == len(calls) == len(table) + 2 * 2 * len(set(ladder([3, 5, 7])) - {3, 5, 7})
+    )
+    for r in results:
+        assert len(r["scores"]) == 5
+        assert_allclose(r["mean"], np.mean(r["scores"]), atol=1e-6)
+    # The base is the raw smallest member: the same numbers.
+    by_row = {(r["row"], r["folds"]): r["scores"] for r in results}
+    assert by_row["raw a", "random"] == by_row["reverse-distilled 3", "random"]
+    text = format_table({"set": results})
+    assert len(text.splitlines()) == 2 + 12
+    assert f"{table[0]['mean']:.3f} ± {table[0]['std']:.3f}" in text
+
+
+def test_without_mutations_there_are_random_folds_only(representations, rng):
+    rep, X = representations
+    results = evaluate(rep, X[:60], rng.normal(size=60))
+    assert {r["folds"] for r in results} == {"random"}
+    assert not any(r["kind"] == "mutation" for r in results)
+
+
+def test_mutations_are_parsed():
+    assert split_mutations(["T2A", "D10E"]).tolist() == [["T", "2", "A"], ["D", "10", "E"]]
+    assert single_mutations(["T2A", "D1A:E3K"]) is None
+    with pytest.raises(ValueError, match="mutation 1 is 'D1A:E3K'"):
+        split_mutations(["T2A", "D1A:E3K"])
