@@ -130,8 +130,8 @@ def score_folds(features, y, splitter, groups, *, prefixes=None, encoder=None):
         best = first_best(np.mean(inner, axis=0))
         outer = _scores_of_alphas(features, y, train, test, prefixes, encoder)
         scores.append(outer[np.arange(len(best)), best])
-    scores = np.transpose(scores)
-    return scores[0] if prefixes is None else scores
+    of_prefixes = np.transpose(scores)
+    return of_prefixes[0] if prefixes is None else of_prefixes
 
 
 def _scores_of_alphas(features, y, train, test, prefixes, encoder):

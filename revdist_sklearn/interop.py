@@ -199,7 +199,8 @@ def _find(source, setting, revision, local_files_only, token):
 
 
 def _of_setting(paths, setting):
-    settings = sorted({NAME.fullmatch(path.name)["setting"] for path in paths})
+    named = [(path, match["setting"]) for path in paths if (match := NAME.fullmatch(path.name))]
+    settings = sorted({name for _, name in named})
     if setting is None and len(settings) == 1:
         return paths
     if setting not in settings:
@@ -207,36 +208,35 @@ def _of_setting(paths, setting):
         raise ValueError(
             f"setting={asked} of those in {paths[0].parent}: {', '.join(settings)}. Name one."
         )
-    return [path for path in paths if NAME.fullmatch(path.name)["setting"] == setting]
+    return [path for path, name in named if name == setting]
 
 
 def _in_order(paths):
     """Return the files smallest model first, where their names tell."""
-    found = [NAME.fullmatch(path.name) for path in paths]
-    if not all(found):
+    named = [(path, match) for path in paths if (match := NAME.fullmatch(path.name))]
+    if len(named) < len(paths):
         return paths
-    names = {(match["kind"], match["setting"]) for match in found}
-    if any(kind == "naive" for kind, _ in names):
+    if any(match["kind"] == "naive" for _, match in named):
         raise ValueError(
-            f"{paths[0].parent} has scalers of the kind 'naive': a PCA of models side by side, which "
-            "keeps no prefix and is no chain. Give those of the kind 'rd'."
+            f"{paths[0].parent} has scalers of the kind 'naive': a PCA of models side by side, "
+            "which keeps no prefix and is no chain. Give those of the kind 'rd'."
         )
-    if len(names) > 1:
+    settings = sorted({match["setting"] for _, match in named})
+    if len(settings) > 1:
         raise ValueError(
-            f"The files are of several settings: {', '.join(sorted(s for _, s in names))}. Give "
-            "those of one."
+            f"The files are of several settings: {', '.join(settings)}. Give those of one."
         )
-    order = sorted(range(len(paths)), key=lambda i: _millions(found[i]["large"]))
+    named.sort(key=lambda pair: _millions(pair[1]["large"]))
     last = SMALLEST
-    for i in order:
-        if found[i]["small"] != last:
+    for path, match in named:
+        if match["small"] != last:
             raise ValueError(
-                f"{paths[i].name} goes on from the model of size {found[i]['small']}, and no file "
-                f"ends there: the chain starts at {SMALLEST}, and is at {last}. Give the files of "
-                "all stages."
+                f"{path.name} goes on from the model of size {match['small']}, and no file ends "
+                f"there: the chain starts at {SMALLEST}, and is at {last}. Give the files of all "
+                "stages."
             )
-        last = found[i]["large"]
-    return [paths[i] for i in order]
+        last = match["large"]
+    return [path for path, _ in named]
 
 
 def _millions(size):

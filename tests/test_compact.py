@@ -60,7 +60,7 @@ def model_of(emb, rd, d, *head):
 
 
 def loaded():
-    return {encoder.width for encoder in _loading.REGISTRY._loading.values()}
+    return {encoder.width for encoder in _loading.REGISTRY._models.values()}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Blocks of columns, one a model: names, widths and the names of their columns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 
@@ -36,8 +37,8 @@ class Blocks:
     True
     """
 
-    sizes: tuple[int, ...]
-    names: tuple[str, ...] | None = None
+    sizes: Sequence[int]
+    names: Sequence[str] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "sizes", tuple(int(size) for size in self.sizes))

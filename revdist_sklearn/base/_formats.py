@@ -47,11 +47,14 @@ def check_format(number, known, what):
         If it is no number of a format.
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"{what} has the format {number!r}, which is no number of one.")
+        raise ValueError(
+            f"{what} was written in format {number!r}, which neither this nor another version of "
+            "revdist_sklearn has."
+        )
     if number > known:
         raise FormatError(
-            f"{what} was written in format {number}, and this version reads up to {known}; "
-            "update revdist_sklearn: pip install -U revdist_sklearn"
+            f"{what} was written in format {number}, by another version of revdist_sklearn; this "
+            f"one reads up to {known}. Update it: pip install -U revdist_sklearn"
         )
     return number
 

@@ -65,12 +65,12 @@ def run_demo(output=".", *, models=FAMILY, verbose=1):
     start = time.perf_counter()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    featurizer = ESMFeaturizer(models, verbose=verbose)
+    featurizer = ESMFeaturizer(models)
 
     corpus = load_uniprot_sample().sequences
     residues = sum(map(len, corpus))
     print(f"1. Fit on {len(corpus):,} UniProt sequences, {residues:,} residues")
-    moments = corpus_moments(featurizer, corpus)
+    moments = corpus_moments(featurizer, corpus, verbose=verbose)
     distiller = ReverseDistiller().fit_moments(moments)
     stages = describe_stages(distiller)
     print(format_stages(stages), "\n")

@@ -85,6 +85,7 @@ class EmbeddingCache:
         self.folder = Path(os.path.expanduser(folder))
         self._may_write = True
         self._connection: sqlite3.Connection | None = None
+        self._format = CACHE
         self._open()
 
     def __enter__(self):
@@ -252,7 +253,7 @@ def _check_version(version, path):
     try:
         check_format(version, CACHE, path.name)
     except ValueError as error:
-        raise sqlite3.DatabaseError(str(error)) from error
+        raise sqlite3.DatabaseError(str(error).rstrip(".")) from error
 
 
 def _number(space):

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..base._aliases import alias_of
 from ..base._validation import check_integer
-from ..models._family import blocks_of, is_offline, resolve_family
+from ..models._family import blocks_of, resolve_family
 from ._callbacks import NO_CALLBACKS, CallbackSupportMixin, with_callbacks
 from ._plan import EmbeddingPlan, ascending
 from ._pooling import resolve_pooling
@@ -136,8 +136,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     Attributes
     ----------
     block_sizes_ : tuple of int
-        Columns of each model's block. Known before ``fit`` where no hub has to be asked: for
-        aliases and folders.
+        Columns of each model's block. Known before ``fit``, without loading a model, for
+        aliases, folders, and models of the hub whose configuration has been fetched.
 
     See Also
     --------
@@ -256,9 +256,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        plan = self.embedding_plan()
-        plan.prepare(X)
-        self.block_sizes_ = plan.blocks.sizes
+        self.embedding_plan().prepare(X)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -284,7 +282,6 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         )
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         embeddings = self._embed(plan, X, context)
-        self.block_sizes_ = plan.blocks.sizes
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return embeddings
 
@@ -425,15 +422,17 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return plan
 
     def __getattr__(self, name):
-        # Known before fit, where nothing has to be asked for. No property: scikit-learn reads
-        # all properties to draw an estimator in a notebook.
-        if name == "block_sizes_" and is_offline(self.models):
-            return tuple(member.width for member in self._members())
+        # No property: scikit-learn reads all properties to draw an estimator in a notebook, and
+        # this one may raise for the models it is given. No hub is asked for it either.
+        if name == "block_sizes_":
+            return blocks_of(self._members(local_files_only=True)).sizes
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def _members(self):
+    def _members(self, local_files_only=None):
+        if local_files_only is None:
+            local_files_only = self.local_files_only
         trust = (self.model_kwargs or {}).get("trust_remote_code") is True
-        return resolve_family(self.models, self.revision, self.local_files_only, self.token, trust)
+        return resolve_family(self.models, self.revision, local_files_only, self.token, trust)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns, ``<block>__<column>``.

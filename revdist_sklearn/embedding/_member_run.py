@@ -198,6 +198,7 @@ class MemberRun:
 
         if not texts:  # no need of the model either
             return
+        assert self.pooling is not None
         if self.pooling.kind == "cls" and not self.encoder().has_start:
             raise ValueError(no_start_token(self.member))
         reference = None

@@ -57,17 +57,17 @@ class EmbeddingPlan:
     @property
     def limit(self):
         """Residues of a sequence at most, or of a window; None for any number."""
-        bounded = [member for member in self.members if member.limit is not None]
+        bounded = [(m.limit, m.source) for m in self.members if m.limit is not None]
         if not bounded:
             return self.max_length
-        least = min(bounded, key=lambda member: member.limit)
+        least, source = min(bounded)
         if self.max_length is None:
-            return least.limit
-        if self.max_length > least.limit:
+            return least
+        if self.max_length > least:
             raise ValueError(
-                f"`max_length`={self.max_length} is more than the {least.limit} residues that "
-                f"{least.source!r} can take (its positions are a table that ends there). Use "
-                f"at most {least.limit}, or None; too_long='window' embeds longer sequences."
+                f"`max_length`={self.max_length} is more than the {least} residues that "
+                f"{source!r} can take (its positions are a table that ends there). Use at most "
+                f"{least}, or None; too_long='window' embeds longer sequences."
             )
         return self.max_length
 

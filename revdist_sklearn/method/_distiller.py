@@ -146,7 +146,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     >>> Z = distiller.transform(np.hstack([small, large]))
     >>> Z.shape, bool(np.all(Z[:, :2] == small))
     ((200, 4), True)
-    >>> distiller.stages_[0].explained_before > 0.95
+    >>> distiller.stages_[1].explained_before > 0.95
     True
     """
 
@@ -247,7 +247,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         ValueError
             As ``fit``; fewer than two rows are an error when the result is asked for.
         """
-        first = getattr(self, "_moments", None) is None
+        first = self.__dict__.get("_moments") is None
         if first and "_chain" in self.__dict__:
             warnings.warn(
                 "partial_fit starts anew: fit and fit_moments keep no moments to go on from, so "
@@ -258,7 +258,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             self._forget()
         half = _half_kind(X)
         X = self._validate_rows(X, reset=first)
-        moments = self._new_moments(X) if first else self._moments
+        moments = self._new_moments(X) if first else self.__dict__["_moments"]
         if not first and self.block_sizes is not None:
             self._check_blocks(moments)
         if self.residual_level == "protein" and proteins is None:

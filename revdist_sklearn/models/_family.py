@@ -22,6 +22,10 @@ from ._architectures import ARCHITECTURES, GENERIC
 from ._checkpoint import WEIGHT_FILES, fetch_config, fetch_files, weight_files
 
 BUNDLED = Path(__file__).parents[1] / "weights"
+OTHER_THAN_ALIASES = (
+    "Or give a folder that holds a model, a hub id such as 'facebook/esm2_t6_8M_UR50D', or a list "
+    "of these."
+)
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,7 @@ def resolve_family(
         kind = "folder" if Path(name).is_dir() else "id" if is_hub_id(name) else None
         if kind is None:
             if not _is_path(name) and not isinstance(source, os.PathLike):
-                raise ValueError(f"Unknown model {name!r}. {_known_models()}")
+                raise ValueError(f"Unknown model {name!r}. {known_aliases()} {OTHER_THAN_ALIASES}")
             raise _no_such_folder(name)
         if any(member.source == name for member in members):
             raise ValueError(f"`models` names {name!r} twice; each member may stand once.")
@@ -196,21 +200,12 @@ def resolve_family(
     return tuple(_configured(member) for member in _with_revisions(members, revision))
 
 
-def is_offline(models):
-    """Return whether a family is known without asking a hub: an alias, or folders."""
-    several = models if isinstance(models, (list, tuple)) else [models]
-    return all(
-        isinstance(model, os.PathLike)
-        or find_alias(model)
-        or not is_hub_id(str(model))
-        or Path(os.path.expanduser(model)).is_dir()
-        for model in several
-    )
-
-
 def _alias_members(models, local_files_only):
     """Return the members of an alias, None if `models` is none."""
-    found = find_alias(models)
+    try:
+        found = find_alias(models)
+    except ValueError as error:
+        raise ValueError(f"{error} {OTHER_THAN_ALIASES}") from None
     if found is None:
         return None
     family, size = found
@@ -228,13 +223,6 @@ def _alias_members(models, local_files_only):
 
 def _no_such_folder(name):
     return ModelNotFoundError(f"Model {name!r} was not found: there is no such folder.")
-
-
-def _known_models():
-    return (
-        f"{known_aliases()} Or give a folder that holds a model, a hub id such as "
-        "'facebook/esm2_t6_8M_UR50D', or a list of these."
-    )
 
 
 def _is_path(name):

@@ -52,7 +52,7 @@ def test_demo_end_to_end(small, tmp_path, capsys, monkeypatch):
     distiller = fit_on_corpus(ReverseDistiller(), emb, corpus, verbose=False)
     assert figures["corpus"]["residues"] == sum(map(len, corpus))
     assert np.isclose(
-        figures["stages"][1]["explained_before"], distiller.stages_[0].explained_before
+        figures["stages"][1]["explained_before"], distiller.stages_[1].explained_before
     )
     for rows in figures["scores"].values():
         assert {row["folds"] for row in rows} == {"random", "position"}

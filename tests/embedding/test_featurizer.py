@@ -484,7 +484,8 @@ def test_a_dask_cluster_computes_the_same(emb, proteins, tmp_path, dask_cluster)
 
 
 def test_workers_share_out_few_sequences_too(emb, proteins):
-    todo = emb.set_params(n_jobs=2)._pieces(list(range(7)), proteins)
+    rows = _protein_rows.ProteinRows(emb.embedding_plan(), n_jobs=2)
+    todo = rows._pieces(list(range(7)), proteins)
     assert sorted(i for piece in todo for i in piece) == list(range(7)) and len(todo) >= 4
 
 

@@ -114,7 +114,7 @@ def test_common_checks(estimator, check):
 
 
 def test_the_split_subclass_runs_a_chain():
-    assert len(SplitDistiller().fit(family(sizes=(10,))).stages_) == 1
+    assert len(SplitDistiller().fit(family(sizes=(10,))).stages_) == 2
 
 
 # The method
@@ -127,7 +127,7 @@ def test_equals_regression_and_svd_on_rows(regressor):
     z, spectra, explained = direct_chain(X, predict)
     distiller = fit(X, **parameters)
     assert_allclose(distiller.transform(X), z, rtol=0, atol=1e-10 * np.abs(z).max())
-    for stage, spectrum, share in zip(distiller.stages_, spectra, explained, strict=True):
+    for stage, spectrum, share in zip(distiller.stages_[1:], spectra, explained, strict=True):
         assert_allclose(stage.residual_variances, spectrum, rtol=1e-10, atol=1e-12)
         assert_allclose(stage.explained_before, share, rtol=1e-10)
 
@@ -136,7 +136,7 @@ def test_explained_after_is_that_of_the_new_prefix():
     X = family()
     distiller = fit(X)
     z, blocks = distiller.transform(X), blocks_of_rows(X)
-    for stage, h in zip(distiller.stages_, blocks[1:], strict=True):
+    for stage, h in zip(distiller.stages_[1:], blocks[1:], strict=True):
         prefix = z[:, : stage.width]
         score = 1 - (h - least_squares(prefix, h)).var(axis=0).sum() / h.var(axis=0).sum()
         assert_allclose(stage.explained_after, score, rtol=1e-10)
@@ -163,7 +163,7 @@ def test_second_block_linear_in_the_first_leaves_no_residual():
     small = rng.normal(size=(200, 3))
     X = np.hstack([small, small @ rng.normal(size=(3, 6)) + 2.0])
     distiller = fit(X, block_sizes=(3, 6))
-    assert distiller.stages_[0].n_added_nonzero == 0
+    assert distiller.stages_[1].n_added_nonzero == 0
     assert_array_equal(distiller.transform(X)[:, 3:], 0)
     assert_allclose(distiller.inverse_transform(small), X, atol=1e-10)
 
@@ -304,14 +304,14 @@ def test_ridge_without_penalty_is_least_squares():
     X = family()
     assert_allclose(fit(X, regressor="ridge", alpha=0).transform(X), fit(X).transform(X))
     strong = fit(X, regressor="ridge", alpha=1e12)
-    assert strong.stages_[0].explained_before < 1e-6
+    assert strong.stages_[1].explained_before < 1e-6
 
 
 def test_signs_do_not_depend_on_the_order_of_rows():
     X = family()
     order = np.random.default_rng(0).permutation(len(X))
     assert_allclose(fit(X[order]).transform(X), fit(X).transform(X), atol=1e-10)
-    for stage in fit(X).stages_:
+    for stage in fit(X).stages_[1:]:
         V = stage.directions
         assert (V[np.argmax(np.abs(V), axis=0), np.arange(V.shape[1])] > 0).all()
 
@@ -326,10 +326,10 @@ def test_protein_level_chooses_directions_of_protein_means():
     r = X[:, 4:] - least_squares(X[:, :4], X[:, 4:])
     means = np.array([r[groups == g].mean(axis=0) for g in range(60)])
     pca = PCA(5).fit(means)
-    cosines = np.abs(np.sum(pca.components_.T * distiller.stages_[0].directions, axis=0))
+    cosines = np.abs(np.sum(pca.components_.T * distiller.stages_[1].directions, axis=0))
     assert_allclose(cosines, 1, atol=1e-8)
     assert_allclose(
-        distiller.stages_[0].residual_variances[:5], pca.explained_variance_ * 59 / 60, rtol=1e-8
+        distiller.stages_[1].residual_variances[:5], pca.explained_variance_ * 59 / 60, rtol=1e-8
     )
     # And the residue level chooses others on these rows.
     other = ReverseDistiller((4, 9)).fit(X)
@@ -378,7 +378,7 @@ def score(distiller, X, width):
 def test_the_null_direction_of_a_layer_norm_survives_half_precision():
     X, new = layer_normed(), layer_normed(seed=1)
     distiller = fit(X, block_sizes=(16, 24))
-    assert distiller.stages_[0].n_regression == 15
+    assert distiller.stages_[1].n_regression == 15
     exact = score(distiller, new, 16)
     assert exact > 0.5
     rounded = new.astype(np.float16).astype(np.float64)
@@ -395,9 +395,9 @@ def test_outlier_columns_do_not_push_out_real_directions():
     # Directions as small as a real model's: 1e-4 of the others.
     scale[[2, 3]] = 1e-4
     scaled = fit(X * scale, block_sizes=(16, 24))
-    assert scaled.stages_[0].n_regression == plain.stages_[0].n_regression == 16
+    assert scaled.stages_[1].n_regression == plain.stages_[1].n_regression == 16
     assert_allclose(
-        scaled.stages_[0].explained_before, plain.stages_[0].explained_before, atol=1e-8
+        scaled.stages_[1].explained_before, plain.stages_[1].explained_before, atol=1e-8
     )
     assert_allclose(scaled.transform(X * scale)[:, 16:], plain.transform(X)[:, 16:], atol=1e-6)
 
@@ -429,7 +429,7 @@ def test_float32_products_keep_spectra_and_reconstructions(case, regressor):
     new = dict(hard_columns(family(2000, sizes=sizes, noise=1.0, seed=1), sizes))[case]
     exact = fit(X.astype(float), block_sizes=sizes, regressor=regressor)
     single = fit(X, block_sizes=sizes, regressor=regressor)
-    one, other = single.stages_[0], exact.stages_[0]
+    one, other = single.stages_[1], exact.stages_[1]
     assert one.n_regression == other.n_regression
     spectra = one.residual_variances, other.residual_variances
     assert_allclose(*spectra, rtol=0, atol=1e-5 * spectra[1][0])
@@ -449,7 +449,7 @@ def test_outliers_of_the_larger_model_do_not_zero_real_directions_in_float32():
     scale[[3, 7, 20]] = 1000.0
     exact = fit(X * scale, block_sizes=sizes)
     single = fit((X * scale).astype(np.float32), block_sizes=sizes)
-    assert single.stages_[0].n_added_nonzero == exact.stages_[0].n_added_nonzero == 8
+    assert single.stages_[1].n_added_nonzero == exact.stages_[1].n_added_nonzero == 8
     errors = [
         (((m.inverse_transform(m.transform(new * scale)) / scale - new) / new.std(axis=0)) ** 2)
         for m in (single, exact)
@@ -487,7 +487,7 @@ def test_duplicated_and_constant_columns():
     X[:, 1] = X[:, 0]
     X[:, 2] = 1 / 3
     distiller = fit(X, block_sizes=(6, 10))
-    assert distiller.stages_[0].n_regression == 4
+    assert distiller.stages_[1].n_regression == 4
     z = distiller.transform(X)
     assert_allclose(z[:, 6:], direct_chain(X, least_squares, (6, 10))[0][:, 6:], atol=1e-9)
     # A column that was constant has no weight: it cannot blow up when it moves.
@@ -594,7 +594,7 @@ def test_truncate_takes_only_the_blocks_it_needs():
         refit = clone(cut).fit(named(X).iloc[:, :n_columns])
         assert_allclose(refit.transform(named(X).iloc[:, :n_columns]), Z, atol=1e-10)
     assert distiller.n_components_ == 12  # the original is as it was
-    assert distiller.truncate(6).stages_[0].explained_after < distiller.stages_[0].explained_after
+    assert distiller.truncate(6).stages_[1].explained_after < distiller.stages_[1].explained_after
 
 
 def test_truncated_alias_is_that_of_the_members_it_needs():
@@ -673,7 +673,7 @@ def test_linear_second_block_leaves_no_residual_in_float32():
     rng = np.random.default_rng(0)
     small = rng.normal(size=(3000, 8)).astype(np.float32)
     large = small @ rng.normal(size=(8, 16)).astype(np.float32)
-    stage = fit(np.hstack([small, large]), block_sizes=(8, 16)).stages_[0]
+    stage = fit(np.hstack([small, large]), block_sizes=(8, 16)).stages_[1]
     assert stage.n_added_nonzero == 0 and stage.n_regression == 8
     assert stage.explained_before <= 1
 

@@ -25,7 +25,7 @@ def test_round_trip(tmp_path, rotate_base, names):
     assert_array_equal(again.inverse_transform(Z), distiller.inverse_transform(Z))
     assert again.get_params() == distiller.get_params()
     assert_array_equal(again.get_feature_names_out(), distiller.get_feature_names_out())
-    assert again.stages_[0].explained_after == distiller.stages_[0].explained_after
+    assert again.stages_[1].explained_after == distiller.stages_[1].explained_after
     assert sorted(p.name for p in (tmp_path / "d").iterdir()) == [
         "chain.safetensors",
         "config.json",

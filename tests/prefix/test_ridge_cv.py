@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from revdist_sklearn import PrefixRidgeCV
-from revdist_sklearn.prefix import _ridge_cv
+from revdist_sklearn.prefix import _ridge_cv, _search
 
 pytestmark = pytest.mark.filterwarnings("ignore:The chosen alpha")
 ALPHAS = np.logspace(-3, 3, 4)
@@ -149,7 +149,24 @@ def test_leave_one_out_has_its_limits():
     with pytest.raises(ValueError, match="scale=True has no closed form for cv='loo'"):
         PrefixRidgeCV(cv="loo", scale=True).fit(X, y)
     with pytest.raises(ValueError, match="None of the 16 mean scores"):
-        PrefixRidgeCV(alphas=ALPHAS, cv=LeaveOneOut()).fit(X, y)
+        PrefixRidgeCV(alphas=ALPHAS, cv=LeaveOneOut(), scoring="r2").fit(X, y)
+
+
+def test_leave_one_out_of_scikit_learn_is_loo_where_it_has_a_closed_form(monkeypatch):
+    X, y, _ = data(20, 5)
+    asked = []
+    path = _search.leave_one_out_path
+    monkeypatch.setattr(
+        _search, "leave_one_out_path", lambda *args: asked.append(1) or path(*args)
+    )
+    by_name = PrefixRidgeCV("all", alphas=ALPHAS, cv="loo").fit(X, y)
+    by_class = PrefixRidgeCV("all", alphas=ALPHAS, cv=LeaveOneOut()).fit(X, y)
+    assert_array_equal(by_class.cv_scores_, by_name.cv_scores_)
+    assert len(asked) == 2
+    scaled = {"scale": True, "scoring": "neg_mean_squared_error"}
+    folds = PrefixRidgeCV("all", alphas=ALPHAS, cv=LeaveOneOut(), **scaled).fit(X, y)
+    assert_same(folds, *grid_search(X, y, range(1, 6), cv=LeaveOneOut(), **scaled), X)
+    assert len(asked) == 2
 
 
 def test_a_column_that_is_constant_in_training():
