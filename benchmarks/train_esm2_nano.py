@@ -7,7 +7,7 @@ Each step is a subcommand; a training that was stopped goes on from its last che
     python benchmarks/train_esm2_nano.py evaluate --work nano
     python benchmarks/train_esm2_nano.py scores --work nano
 
-``evaluate`` and ``scores`` take the figures that stand in ``revdist_sklearn/models/README.md``:
+``evaluate`` and ``scores`` take the figures that stand in ``revdist_sklearn/weights/README.md``:
 the held-out perplexity, and the demo's scores of the trained and of the untrained networks.
 
 ``DB.fasta.gz`` is the 20,000-entry UniProt sample in Debian's package

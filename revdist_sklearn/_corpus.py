@@ -290,11 +290,8 @@ class _Checkpoint:
                 "not exist. Name a file in an existing folder."
             )
         # Whatever changes the moments; models by their contents, wherever they lie.
-        self._fingerprints = {
-            2: lambda: _fingerprint(plan, sequences, weighting, empty),
-            1: lambda: _fingerprint_of_format_1(plan, sequences, weighting, empty),
-        }
-        self.fingerprint = self._fingerprints[CHECKPOINT]()
+        self.facts = plan, sequences, weighting, empty
+        self.fingerprint = FINGERPRINTS[CHECKPOINT](*self.facts)
 
     def load(self):
         """Return the moments so far and the number of pieces in them."""
@@ -302,7 +299,7 @@ class _Checkpoint:
             return self.empty, 0
         moments, facts = Moments.load(self.path, return_metadata=True)
         number = check_format(facts.get("format", 1), CHECKPOINT, f"The checkpoint {self.path}")
-        if facts.get("fingerprint") != self._fingerprints[number]():
+        if facts.get("fingerprint") != FINGERPRINTS[number](*self.facts):
             raise ValueError(
                 f"The checkpoint {self.path} belongs to another corpus, family or setting; name "
                 "another file, or remove it to start anew."
@@ -371,3 +368,7 @@ def _digest_of(sequences, digest):
     for sequence in sequences:
         digest.update(sequence.encode() + b"\n")
     return digest.hexdigest()
+
+
+# By the format of the checkpoint.
+FINGERPRINTS = {1: _fingerprint_of_format_1, 2: _fingerprint}

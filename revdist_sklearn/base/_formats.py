@@ -17,7 +17,18 @@ STAGE_FIELDS: dict[int, dict[str, str | None]] = {
 
 
 class FormatError(ValueError):
-    """A file was written by a newer version of this package, in a format unknown to this one."""
+    """A file was written by a newer version of this package, in a format unknown to this one.
+
+    Examples
+    --------
+    >>> from revdist_sklearn import FormatError
+    >>> from revdist_sklearn.base._formats import check_format
+    >>> try:
+    ...     check_format(9, 2, "distiller")
+    ... except FormatError as error:
+    ...     print(error)
+    distiller was written in format 9, by another version of revdist_sklearn; this one reads ...
+    """
 
 
 def check_format(number, known, what):

@@ -32,6 +32,15 @@ class EmbeddingPlan:
 
     silent : bool, default=True
         Whether models load without a word.
+
+    Examples
+    --------
+    >>> from revdist_sklearn import ESMFeaturizer
+    >>> plan = ESMFeaturizer("esm2-nano:64", max_length=3, too_long="truncate").embedding_plan()
+    >>> print(plan.blocks, plan.limit)
+    esm2_nano_032 (32), esm2_nano_064 (64) 3
+    >>> sorted(plan.identity()["members"][0])
+    ['dtype', 'layer', 'model_kwargs', 'pooling', 'reference', 'weights', 'width', 'window']
     """
 
     members: tuple[Member, ...]

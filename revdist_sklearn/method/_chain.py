@@ -87,6 +87,17 @@ class Stage:
 
     prefix_mean : ndarray of shape (k_{i-1},)
         Mean of z_{i-1}.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from revdist_sklearn import ReverseDistiller
+    >>> rows = np.random.default_rng(0).normal(size=(100, 5))
+    >>> base, second = ReverseDistiller((2, 3)).fit(rows).stages_
+    >>> second
+    Stage(block='2', width=3, n_added=1, n_regression=2, explained_before=...)
+    >>> second.directions.shape, second.explained_before < second.explained_after
+    ((3, 1), True)
     """
 
     block: str

@@ -1,0 +1,136 @@
+"""The rooms of the package and what each may import, as the README of the house has it."""
+
+import ast
+import re
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import revdist_sklearn
+
+PACKAGE = Path(revdist_sklearn.__file__).parent
+# What a room may import beside itself; modules on top of the package join the rooms.
+MAY_IMPORT = {
+    "base": set(),
+    "models": {"base"},
+    "embedding": {"base", "models"},
+    "method": {"base"},
+    "prefix": {"base"},
+    "datasets": set(),
+    "top": {"base", "models", "embedding", "method", "prefix", "datasets"},
+    "cli": {"base", "models", "embedding", "method", "prefix", "datasets", "top"},
+}
+# To be read beside the paper: arrays in, arrays out.
+KERNELS = {
+    "method._chain",
+    "method._level",
+    "method._products_numpy",
+    "method._products_torch",
+    "prefix._ridge_path",
+    "base._blocks",
+    "base._values",
+}
+
+
+def modules():
+    """Return the modules by name, ``__init__`` of the package and of rooms left out."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "__init__.py"
+    }
+
+
+def room_of(module):
+    if module == "__main__":
+        return "cli"
+    first, dot, _ = module.partition(".")
+    return first if dot else "top"
+
+
+def imports(path, module):
+    """Yield what a file imports, anywhere in it: modules of this package, and other packages."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")[: -node.level]
+            source = ".".join([*parents, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inside = f"{source}.{alias.name}".lstrip(".")
+                if inside in MODULES or source in MODULES:
+                    yield inside if inside in MODULES else source
+                else:  # a public name, which lives where the room's `__init__` has it from
+                    room = import_module(f"revdist_sklearn.{source}".rstrip("."))
+                    home = getattr(getattr(room, alias.name), "__module__", "__init__")
+                    yield home.removeprefix("revdist_sklearn.")
+
+
+MODULES = modules()
+IMPORTS = {name: set(imports(path, name)) for name, path in MODULES.items()}
+
+
+def test_every_module_is_in_a_room():
+    assert {room_of(name) for name in MODULES} == set(MAY_IMPORT)
+    for room in set(MAY_IMPORT) - {"top"}:
+        text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+        assert text and len(text.splitlines()) <= 12
+        if room != "datasets":  # it may import nothing of the package, which goes without saying
+            assert "ay import" in text
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_rooms_import_what_they_may(name):
+    room = room_of(name)
+    for found in IMPORTS[name] & set(MODULES):
+        other = room_of(found)
+        assert other == room or other in MAY_IMPORT[room], f"{name} imports {found}"
+
+
+def test_there_is_no_cycle_not_even_by_imports_inside_of_functions():
+    graph = {name: found & set(MODULES) for name, found in IMPORTS.items()}
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a cycle of imports: {' > '.join(error.args[1])}")
+    assert set(order) == set(MODULES)
+
+
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_kernels_import_no_estimator(name):
+    for found in IMPORTS[name]:
+        assert not found.startswith(("sklearn", "transformers", "joblib", "tqdm")), found
+        assert found not in MODULES or found in KERNELS, f"{name} imports {found}"
+
+
+def test_imports_inside_of_functions_are_of_what_is_slow_or_optional():
+    """None hides a cycle: they bring torch, transformers, a hub's client or a picture."""
+    allowed = r"(torch|transformers|huggingface_hub|matplotlib)(\.|$)"
+    for name, path in MODULES.items():
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.ImportFrom) and node.level:
+                        # The packed path imports torch at its top.
+                        assert (name, node.module) == ("models._encoder", "_packed") or (
+                            node.module is None and [a.name for a in node.names] == ["__version__"]
+                        ), f"{name} imports {node.module} inside of {function.name}"
+                    elif isinstance(node, ast.ImportFrom):
+                        assert re.match(allowed, node.module), f"{name}: {node.module}"
+
+
+def test_modules_that_users_may_import_alone_have_names_without_underscore():
+    public = {name for name in MODULES if not name.rpartition(".")[2].startswith("_")}
+    assert public == {"interop"}
+    import revdist_sklearn.datasets
+
+    assert revdist_sklearn.datasets.__all__
+
+
+@pytest.mark.parametrize("name", revdist_sklearn.__all__)
+def test_public_names_are_documented_with_an_example(name):
+    assert ">>>" in getattr(revdist_sklearn, name).__doc__
