@@ -321,6 +321,52 @@ def test_a_checkpoint_of_other_input_is_refused(featurizer, tmp_path):
         gather(featurizer, checkpoint=path, weighting="protein")
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"layer": -1}, {"layer": 1}),
+        ({"dtype": "float32"}, {"dtype": "bfloat16"}),
+        ({"model_kwargs": None}, {"model_kwargs": {"attn_implementation": "eager"}}),
+        (
+            {"max_length": 12, "too_long": "window"},
+            {"max_length": 14, "too_long": "window"},
+        ),
+        (
+            {"max_length": 12, "too_long": "truncate"},
+            {"max_length": 14, "too_long": "truncate"},
+        ),
+        (
+            {"max_length": 12, "too_long": "window"},
+            {"max_length": 12, "too_long": "truncate"},
+        ),
+        ({"too_long": "error"}, {"max_length": 12, "too_long": "window"}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*were cut to their first")
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, first, second):
+    path = tmp_path / "moments.safetensors"
+    gather(ESMFeaturizer("esm2-nano:32", **first), checkpoint=path)
+    gather(ESMFeaturizer("esm2-nano:32", **first), checkpoint=path)
+    with pytest.raises(ValueError, match="belongs to another corpus"):
+        gather(ESMFeaturizer("esm2-nano:32", **second), checkpoint=path)
+
+
+def test_what_rows_do_not_depend_on_does_not_part_checkpoints(tmp_path, monkeypatch):
+    path = tmp_path / "moments.safetensors"
+    first = gather(ESMFeaturizer("esm2-nano:32"), checkpoint=path)
+    copied = shutil.copytree(_corpus_family(ESMFeaturizer("esm2-nano:32")), tmp_path / "other")
+    monkeypatch.setattr(ESMFeaturizer, "iter_residues", None)
+    same = {"token_budget": 99, "n_jobs": 2, "reference": "MK", "pooling": [0], "verbose": 1}
+    for emb in (
+        ESMFeaturizer("esm2-nano:32", cache_dir=tmp_path, max_length=999, **same),
+        ESMFeaturizer("esm2-nano:32", device="cpu"),
+    ):
+        assert_same(gather(emb, checkpoint=path), first, tolerance=0)
+    # The blocks have other names, which moments carry.
+    with pytest.raises(ValueError, match="belongs to another corpus"):
+        gather(ESMFeaturizer([str(copied)]), checkpoint=path)
+
+
 def test_a_checkpoint_of_other_weights_is_refused(featurizer, tmp_path):
     """The same name and width, but another network."""
     path = tmp_path / "moments.safetensors"

@@ -145,11 +145,10 @@ def draw(figures, path):
             if not curve:  # a family of one has no stage to leave the regression out of
                 continue
             prefixes, scores = zip(*curve, strict=True)
-            display = PrefixCurveDisplay.from_scores(
+            PrefixCurveDisplay.from_scores(
                 prefixes,
                 scores,
                 stage_dims=figures["stage_dims"],
-                score_name="Spearman correlation",
                 name=label,
                 ax=ax,
                 spread="std" if kind == "distilled" else None,
@@ -161,8 +160,11 @@ def draw(figures, path):
         ax.get_legend().remove()  # one for all panels
         ax.set_title(f"{name}, {scheme} folds", fontsize=10)
         ax.set_xticks(figures["stage_dims"])
-        ax.set(xlabel="columns used", ylabel=display.score_name)
-        ax.label_outer()
+        ax.set(xlabel="", ylabel="")
+    for ax in axes[-1]:
+        ax.set_xlabel("columns used")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("Spearman correlation")
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     figure.suptitle("Band: spread of the reverse-distilled score over folds", fontsize=9)

@@ -78,12 +78,11 @@ def resolve_prefixes(prefixes, n_features, names=None):
     if isinstance(prefixes, str):
         return np.arange(1, n_features + 1)
     if isinstance(prefixes, Integral):
-        if prefixes > n_features:
-            raise ValueError(
-                f"prefixes={prefixes} is more than X has columns, {n_features}; use an integer in "
-                f"[1, {n_features}], or 'all'."
-            )
-        count = int(prefixes)
+        message = (
+            f"prefixes={prefixes} is no number of prefixes of X, which has {n_features} columns; "
+            f"use an integer in [1, {n_features}], or 'all'."
+        )
+        count = check_integer(prefixes, "prefixes", 1, n_features, message)
         return np.array([-(-n_features * i // count) for i in range(1, count + 1)])
     given = np.asarray(prefixes)
     if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
@@ -221,11 +220,15 @@ class PrefixSearch(BaseEstimator):
         -------
         routing : MetadataRouter
         """
+        scorer = get_scorer(self.scoring or self._default_scoring)
+        if self.scoring is None and _routing_enabled():
+            # Nobody has to be asked: scores are not weighted, with routing or without.
+            scorer = scorer.set_score_request(sample_weight=False)
         return (
             MetadataRouter(owner=self)
             .add_self_request(self)
             .add(
-                scorer=get_scorer(self.scoring or self._default_scoring),
+                scorer=scorer,
                 method_mapping=MethodMapping().add(caller="fit", callee="score"),
             )
             .add(

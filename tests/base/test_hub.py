@@ -5,6 +5,7 @@ import traceback
 from fnmatch import fnmatch
 
 import huggingface_hub
+import numpy as np
 import pytest
 from conftest import HUB_COMMITS
 from huggingface_hub import constants
@@ -12,6 +13,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub import utils as hub_utils
 from transformers.utils import logging as transformers_logging
 
+from revdist_sklearn import ReverseDistiller
 from revdist_sklearn.base._hub import ModelNotFoundError, quiet
 from revdist_sklearn.models._checkpoint import weight_files
 from revdist_sklearn.models._family import resolve_family
@@ -264,3 +266,52 @@ def test_quiet_in_two_threads_does_not_cross():
     for thread in threads:
         thread.join(10)
     assert transformers_logging.get_verbosity() == level
+
+
+# Distillers come by the same client.
+
+
+@pytest.fixture
+def asked_for_a_distiller(monkeypatch, tmp_path):
+    """Return the options with which the hub is asked for a distiller, which it has."""
+    rows = np.random.default_rng(0).normal(size=(50, 6))
+    ReverseDistiller((2, 4)).fit(rows).save_pretrained(tmp_path)
+    options = []
+
+    def snapshot_download(repo_id, **given):
+        options.append({"repo_id": repo_id, **given})
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return options
+
+
+def test_a_distiller_is_asked_for_as_told(asked_for_a_distiller, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN_LAB", SECRET)
+    for revision, token in (("v1", "HF_TOKEN_LAB"), ("v2", None), (None, None)):
+        distiller = ReverseDistiller.from_pretrained(
+            "acme/distiller-1", revision=revision, token=token
+        )
+        assert distiller.n_components_ == 4
+    ReverseDistiller.from_pretrained("acme/distiller-1", local_files_only=True)
+    expected = {"repo_id": "acme/distiller-1", "local_files_only": False}
+    files = {"allow_patterns": ["config.json", "chain.safetensors"]}
+    assert asked_for_a_distiller == [
+        {**expected, **files, "revision": "v1", "token": SECRET},
+        {**expected, **files, "revision": "v2"},
+        {**expected, **files, "revision": None},
+        {**expected, **files, "revision": None, "local_files_only": True},
+    ]
+
+
+def test_a_distiller_that_is_not_there_is_told_as_a_model_is(hub_cache, no_network):
+    with pytest.raises(ModelNotFoundError, match=r"Distiller 'acme/none', revision v1") as caught:
+        ReverseDistiller.from_pretrained("acme/none", revision="v1", local_files_only=True)
+    assert isinstance(caught.value, FileNotFoundError)
+    assert "\n    hf download acme/none --revision v1\n" in str(caught.value)
+
+
+def test_a_token_in_place_of_its_name_is_refused_for_distillers_too():
+    with pytest.raises(ValueError, match="token='HF_TOKEN_LAB'") as caught:
+        ReverseDistiller.from_pretrained("acme/none", token=SECRET)
+    assert SECRET not in str(caught.value)

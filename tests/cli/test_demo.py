@@ -76,3 +76,40 @@ def test_demo_without_matplotlib_says_so(small, tmp_path, capsys, monkeypatch):
         _demo.run_demo(tmp_path, models="esm2-nano:32")
     assert 'pip install "revdist_sklearn[plot]"' in capsys.readouterr().out
     assert not (tmp_path / "revdist_demo.png").exists()
+
+
+def test_every_panel_shows_its_own_scores(tmp_path, monkeypatch):
+    figure_module = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure_module.Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+
+    def row(kind, width, folds, shift):
+        scores = (np.arange(5) / 100 + width / 1000 + shift).tolist()
+        return {"kind": kind, "width": width, "folds": folds, "scores": scores} | {
+            "mean": float(np.mean(scores)),
+            "row": kind,
+        }
+
+    shifts = {("first", "random"): 0.1, ("first", "position"): 0.2}
+    shifts |= {("second", "random"): 0.3, ("second", "position"): 0.4}
+    kinds = ("distilled", "raw", "concatenation_pca", "without_regression")
+    scores = {
+        name: [
+            row(kind, width, folds, shift + i / 50)
+            for (of, folds), shift in shifts.items()
+            if of == name
+            for i, kind in enumerate(kinds)
+            for width in (32, 64)
+        ]
+        for name in ("first", "second")
+    }
+    _demo.draw({"scores": scores, "stage_dims": [32, 64]}, tmp_path / "p.png")
+    [figure] = drawn
+    for ax, ((name, folds), shift) in zip(figure.axes, shifts.items(), strict=True):
+        assert ax.get_title() == f"{name}, {folds} folds"
+        lines = {line.get_label(): line for line in ax.get_lines()}
+        for i, kind in enumerate(kinds):
+            line = lines[_demo.CURVES[kind][0]]
+            np.testing.assert_array_equal(line.get_xdata(), [32, 64])
+            expected = 0.02 + np.array([0.032, 0.064]) + shift + i / 50
+            np.testing.assert_allclose(line.get_ydata(), expected)

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from revdist_sklearn import ESMFeaturizer, ReverseDistiller
-from revdist_sklearn.cli._main import main
+from revdist_sklearn import ESMFeaturizer, ReverseDistiller, fit_on_corpus
+from revdist_sklearn.cli._main import COMMANDS, _parser, main
+from revdist_sklearn.cli._options import featurizer_of
 from revdist_sklearn.cli._readers import read_fasta, read_measurements
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
 from revdist_sklearn.embedding._cache import FILE
@@ -158,3 +159,77 @@ def test_import_does_not_import_torch():
     code = "import sys, revdist_sklearn; print({'torch', 'transformers'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+# Options
+
+
+@pytest.mark.parametrize("regressor", ["ols", "ridge", "pcr"])
+def test_fit_takes_the_regressor(corpus, tmp_path, regressor):
+    arguments = ["fit", "--models", "esm2-nano:64", "--fasta", str(corpus)]
+    assert main([*arguments, "--regressor", regressor, "--output", str(tmp_path / "d")]) == 0
+    distiller = ReverseDistiller.from_pretrained(tmp_path / "d")
+    expected = fit_on_corpus(
+        ReverseDistiller(regressor=regressor),
+        ESMFeaturizer("esm2-nano:64"),
+        [s for _, s in read_fasta(corpus)],
+    )
+    assert distiller.regressor == regressor
+    np.testing.assert_allclose(distiller.components_, expected.components_, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "parameter", "value"),
+    [
+        (["--dtype", "bfloat16"], "dtype", "bfloat16"),
+        (["--device", "cpu"], "device", "cpu"),
+        (["--max-length", "90"], "max_length", 90),
+        (["--too-long", "window"], "too_long", "window"),
+        (["--cache-dir", "c"], "cache_dir", "c"),
+        (["--n-jobs", "2"], "n_jobs", 2),
+        (["--models", "esm2-nano:32"], "models", "esm2-nano:32"),
+        (["--models", "a/b", "c/d"], "models", ["a/b", "c/d"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "embed", "evaluate"])
+def test_options_are_parameters_of_the_featurizer(command, given, parameter, value):
+    needed = {
+        "fit": ["--output", "d"],
+        "embed": ["--fasta", "f", "--output", "z.npz"],
+        "evaluate": ["--target-column", "y"],
+    }[command]
+    # The table of `evaluate` comes first, as options with several values would take it.
+    table = ["t.csv"] if command == "evaluate" else []
+    arguments = _parser().parse_args([command, *table, *needed, *given])
+    changed = featurizer_of(arguments).get_params()
+    assert changed.pop(parameter) == value
+    plain = featurizer_of(_parser().parse_args([command, *table, *needed])).get_params()
+    assert plain.pop(parameter) != value and changed == plain
+
+
+def test_embed_computes_in_the_dtype(corpus, distiller, tmp_path):
+    arguments = ["embed", "--models", "esm2-nano:64", "--fasta", str(corpus)]
+    arguments += ["--distiller", str(distiller), "--dtype", "bfloat16"]
+    assert main([*arguments, "--output", str(tmp_path / "z.npz")]) == 0
+    sequences = [s for _, s in read_fasta(corpus)]
+    rd = ReverseDistiller.from_pretrained(distiller)
+    with np.load(tmp_path / "z.npz") as file:
+        half = ESMFeaturizer("esm2-nano:64", dtype="bfloat16").transform(sequences)
+        np.testing.assert_allclose(file["embedding"], rd.transform(half), atol=0.02)
+        full = rd.transform(ESMFeaturizer("esm2-nano:64").transform(sequences))
+        assert np.abs(file["embedding"] - full).max() > 1e-4
+
+
+def test_a_bar_is_for_terminals(corpus, tmp_path, capsys):
+    arguments = ["fit", "--models", "esm2-nano:32", "--fasta", str(corpus)]
+    with pytest.warns(UserWarning, match="one block"):
+        assert main([*arguments, "--output", str(tmp_path / "d")]) == 0
+    assert not capsys.readouterr().err
+
+
+def test_commands_are_those_that_the_help_lists(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in printed and command.HELP in " ".join(printed.split())

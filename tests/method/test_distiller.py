@@ -98,18 +98,26 @@ class SplitDistiller(ReverseDistiller):
         return super()._new_moments(X)
 
 
-@parametrize_with_checks(
-    [
-        ReverseDistiller(),
-        *(
-            SplitDistiller(regressor=regressor, rotate_base=rotate)
-            for regressor in WITNESSES
-            for rotate in (False, True)
-        ),
-    ]
+few_rows = pytest.mark.filterwarnings(
+    "ignore:.*one block:UserWarning", "ignore:.*too few:UserWarning"
 )
-@pytest.mark.filterwarnings("ignore:.*one block:UserWarning", "ignore:.*too few:UserWarning")
+VARIANTS = [
+    SplitDistiller(regressor=regressor, rotate_base=rotate)
+    for regressor in WITNESSES
+    for rotate in (False, True)
+]
+
+
+@parametrize_with_checks([ReverseDistiller(), SplitDistiller(regressor="pcr", rotate_base=True)])
+@few_rows
 def test_common_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(VARIANTS)
+@few_rows
+def test_common_checks_of_all_variants(estimator, check):
     check(estimator)
 
 
@@ -281,6 +289,75 @@ def test_partial_fit_solves_once_when_asked(monkeypatch):
     assert not calls
     distiller.transform(X), distiller.components_, distiller.stages_
     assert len(calls) == 1
+    distiller.partial_fit(X)
+    assert len(calls) == 1 and len(distiller.stages_) == 3  # asks for itself
+    assert len(calls) == 2
+
+
+def test_what_partial_fit_tells_is_plain_or_solved_when_asked():
+    X = family()
+    distiller = ReverseDistiller(SIZES, n_components=9).partial_fit(X)
+    whole = fit(X, n_components=9)
+    told = vars(distiller)
+    assert told["n_components_"] == whole.n_components_ == 9
+    assert_array_equal(told["stage_dims_"], whole.stage_dims_)
+    assert_allclose(told["mean_"], whole.mean_)
+    assert "components_" not in told and "stages_" not in told
+    assert_allclose(distiller.components_, whole.components_, atol=1e-12)
+    assert "stages_" in vars(distiller)
+    distiller.partial_fit(2 * X)
+    assert not np.allclose(distiller.components_, whole.components_)
+
+
+@pytest.mark.parametrize("how", ["fit", "partial_fit", "unfitted"])
+def test_a_display_solves_nothing(how, monkeypatch):
+    distiller = ReverseDistiller(SIZES)
+    if how != "unfitted":
+        getattr(distiller, how)(family())
+    monkeypatch.setattr("revdist_sklearn.method._distiller.solve_chain", None)
+    monkeypatch.setattr("revdist_sklearn.method._distiller.linear_map", None)
+    assert "ReverseDistiller" in distiller._repr_html_() and "Reverse" in repr(distiller)
+    assert not any(isinstance(value, property) for value in vars(ReverseDistiller).values())
+
+
+def test_fitted_attributes_are_plain():
+    told = vars(fit(family()))
+    assert {"components_", "mean_", "n_components_", "stage_dims_", "stages_"} <= set(told)
+    assert {"blocks_", "block_sizes_", "block_names_", "n_samples_seen_"} <= set(told)
+    with pytest.raises(AttributeError, match="has no attribute 'stages_'"):
+        ReverseDistiller().stages_  # noqa: B018
+
+
+@pytest.mark.parametrize("rotate_base", [False, True])
+def test_the_base_is_the_first_stage(rotate_base):
+    X = family()
+    stages = fit(X, rotate_base=rotate_base).stages_
+    base, h = stages[0], X[:, : SIZES[0]]
+    assert [stage.width for stage in stages] == list(SIZES)
+    assert [stage.n_added for stage in stages] == [4, 3, 5]
+    assert (base.block, base.n_regression, base.explained_before) == ("1", 0, 0.0)
+    assert base.coef.shape == (0, 4) and base.prefix_mean.shape == (0,)
+    assert_allclose(base.mean, h.mean(axis=0))
+    spectrum = np.linalg.svd(h - h.mean(axis=0), compute_uv=False) ** 2 / len(h)
+    assert_allclose(base.residual_variances, spectrum, rtol=1e-9)
+    shares = spectrum if rotate_base else h.var(axis=0)
+    assert_allclose(base.component_shares, shares / spectrum.sum(), rtol=1e-9)
+    assert_allclose(base.explained_after, 1.0)
+    assert base.n_added_nonzero == 4
+    axes = PCA().fit(h).components_.T if rotate_base else np.eye(4)
+    assert_allclose(np.abs(base.directions), np.abs(axes), atol=1e-9)
+    short = fit(X, rotate_base=rotate_base, n_components=3).stages_
+    assert len(short) == 1 and short[0].n_added == 3
+    assert_allclose(short[0].component_shares, base.component_shares[:3])
+
+
+def test_stages_are_equal_by_their_numbers():
+    X = family()
+    one, other = fit(X).stages_, fit(X).stages_
+    assert one == other and one[1] == other[1] and one[1] != one[2]
+    assert fit(X + 1).stages_[1] != one[1] and one[1] != "stage"
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(one[1])
 
 
 def test_partial_fit_after_fit_says_that_it_starts_anew():
@@ -476,10 +553,11 @@ def test_half_precision_input(kind, recwarn):
         ]
         assert abs(errors[0] - errors[1]) < tolerance
     assert not recwarn.list
-    far = centred.copy()
-    far[:, 17] += 100 * spread[17]
-    with pytest.warns(UserWarning, match=f"1 of 40 columns.*{kind} rounds away.*: 2__01"):
-        fit(torch.from_numpy(far).to(getattr(torch, kind)), block_sizes=sizes)
+    for times in (11, 100):
+        far = centred.copy()
+        far[:, 17] += times * spread[17]
+        with pytest.warns(UserWarning, match=f"1 of 40 columns.*{kind} rounds away.*: 2__01"):
+            fit(torch.from_numpy(far).to(getattr(torch, kind)), block_sizes=sizes)
 
 
 def test_duplicated_and_constant_columns():
@@ -741,7 +819,7 @@ def test_fewer_than_two_rows():
         ReverseDistiller().fit_moments(Moments(SIZES))
 
 
-@pytest.mark.parametrize("d", [0, 13, 2.0])
+@pytest.mark.parametrize("d", [0, 13, 2.0, True, "2", None])
 def test_truncate_out_of_range(d):
     with pytest.raises(ValueError, match="no prefix of the 12 columns"):
         fit(family()).truncate(d)
@@ -770,3 +848,25 @@ def test_moments_of_other_blocks():
     moments = Moments((11, 12)).update(family())
     with pytest.raises(ValueError, match="are not the blocks of the moments"):
         ReverseDistiller(SIZES).fit_moments(moments)
+
+
+def test_block_sizes_that_name_a_hub_id_are_no_alias(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    with pytest.raises(ValueError, match=r"'acme/x' is no alias of a family\. Known aliases"):
+        ReverseDistiller("acme/x").fit(family())
+
+
+@pytest.mark.parametrize("sizes", [(4, 7, True, 11), (4, 7.0, 12), (4, "7", 12), (0, 11, 12)])
+def test_block_sizes_that_are_no_widths(sizes):
+    with pytest.raises(ValueError, match=r"must hold the width of each block, integers of 1"):
+        ReverseDistiller(sizes).fit(family())
+
+
+def test_a_frame_of_another_family_is_told_by_both():
+    pd = pytest.importorskip("pandas")
+    moments = Moments((4, 7, 12), block_names="abc").update(family())
+    distiller = ReverseDistiller().fit_moments(moments)
+    other = pd.DataFrame(family(), columns=[f"x__{i}" for i in range(23)])
+    words = r"X has the blocks x \(23\), but .* fitted on a \(4\), b \(7\), c \(12\): give"
+    with pytest.raises(ValueError, match=words):
+        distiller.transform(other)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import assert_same_search, prefix_grid_search
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import (
@@ -208,3 +209,26 @@ def test_truncate_and_nested():
         params={"groups": groups},
     )
     assert (scores > 0.4).all()
+
+
+def test_groups_find_the_splitter_by_routing():
+    X, y, _ = data(60, 6, 2)
+    groups = np.arange(60) // 5
+    with config_context(enable_metadata_routing=True):
+        model = PrefixRidgeClassifierCV("all", alphas=ALPHAS, cv=GroupKFold(3))
+        scores = cross_val_score(model, X, y, cv=GroupKFold(4), params={"groups": groups})
+    expected = cross_val_score(
+        model, X, y, cv=GroupKFold(4), groups=groups, params={"groups": groups}
+    )
+    assert_array_equal(scores, expected)
+
+
+def test_leave_one_out_of_scikit_learn_is_loo_where_it_has_a_closed_form():
+    X, y, _ = data(14, 5, 2)
+    by_name = PrefixRidgeClassifierCV("all", alphas=ALPHAS, cv="loo").fit(X, y)
+    by_class = PrefixRidgeClassifierCV("all", alphas=ALPHAS, cv=LeaveOneOut()).fit(X, y)
+    assert_array_equal(by_class.cv_scores_, by_name.cv_scores_)
+    balanced = {"class_weight": "balanced"}
+    folds = PrefixRidgeClassifierCV("all", alphas=ALPHAS, cv=LeaveOneOut(), **balanced).fit(X, y)
+    _, scores = grid_search(X, y, range(1, 6), cv=LeaveOneOut(), **balanced)
+    assert_array_equal(folds.cv_scores_, scores)

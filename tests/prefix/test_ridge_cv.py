@@ -7,8 +7,9 @@ from conftest import assert_same_search, prefix_grid_search
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import LinAlgWarning
 from scipy.stats import spearmanr
+from sklearn import config_context
 from sklearn.base import clone
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import make_scorer, r2_score
 from sklearn.model_selection import (
     GridSearchCV,
@@ -413,3 +414,75 @@ def test_integer_targets_and_lists():
     X, y, _ = data(30, 6)
     search = PrefixRidgeCV([2, 6], alphas=1.0).fit(X.tolist(), np.rint(y).astype(int).tolist())
     assert search.predict(X).dtype == np.float64
+
+
+# Metadata routing
+
+
+@pytest.fixture
+def routing():
+    with config_context(enable_metadata_routing=True):
+        yield
+
+
+def test_groups_find_the_splitter_by_routing(routing):
+    """As for RidgeCV: the splitter asks for groups, nobody has to be told."""
+    X, y, _ = data(60, 12)
+    groups = np.arange(60) // 6
+    nested = cross_val_score(
+        PrefixRidgeCV("all", alphas=ALPHAS, cv=GroupKFold(4)),
+        X,
+        y,
+        cv=GroupKFold(5),
+        params={"groups": groups},
+    )
+    expected = []
+    for train, test in GroupKFold(5).split(X, y, groups):
+        inner = list(GroupKFold(4).split(X[train], y[train], groups[train]))
+        search = PrefixRidgeCV("all", alphas=ALPHAS, cv=inner).fit(X[train], y[train])
+        expected.append(search.score(X[test], y[test]))
+    assert_allclose(nested, expected)
+    theirs = cross_val_score(
+        RidgeCV(ALPHAS, cv=GroupKFold(4)), X, y, cv=GroupKFold(5), params={"groups": groups}
+    )
+    assert theirs.shape == nested.shape
+
+
+def test_groups_reach_the_end_of_a_pipeline(routing):
+    X, y, _ = data(60, 12)
+    groups = np.arange(60) // 6
+    model = make_pipeline(StandardScaler(), PrefixRidgeCV("all", alphas=ALPHAS, cv=GroupKFold(4)))
+    search = model.fit(X, y, groups=groups)[-1]
+    inner = list(GroupKFold(4).split(X, y, groups))
+    plain = PrefixRidgeCV("all", alphas=ALPHAS, cv=inner).fit(StandardScaler().fit_transform(X), y)
+    assert_array_equal(search.cv_scores_, plain.cv_scores_)
+
+
+def test_weights_go_to_whom_they_are_requested_for(routing):
+    X, y, w = data(60, 6)
+    weighted = make_scorer(r2_score).set_score_request(sample_weight=True)
+    search = PrefixRidgeCV("all", alphas=[1.0, 10.0], cv=3, scoring=weighted)
+    search.set_fit_request(sample_weight=True).fit(X, y, sample_weight=w)
+    plain = PrefixRidgeCV("all", alphas=[1.0, 10.0], cv=3).set_fit_request(sample_weight=True)
+    plain.fit(X, y, sample_weight=w)
+    for i, (train, test) in enumerate(KFold(3).split(X)):
+        ridge = Ridge(1.0).fit(X[train], y[train], sample_weight=w[train])
+        predicted = ridge.predict(X[test])
+        assert np.isclose(
+            search.cv_scores_[-1, 0, i], r2_score(y[test], predicted, sample_weight=w[test])
+        )
+        assert np.isclose(plain.cv_scores_[-1, 0, i], r2_score(y[test], predicted))
+
+
+def test_metadata_that_nobody_asks_for_is_an_error(routing):
+    X, y, _ = data(30, 6)
+    with pytest.raises(TypeError, match="groups"):
+        PrefixRidgeCV(cv=3).fit(X, y, groups=np.arange(30))
+
+
+def test_other_metadata_needs_routing():
+    X, y, _ = data(30, 6)
+    with pytest.raises(ValueError, match="enable_metadata_routing=True"):
+        PrefixRidgeCV(cv=3).fit(X, y, price=np.arange(30))
+    with pytest.raises(ValueError, match="prefixes=True is no number of prefixes"):
+        PrefixRidgeCV(True).fit(X, y)
