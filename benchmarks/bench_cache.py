@@ -1,15 +1,15 @@
 """Stores for pooled embeddings, side by side: SQLite, LMDB and zarr.
 
-Why the cache is SQLite.  Rows of float32 under 16-byte keys are written in batches, as the
+Why the cache is SQLite. Rows of float32 under 16-byte keys are written in batches, as the
 featurizer writes them, one transaction a batch, and read back in another order, each store
-in processes of its own; two writers then share the work.  Then look-ups in our cache as it
+in processes of its own; two writers then share the work. Then look-ups in our cache as it
 grows::
 
     pip install lmdb zarr
     python benchmarks/bench_cache.py
 
-A store that is not installed is left out.  A write is mostly the wait for the disk, once or more a
-batch, so that ratios are those of one kind of disk.  Results are printed and written as JSON
+A store that is not installed is left out. A write is mostly the wait for the disk, once or more a
+batch, so that ratios are those of one kind of disk. Results are printed and written as JSON
 (``--output``).
 """
 
@@ -167,7 +167,7 @@ def measure(name, width, n, pool):
 
 
 def measure_growth(width=32, n=100_000):
-    """Return seconds of `n` look-ups in a growing cache, found and missing, and of its info."""
+    """Return seconds of ``n`` look-ups in a growing cache, found and missing, and of its info."""
     from revdist_sklearn.embedding._cache import EmbeddingCache, cache_info
 
     space, results, start = {"width": width}, [], 0

@@ -1,7 +1,7 @@
 """Embedding on a CPU, side by side: this package, the authors' loop, and plain transformers.
 
 Models of ESM-2's shapes with random weights embed the lengths of real proteins, and
-peptides; contestants alternate, and ratios are medians over the rounds.  Two more tables show
+peptides; contestants alternate, and ratios are medians over the rounds. Two more tables show
 what the cache and ``compact`` save::
 
     pip install -e ".[bench]"
@@ -9,7 +9,7 @@ what the cache and ``compact`` save::
     python benchmarks/bench_featurizer.py
 
 Without fair-esm, the loop that the authors of reverse distillation embed with, its rows are
-left out.  Results are printed and written as JSON (``--output``).
+left out. Results are printed and written as JSON (``--output``).
 """
 
 import argparse

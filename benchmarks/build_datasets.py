@@ -8,7 +8,7 @@ Two sources are needed::
         --split nano/split.tsv
 
 From the wheel come the measurements of Nisthal et al. (2019) and Seuma et al. (2021); from
-the split come held-out UniProt sequences.  Every row is checked against its wild type, and
+the split come held-out UniProt sequences. Every row is checked against its wild type, and
 the UniProt sample against the sequences that the esm2-nano models were trained on.
 
 The same sources give the same bytes: samples are drawn by a hash of the sequence, which
@@ -109,7 +109,7 @@ def gb1(wheel):
     kept, set_aside = [], []
     for row in rows:
         sequence = "M" + row["x"]
-        # The name counts the initial M, which the sequence column lacks.  Two names carry
+        # The name counts the initial M, which the sequence column lacks. Two names carry
         # a letter and a comma before the mutation ("C, L07I").
         match = re.fullmatch(r"(?:[A-Z], )?([A-Z])(\d\d)([A-Z])", row["name"])
         if match is None:

@@ -14,9 +14,9 @@ Everything else is theirs: training, the state they save, reading it back under 
 ask for, and the loop over the models, whose place stand-ins take that return stored rows.
 
 Written are, a folder for each setting, scalers trained on the smaller model's own embedding,
-as their training script does it, and ``answers.npz``.  The saved scalers learn the regression
+as their training script does it, and ``answers.npz``. The saved scalers learn the regression
 on one half of the rows and the PCA on the other: on the same rows the mean of the residual
-is zero, and a reader that forgot it would not be found out.  In ``answers.npz`` are:
+is zero, and a reader that forgot it would not be found out. In ``answers.npz`` are:
 
 ``graded``, ``flat``
     Rows of two families, ``graded`` of three models and ``flat`` of two. In ``graded`` one

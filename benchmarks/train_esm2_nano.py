@@ -15,7 +15,7 @@ the held-out perplexity, and the demo's scores of the trained and of the untrain
 
 The recipe is ESM-2's masked language modelling (15% of the positions; of these 80%
 masked, 10% replaced, 10% kept; token dropout; rotary positions) on crops of 126
-residues.  Weight matrices of the layers are trained by Muon, all else by AdamW.
+residues. Weight matrices of the layers are trained by Muon, all else by AdamW.
 """
 
 import argparse

@@ -22,14 +22,14 @@ def compact(pipeline):
     """Return an equal fitted pipeline that runs only the models its prefix needs.
 
     A pipeline that keeps the first columns of a nested embedding throws the others away after
-    all models have run.  The result leaves out those beyond the prefix: the featurizer has
+    all models have run. The result leaves out those beyond the prefix: the featurizer has
     fewer members, the distiller fewer stages, and what follows is as it was.
 
     Parameters
     ----------
     pipeline : Pipeline, fitted search, or FrozenEstimator of one
         Its steps are an :class:`ESMFeaturizer`, a :class:`ReverseDistiller` (frozen or not),
-        and any others.  The prefix is that of the :class:`PrefixSelector` which follows, or of
+        and any others. The prefix is that of the :class:`PrefixSelector` which follows, or of
         a last step such as :class:`PrefixRidgeCV`, one that has ``n_components_`` and
         ``with_n_features``; without either it is the distiller's own width. A search stands for
         its ``best_estimator_``; so does one that is the last step, where it chose a narrower
@@ -39,16 +39,18 @@ def compact(pipeline):
     -------
     pipeline : Pipeline
         Fitted, with the same names of steps, parameters and output configuration; it shares
-        no step with the input, which is left as it is.  Predictions are equal up to float32
-        rounding of the same columns.  ``score`` is that of the last step: the ``scoring`` of
+        no step with the input, which is left as it is. Predictions are equal up to float32
+        rounding of the same columns. ``score`` is that of the last step: the ``scoring`` of
         a search is not part of its best estimator.
 
     Raises
     ------
     NotFittedError
         If the pipeline, its distiller or the search is not fitted.
+
     TypeError
         If it is neither a pipeline nor a search of one.
+
     ValueError
         If the steps are of another kind, or one between distiller and selector needs all
         columns.
@@ -133,12 +135,14 @@ def _prefix(steps, width):
     ----------
     steps : list of (str, estimator)
         What follows the distiller.
+
     width : int
         Columns that come out of it.
 
     Returns
     -------
     prefix : int
+
     steps : list of (str, estimator)
         Copies.
     """

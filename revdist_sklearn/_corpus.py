@@ -17,7 +17,7 @@ from .embedding._workers import in_order, is_worker_death
 from .method._moments import Moments
 from .models._device import resolve_device
 
-# Residues that one task embeds and sums.  Pieces follow from the input alone, so that the
+# Residues that one task embeds and sums. Pieces follow from the input alone, so that the
 # number of workers does not change the result.
 PIECE_RESIDUES = 2**16
 # A checkpoint holds all moments: not more often than this.
@@ -83,8 +83,10 @@ def corpus_moments(
     ValueError
         If the featurizer does not pool by the mean, a sequence is not valid, an embedding is
         not finite, or the checkpoint belongs to other input.
+
     RuntimeError
         If a worker died.
+
     OSError
         If the checkpoint cannot be written; what it held before is still there.
 
@@ -223,11 +225,16 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
     Parameters
     ----------
     featurizer : ESMFeaturizer
+
     sequences : list of str
+
     start : int
         Index of the first of them in the corpus, for messages.
+
     weighting : {"residue", "protein"}
+
     precision : {"float32", "float64"} or None
+
     progress : callable or None
         Called with the number of residues after each batch.
 

@@ -79,8 +79,10 @@ def folds(n, positions=None, *, seed=0):
     ----------
     n : int
         Number of rows.
+
     positions : array-like of shape (n,) or None
         Mutated position of each row.
+
     seed : int
 
     Returns
@@ -162,6 +164,7 @@ class Representations:
     ----------
     distiller : ReverseDistiller
         Fitted on ``moments``.
+
     moments : Moments
         Of the corpus; every PCA comes from them.
     """
@@ -223,14 +226,19 @@ def evaluate(representations, X, y, *, mutations=None, curve=False, progress=Non
     Parameters
     ----------
     representations : Representations
+
     X : ndarray of shape (n, D)
         The family's pooled embeddings.
+
     y : ndarray of shape (n,)
         Measurements.
+
     mutations : sequence of str or None
         Single substitutions: add the baseline without a language model, and folds by position.
+
     curve : bool, default=False
         Score prefixes between the stages too.
+
     progress : callable or None
         Called with 1 after each row and kind of fold.
 

@@ -134,3 +134,27 @@ def test_modules_that_users_may_import_alone_have_names_without_underscore():
 @pytest.mark.parametrize("name", revdist_sklearn.__all__)
 def test_public_names_are_documented_with_an_example(name):
     assert ">>>" in getattr(revdist_sklearn, name).__doc__
+
+
+def docstrings(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            if text := ast.get_docstring(node):
+                yield getattr(node, "name", path.stem), text
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings_have_one_style(name):
+    """One space after a sentence, double backticks, and a blank line between parameters."""
+    for owner, text in docstrings(MODULES[name]):
+        prose = re.sub(r"(?m)^ *(>>>|\.\.\. ).*$", "", text)
+        assert not re.search(r"[.?!]  [A-Z]", prose), owner
+        assert not re.search(r"(?<![`:\w])`(?!`)[^`\n]+`(?![`_])", prose), owner
+        sections = re.findall(
+            r"(?m)^(?:Parameters|Attributes|Raises)\n-+\n((?:.*\n?)*?)(?=\n\n?\w[\w ]*\n-+\n|\Z)",
+            text,
+        )
+        for section in sections:
+            entries = [i for i, line in enumerate(section.splitlines()) if re.match(r"\S", line)]
+            lines = section.splitlines()
+            assert all(lines[i - 1] == "" for i in entries[1:]), f"{owner}: {section}"

@@ -11,6 +11,7 @@ def replace_file(path, write):
     Parameters
     ----------
     path : Path
+
     write : callable
         Takes the path of the temporary file.
 

@@ -71,21 +71,7 @@ def check_format(number, known, what):
 
 
 def renamed(values, table, number):
-    """Return a mapping of a file of format ``number`` under today's names.
-
-    Parameters
-    ----------
-    values : dict
-
-    table : dict of int to dict of str to str
-        ``PARAMETERS`` or ``STAGE_FIELDS``.
-
-    number : int
-
-    Returns
-    -------
-    values : dict
-    """
+    """Return what a file of format ``number`` holds under today's names, by one of the tables."""
     for version in sorted(version for version in table if version >= number):
         now = {name: table[version].get(name, name) for name in values}
         values = {now[name]: value for name, value in values.items() if now[name] is not None}

@@ -115,7 +115,7 @@ def check_token_name(name):
     Raises
     ------
     ValueError
-        If it looks like a secret.  The message does not repeat it.
+        If it looks like a secret. The message does not repeat it.
     """
     if name is None or name in os.environ:
         return

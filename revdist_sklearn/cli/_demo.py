@@ -124,6 +124,7 @@ def draw(figures, path):
     ----------
     figures : dict
         From ``run_demo``.
+
     path : path-like
         PNG file to write.
     """

@@ -52,14 +52,18 @@ def read_measurements(path, sequence_column, target_column, mutation_column=None
     ----------
     path : path-like
         CSV file with a header, plain or gzip.
+
     sequence_column, target_column : str
+
     mutation_column : str or None
         None takes the column "mutant" where there is one.
 
     Returns
     -------
     sequences : list of str
+
     target : ndarray of shape (n,)
+
     mutations : list of str or None
         None where the table has no such column.
 

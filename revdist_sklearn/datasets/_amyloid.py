@@ -64,6 +64,7 @@ def load_amyloid_nucleation(*, mutations="all", return_X_y=False):
     mutations : {"all", "single"}, default="all"
         "all" for the 468 single mutants and the sample of 1,000 double mutants, "single"
         for the single mutants alone.
+
     return_X_y : bool, default=False
         Return ``(sequences, target)`` instead of a Bunch.
 
@@ -91,7 +92,7 @@ def load_amyloid_nucleation(*, mutations="all", return_X_y=False):
     -----
     Measured by Seuma et al. [1]_; the file is one of the package mavenn 1.1.4 (MIT,
     Copyright (c) 2020 Ammar Tareen, Justin B. Kinney) without stop codons and with a fixed
-    sample of the 14,015 double mutants.  ``DESCR`` has the details.
+    sample of the 14,015 double mutants. ``DESCR`` has the details.
 
     References
     ----------

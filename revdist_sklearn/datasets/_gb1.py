@@ -82,8 +82,8 @@ def load_gb1_stability(*, return_X_y=False):
     -----
     Measured by Nisthal et al. [1]_; the file is one of the package mavenn 1.1.4 (MIT,
     Copyright (c) 2020 Ammar Tareen, Justin B. Kinney) with the initial methionine put back
-    and one row left out whose name is ambiguous.  The least stable mutants are missing from
-    it.  ``DESCR`` has the details.
+    and one row left out whose name is ambiguous. The least stable mutants are missing from
+    it. ``DESCR`` has the details.
 
     References
     ----------

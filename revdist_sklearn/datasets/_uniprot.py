@@ -54,9 +54,9 @@ def load_uniprot_sample():
     Notes
     -----
     Source: UniProt, CC BY 4.0 (https://www.uniprot.org/help/license), by way of Debian's
-    package mmseqs2-examples.  The sequences come from clusters (30% identity) that were held
+    package mmseqs2-examples. The sequences come from clusters (30% identity) that were held
     out from the training of the models, and share no run of 12 residues with a sequence of
-    the training.  ``DESCR`` has the details.
+    the training. ``DESCR`` has the details.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Pooled embeddings on disk, by model and sequence: one SQLite file a folder.
 
 SQLite comes with Python, is safe for several writers, and leaves nothing half-written when a
-process is killed; ``benchmarks/bench_cache.py`` compares it with LMDB and zarr.  Its rollback
+process is killed; ``benchmarks/bench_cache.py`` compares it with LMDB and zarr. Its rollback
 journal is kept, as the faster write-ahead log does not work between the hosts of a cluster; the
 file system must support POSIX locks, as NFS 4 does.
 
@@ -110,13 +110,15 @@ class EmbeddingCache:
         ----------
         space : dict
             What the rows depend on beside the sequence, ``width`` among it; can be written as
-            JSON.  ``model`` is a name for :func:`cache_info` alone: rows are found under any.
+            JSON. ``model`` is a name for :func:`cache_info` alone: rows are found under any.
+
         sequences : list of str
 
         Returns
         -------
         found : list of int
-            Indices into `sequences`, ascending.
+            Indices into ``sequences``, ascending.
+
         rows : ndarray of shape (len(found), width), float32
             As they were put, bit for bit.
         """
@@ -153,13 +155,15 @@ class EmbeddingCache:
         ----------
         space : dict
             As in :meth:`get`.
+
         sequences : list of str
+
         rows : ndarray of shape (len(sequences), width), float32
 
         Raises
         ------
         ValueError
-            If `rows` has another shape or dtype.
+            If ``rows`` has another shape or dtype.
         """
         expected = len(sequences), space["width"]
         if rows.shape != expected or rows.dtype != np.float32:
@@ -302,6 +306,7 @@ def cache_info(folder):
     spaces : list of dict
         What the rows depend on, with ``n_sequences`` and ``n_bytes`` beside it, in the order
         in which they came.
+
     size : int
         Bytes on disk; 0 where there is no cache.
 
@@ -356,7 +361,7 @@ def clear_cache(folder):
         try:
             with closing(_connect(path)[0]) as connection:
                 # A transaction of another process would go on in the file of the same name that
-                # is made next.  Between two of them it notices that its file is gone.
+                # is made next. Between two of them it notices that its file is gone.
                 connection.execute("BEGIN EXCLUSIVE")
         except ForeignDatabase as error:
             raise OSError(f"No cache in {folder}: {error}. It is left alone.") from error

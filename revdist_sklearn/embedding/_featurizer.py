@@ -23,10 +23,10 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Embeddings of protein sequences by a family of protein language models.
 
     Each model of the family gives one block of columns, side by side, smallest model first:
-    the input of :class:`ReverseDistiller`.  A protein's row is the mean of its residues'
+    the input of :class:`ReverseDistiller`. A protein's row is the mean of its residues'
     embeddings (or their maximum, or the embedding of the start token).
 
-    There is nothing to fit: `transform` works at once.  Models are loaded when they are
+    There is nothing to fit: ``transform`` works at once. Models are loaded when they are
     first needed, into a registry of the process that all featurizers share; none is part
     of the estimator, whose pickles stay small.
 
@@ -37,59 +37,59 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
         - An alias: ``"esm2-nano"`` (part of this package; 32, 64 and 96 columns),
           ``"esm2"`` or ``"esmc"``, or up to one of their members: ``"esm2-nano:64"``,
-          ``"esm2:150M"``, ``"esmc:300M"``.  Without a size ``"esm2"`` ends at 650M and
+          ``"esm2:150M"``, ``"esmc:300M"``. Without a size ``"esm2"`` ends at 650M and
           ``"esmc"`` at 600M.
         - A list of hub ids (``"facebook/esm2_t6_8M_UR50D"``) and folders that
           ``save_pretrained`` of a model and its tokenizer wrote.
         - One hub id or folder: a family of one.
 
         Widths that do not ascend are embedded all the same; :class:`ReverseDistiller` then
-        needs its `residual_sizes`.
+        needs its ``residual_sizes``.
 
     pooling : {"mean", "max", "cls", "mutated"} or array-like of int, default="mean"
-        What makes one row of a protein.  Padding and special tokens have no part in it,
-        "cls" excepted; float32 whatever `dtype` is.
+        What makes one row of a protein. Padding and special tokens have no part in it,
+        "cls" excepted; float32 whatever ``dtype`` is.
 
         - "mean", "max": the mean or the maximum of each column over the residues.
         - "cls": the state of the start token, where the model has one.
         - Positions, counted from 0 (residue 1 of a protein is position 0): the mean over
           these residues, the same in all sequences.
         - "mutated": the mean over the positions at which the sequence differs from
-          `reference`, which must be of its length, of the difference between the two.  The
+          ``reference``, which must be of its length, of the difference between the two. The
           reference itself has a row of zeros.
 
         Means commute with the chain of a :class:`ReverseDistiller` fitted on residues;
         "max" and "cls" do not.
 
     reference : str or None, default=None
-        Sequence of the wild type.  Its row, pooled alike, is subtracted from each row: what
-        the mutations change, for variant effects.  A distiller's constant then stays in the
+        Sequence of the wild type. Its row, pooled alike, is subtracted from each row: what
+        the mutations change, for variant effects. A distiller's constant then stays in the
         nested embedding, the same in all rows; a head with an intercept does not see it.
 
     layer : int, default=-1
         Which hidden state, as in ``hidden_states[layer]`` of transformers: 0 is the
-        embedding before any layer, -1 the last one, after the final norm.  The layers
+        embedding before any layer, -1 the last one, after the final norm. The layers
         above are not run.
 
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
-        In what the models compute.  With the half precisions a row depends a little on
+        In what the models compute. With the half precisions a row depends a little on
         the batch it was computed in; with float32 by less than 1e-5.
 
     device : str or None, default=None
-        Where the models run, such as ``"cpu"`` or ``"cuda:1"``.  None: CUDA where there is
+        Where the models run, such as ``"cpu"`` or ``"cuda:1"``. None: CUDA where there is
         a GPU, else the CPU.
 
     max_length : int or None, default=None
-        Residues a sequence may have.  None: what the models can take, which is any length
+        Residues a sequence may have. None: what the models can take, which is any length
         for ESM-2 and ESM C (rotary positions) and 1,022 for ESM-1b (learned positions).
 
     too_long : {"error", "truncate", "window"}, default="error"
         What happens to longer sequences.
 
         - "error": a :exc:`ValueError` names the first.
-        - "truncate": only the first `max_length` residues are embedded, and a warning says
+        - "truncate": only the first ``max_length`` residues are embedded, and a warning says
           of how many sequences.
-        - "window": windows of `max_length` residues that overlap by half (the last one
+        - "window": windows of ``max_length`` residues that overlap by half (the last one
           ends at the last residue) are embedded one by one; a residue's state is the mean
           over the windows that hold it, the state of the start token the mean over all.
 
@@ -102,31 +102,31 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     token : str or None, default=None
         Name of the environment variable that holds the access token for gated or private
         models, such as ``"HF_TOKEN_LAB"``; never the token itself, which would end up in
-        pickles and logs.  None: what ``hf auth login`` or ``HF_TOKEN`` say.
+        pickles and logs. None: what ``hf auth login`` or ``HF_TOKEN`` say.
 
     model_kwargs : dict or None, default=None
-        Further keywords of transformers' ``from_pretrained``: ``device_map`` (`device` must
+        Further keywords of transformers' ``from_pretrained``: ``device_map`` (``device`` must
         then be None), ``quantization_config``, ``attn_implementation``, or
         ``trust_remote_code`` for models whose repository brings code that you have read.
 
     token_budget : int or None, default=None
-        Tokens of a batch, padding included.  None: 1,024 on a CPU; on a GPU what half of its
-        free memory holds.  Batches that do not fit all the same are halved and run again.
+        Tokens of a batch, padding included. None: 1,024 on a CPU; on a GPU what half of its
+        free memory holds. Batches that do not fit all the same are halved and run again.
         It sets speed and memory, not the result.
 
     cache_dir : str, path or None, default=None
-        Folder that keeps the rows of `transform` on disk, by sequence and model: folds, grid
-        candidates, processes and runs that share it embed no sequence twice.  A row is found
-        again if the weights (by content, or commit of the hub), `dtype`, `layer`, `pooling`,
-        `reference` (of "mutated"), the window of a long protein and `model_kwargs` are the
-        same.  Rows are written batch by batch; a folder that cannot be written to is a
-        warning.  ``revdist cache info`` and ``revdist cache clear`` look after it.
+        Folder that keeps the rows of ``transform`` on disk, by sequence and model: folds, grid
+        candidates, processes and runs that share it embed no sequence twice. A row is found
+        again if the weights (by content, or commit of the hub), ``dtype``, ``layer``, ``pooling``,
+        ``reference`` (of "mutated"), the window of a long protein and ``model_kwargs`` are the
+        same. Rows are written batch by batch; a folder that cannot be written to is a
+        warning. ``revdist cache info`` and ``revdist cache clear`` look after it.
 
     n_jobs : int or None, default=None
-        Workers of `transform`, as in joblib: None is 1 unless in a
+        Workers of ``transform``, as in joblib: None is 1 unless in a
         :class:`joblib.parallel_config` context, -1 all processors; the "dask" backend sends
-        the work to a Dask cluster.  Each worker process loads each model once and runs one at a
-        time.  On the CPU of one machine a single process uses all cores already and is often
+        the work to a Dask cluster. Each worker process loads each model once and runs one at a
+        time. On the CPU of one machine a single process uses all cores already and is often
         faster; workers are for several GPUs or machines.
 
     verbose : int or bool, default=0
@@ -147,11 +147,11 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     Notes
     -----
     Columns are named ``<block>__<column>``, the block after the last part of the folder or
-    hub id (``esm2_nano_032__07``).  A sequence that occurs several times in a call is
-    embedded once.  Lower case is read as upper case; X, B, Z, U and O are known to the
+    hub id (``esm2_nano_032__07``). A sequence that occurs several times in a call is
+    embedded once. Lower case is read as upper case; X, B, Z, U and O are known to the
     models, ``J``, ``*``, gaps and digits are not and raise.
 
-    `fit_transform` tells scikit-learn's callbacks (1.9 or later) of each model and each
+    ``fit_transform`` tells scikit-learn's callbacks (1.9 or later) of each model and each
     batch, as tasks below its own.
 
     Time grows with the residues and, in long proteins, with their square (attention);
@@ -252,7 +252,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError, TypeError
-            As in `transform`, except for what only loading a model can show.
+            As in ``transform``, except for what only loading a model can show.
         """
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -262,19 +262,20 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     @with_callbacks
     def fit_transform(self, X, y=None):
-        """Embed sequences, one row a protein; the same as `transform`.
+        """Embed sequences, one row a protein; the same as ``transform``.
 
         Parameters
         ----------
         X : list, tuple, 1-d array or Series of str of length n_samples
             Protein sequences.
+
         y : None
             Ignored.
 
         Returns
         -------
         embeddings : ndarray of shape (n_samples, sum(block_sizes_)), float32
-            As `transform`, with its errors.
+            As ``transform``, with its errors.
         """
         plan = self.embedding_plan()
         context = self._init_callback_context(
@@ -296,21 +297,25 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         embeddings : ndarray of shape (n_samples, sum(block_sizes_)), float32
-            One block of columns a model.  A frame where `set_output` asks for pandas, with
+            One block of columns a model. A frame where ``set_output`` asks for pandas, with
             the index of a Series (scikit-learn 1.7 or later).
 
         Raises
         ------
         TypeError
-            If `X` is one string, or an item is none.
+            If ``X`` is one string, or an item is none.
+
         ValueError
             If there is no sequence, one is empty, has a character that is no residue or
-            is too long under the policy "error"; if a parameter has no meaning, or `pooling`
+            is too long under the policy "error"; if a parameter has no meaning, or ``pooling``
             asks for positions that a sequence has not; if an embedding is not finite.
+
         ModelNotFoundError
             If a model is neither on disk nor to be had.
+
         MemoryError
             If one protein alone does not fit into the device's memory.
+
         RuntimeError
             If a worker died.
         """
@@ -323,13 +328,14 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def iter_residues(self, sequences, *, as_tensor=False):
         """Embed sequences residue by residue, some whole proteins at a time.
 
-        `pooling` has no part in it.  Memory is bounded whatever the number of sequences: a
+        ``pooling`` has no part in it. Memory is bounded whatever the number of sequences: a
         few batches of rows, or one protein where that is more.
 
         Parameters
         ----------
         sequences : list, tuple, 1-d array or Series of str
             Protein sequences.
+
         as_tensor : bool, default=False
             Whether to leave the rows on the device of the models, as torch tensors.
 
@@ -337,13 +343,14 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         ------
         rows : ndarray or torch.Tensor of shape (n_residues, sum(block_sizes_)), float32
             Embeddings of all residues of some consecutive proteins, in order.
+
         sequence_index : ndarray of shape (n_residues,), int64
-            Index into `sequences` of each row's protein.
+            Index into ``sequences`` of each row's protein.
 
         Raises
         ------
         TypeError, ValueError, ModelNotFoundError
-            As `transform`, when called and not at the first row.
+            As ``transform``, when called and not at the first row.
 
         Examples
         --------

@@ -36,14 +36,19 @@ class MemberRun:
     ----------
     member : Member
         Which model.
+
     pooling : Pooling or None
         What makes one row of a protein; None where residues alone are asked for.
+
     dtype, layer, device, model_kwargs
         As in :class:`ESMFeaturizer`.
+
     limit : int or None
         Residues of a window; None for proteins as they are.
+
     token_budget : int or None
         Tokens of a batch; None chooses.
+
     silent : bool
         Whether loading shows nothing.
     """
@@ -76,19 +81,21 @@ class MemberRun:
         ----------
         texts : list of str
             Checked sequences.
+
         index : list of int or None, default=None
             What messages call them; None counts.
 
         Yields
         ------
         batch : list of (int, Tensor, Tensor)
-            Index into `texts`, residues of shape (n_residues, width), first token of shape
+            Index into ``texts``, residues of shape (n_residues, width), first token of shape
             (width,); proteins longest first.
 
         Raises
         ------
         ValueError
             If the model has no token for a letter.
+
         MemoryError
             If a single protein, or window of one, does not fit into memory.
         """
@@ -179,18 +186,21 @@ class MemberRun:
         ----------
         texts, index
             As in :meth:`batches_of_states`.
+
         cache : EmbeddingCache or None
 
         Yields
         ------
         indices : list of int
-            Indices into `texts`.
+            Indices into ``texts``.
+
         rows : ndarray of shape (len(indices), width), float32
 
         Raises
         ------
         ValueError
             If an embedding is not finite.
+
         MemoryError
             As :meth:`batches_of_states`.
         """
@@ -239,12 +249,14 @@ class MemberRun:
         ----------
         texts : list of str
             Checked sequences.
+
         cache : EmbeddingCache or None
 
         Returns
         -------
         found : list of int
-            Indices into `texts`.
+            Indices into ``texts``.
+
         rows : ndarray of shape (len(found), width), float32
         """
         found, rows = [], [np.empty((0, self.member.width), dtype=np.float32)]
@@ -261,7 +273,9 @@ class MemberRun:
         ----------
         texts : list of str
             Checked sequences.
+
         rows : ndarray of shape (len(texts), width), float32
+
         cache : EmbeddingCache or None
         """
         for space, part in self._spaces(texts, cache):
@@ -314,14 +328,17 @@ class MemberRun:
 
 
 def pooled_rows(run, texts, index, cache_dir):
-    """Return the rows of all `texts`; what a worker runs.
+    """Return the rows of all ``texts``; what a worker runs.
 
     Parameters
     ----------
     run : MemberRun
+
     texts : list of str
+
     index : list of int
         What messages call them.
+
     cache_dir : path or None
         Folder of the cache that keeps each batch.
 
@@ -360,6 +377,7 @@ def average_windows(parts, length):
     ----------
     parts : list of (int, Tensor, Tensor)
         Start of the window, states of its residues, state of its first token.
+
     length : int
         Residues of the protein.
 
@@ -367,6 +385,7 @@ def average_windows(parts, length):
     -------
     residues : Tensor of shape (length, width)
         Mean over the windows that hold the residue.
+
     first : Tensor of shape (width,)
         Mean over all windows.
     """

@@ -15,6 +15,7 @@ class Pooling:
     ----------
     kind : {"mean", "max", "cls", "mutated"} or tuple of int
         A tuple holds the positions to average over, counted from 0.
+
     reference : str or None, default=None
         Of "mutated" alone: the sequence that tells which positions are mutated.
     """
@@ -69,10 +70,13 @@ class Pooling:
         ----------
         sequence : str
             The protein.
+
         residues : Tensor of shape (n_residues, width), float32
             States of its residues.
+
         first : Tensor of shape (width,)
             State of the start token.
+
         reference_residues : Tensor of shape (n_residues, width) or None
             Of "mutated" alone: the states of the reference.
 
@@ -101,6 +105,7 @@ def resolve_pooling(pooling, reference):
     ----------
     pooling : str or array-like of int
         As in :class:`ESMFeaturizer`.
+
     reference : str or None
         The checked reference.
 

@@ -20,8 +20,9 @@ def check_sequences(sequences, residues=RESIDUES):
     ----------
     sequences : list, tuple, 1-d array or Series of str
         Protein sequences.
+
     residues : str, default=RESIDUES
-        Allowed letters, upper case: the twenty amino acids and X, B, Z, U, O.  Lower case
+        Allowed letters, upper case: the twenty amino acids and X, B, Z, U, O. Lower case
         is accepted too.
 
     Returns
@@ -32,10 +33,11 @@ def check_sequences(sequences, residues=RESIDUES):
     Raises
     ------
     TypeError
-        If `sequences` is one string or no flat container in a fixed order, or if an item
-        is no string (a number, None, bytes).  The message names its index.
+        If ``sequences`` is one string or no flat container in a fixed order, or if an item
+        is no string (a number, None, bytes). The message names its index.
+
     ValueError
-        If there is no sequence, a sequence is empty, or a character is no residue.  The
+        If there is no sequence, a sequence is empty, or a character is no residue. The
         message names the index, the position and the character.
 
     Examples
@@ -131,15 +133,17 @@ def apply_limit(sequences, limit, too_long):
     ----------
     sequences : list of str
         Checked sequences.
+
     limit : int or None
         Largest number of residues; None for no limit.
+
     too_long : {"error", "truncate", "window"}
-        The policy.  "window" leaves the sequences whole: see :func:`window_starts`.
+        The policy. "window" leaves the sequences whole: see :func:`window_starts`.
 
     Returns
     -------
     sequences : list of str
-        The same list where nothing is too long, else with the first `limit` residues of the
+        The same list where nothing is too long, else with the first ``limit`` residues of the
         long ones under "truncate".
 
     Raises
@@ -185,7 +189,7 @@ def apply_limit(sequences, limit, too_long):
 
 
 def window_starts(length, size):
-    """Return the starts of windows of `size` residues that cover `length` residues.
+    """Return the starts of windows of ``size`` residues that cover ``length`` residues.
 
     Neighbours overlap by half a window; the last one ends at the last residue, so that it
     overlaps by more.
@@ -194,6 +198,7 @@ def window_starts(length, size):
     ----------
     length : int
         Residues of the protein.
+
     size : int or None
         Residues of a window; None for one window, however long.
 
@@ -224,18 +229,21 @@ def batches(lengths, budget, specials=2, packed=False):
     ----------
     lengths : list of int
         Residues of each sequence.
+
     budget : int
-        Tokens of a batch, padding and special tokens included.  A sequence longer than
+        Tokens of a batch, padding and special tokens included. A sequence longer than
         that is a batch of its own.
+
     specials : int, default=2
         Special tokens of each sequence.
+
     packed : bool, default=False
         Whether the model needs no padding, so that lengths may differ.
 
     Yields
     ------
     batch : list of int
-        Indices into `lengths`; every index occurs in one batch.
+        Indices into ``lengths``; every index occurs in one batch.
 
     Examples
     --------
@@ -260,12 +268,13 @@ def batches(lengths, budget, specials=2, packed=False):
 
 
 def runs(lengths, most):
-    """Yield ``(start, stop)`` of consecutive sequences that together have `most` residues.
+    """Yield ``(start, stop)`` of consecutive sequences that together have ``most`` residues.
 
     Parameters
     ----------
     lengths : list of int
         Residues of each sequence.
+
     most : int
         Residues of a run; a longer sequence is a run of its own.
 

@@ -13,7 +13,9 @@ def in_order(function, tasks, n_jobs):
     Parameters
     ----------
     function : callable
+
     tasks : iterator of tuple
+
     n_jobs : int or None
         As in joblib; one worker runs in this process, task by task.
 

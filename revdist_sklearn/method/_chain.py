@@ -8,7 +8,7 @@ Notation of Catrina et al. (ICLR 2026, arXiv:2603.07710), one residue a row::
     V_i    = leading principal directions of r_i
     z_i = [z_{i-1}, r_i V_i]
 
-Every step depends on the rows through the mean and the covariance C of x alone.  With
+Every step depends on the rows through the mean and the covariance C of x alone. With
 K = cov(x, z) and S = cov(z) of the prefix z built so far, a stage needs the small matrices
 S, G = cov(z, h_i) (rows of K) and cov(h_i) (a diagonal block of C): nothing of the size of
 the corpus, and nothing of D x D beside C itself.
@@ -35,7 +35,7 @@ CONSTANT_TOLERANCE = {
 # Residual directions with less than this share of the residual's variance are arbitrary.
 RESIDUAL_TOLERANCE = 1e-12
 # A residual direction below this share of what the larger model's own columns vary by along
-# it is rounding.  Judged along the direction: a few outlier columns would otherwise lift the
+# it is rounding. Judged along the direction: a few outlier columns would otherwise lift the
 # limit above real directions of the others.
 ROUNDING_TOLERANCE = {"float64": 1e-14, "float32": 1e-6}
 
@@ -228,11 +228,14 @@ def johnstone_count(e, n, n_rows, rank_tolerance=RANK_TOLERANCE["float64"]):
     ----------
     e : ndarray of shape (k,)
         Eigenvalues of the covariance of z_{i-1}, descending.
+
     n : float
         Number of rows (sum of their weights).
+
     n_rows : int
         Rows of positive weight. Rows determine no more eigenvalues than there are, which is
         how many an SVD of them returns; weights below 1 do not make them fewer.
+
     rank_tolerance : float
         No component below this share of the largest singular value is kept.
     """
@@ -267,19 +270,27 @@ def regress(S, G, H, z_mean, *, regressor, alpha, n, n_rows, precision="float64"
     ----------
     S : ndarray of shape (k, k)
         cov(z).
+
     G : ndarray of shape (k, l)
         cov(z, h).
+
     H : ndarray of shape (l, l)
         cov(h).
+
     z_mean : ndarray of shape (k,)
         Mean of z.
+
     regressor : {"ols", "ridge", "pcr"}
+
     alpha : float
         Penalty of ``ridge``, on sums over n centred rows as in scikit-learn's Ridge.
+
     n : float
         Number of rows (sum of their weights).
+
     n_rows : int
         Rows of positive weight.
+
     precision : {"float64", "float32"}
         Precision of the products behind the covariances.
 
@@ -287,14 +298,16 @@ def regress(S, G, H, z_mean, *, regressor, alpha, n, n_rows, precision="float64"
     -------
     W : ndarray of shape (k, l)
         Coefficients: hhat - mean(h) = (z - mean(z)) W.
+
     R : ndarray of shape (l, l)
         Covariance of the residual h - hhat.
+
     n_kept : int
         Directions of z in use.
     """
     penalty = alpha / n if regressor == "ridge" else 0.0
     # Rank is judged on columns of unit variance: a few outlier columns would otherwise push
-    # real directions under the cut.  A penalty and principal components are not scale-free.
+    # real directions under the cut. A penalty and principal components are not scale-free.
     scaled = penalty == 0.0 and regressor != "pcr"
     scale = unit_scale(np.diag(S), z_mean, precision) if scaled else np.ones(len(S))
     e, Q = principal_directions(scale[:, None] * S * scale)
@@ -375,20 +388,28 @@ def solve_chain(
     ----------
     n : float
         Number of rows (sum of their weights).
+
     mean, C : ndarray of shape (D,) and (D, D)
         Mean and covariance of x.
+
     blocks : Blocks
         Widths k_1, .., k_m.
+
     residual_sizes : tuple of int
         Residual columns of stages 2 to m.
+
     n_components : int
         Columns of z; stages beyond it are not computed.
+
     n_rows : int
         Rows of positive weight.
+
     regressor, alpha, rotate_base
         As in ``ReverseDistiller``.
+
     C_directions : ndarray of shape (D, D) or None
         Covariance at the level that chooses the residual directions (``None``: C).
+
     precision : {"float64", "float32"}
         Precision of the products behind C.
 
@@ -495,6 +516,7 @@ def apply_chain(chain, X):
     Parameters
     ----------
     chain : Chain
+
     X : ndarray of shape (n, D), float32 or float64
 
     Returns
@@ -533,6 +555,7 @@ def reconstruct(chain, Z):
     Parameters
     ----------
     chain : Chain
+
     Z : ndarray of shape (n, d)
         Rows of the first d columns of z.
 

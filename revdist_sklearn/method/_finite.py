@@ -11,8 +11,10 @@ def check_finite(rows, name, columns=None):
     Parameters
     ----------
     rows : ndarray or torch.Tensor of shape (n, D)
+
     name : str
         What the message calls the rows.
+
     columns : sequence of str or None
         Column names for the message.
     """

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.linalg import blas
 from scipy.sparse import csr_array
 
-# Rows multiplied at a time.  The bound keeps the copy small, and with it the rounding of
+# Rows multiplied at a time. The bound keeps the copy small, and with it the rounding of
 # float32 products; four times D keeps the sums over chunks, O(D^2) each, cheap beside them.
 CHUNK_ROWS = 4096
 

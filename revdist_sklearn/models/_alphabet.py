@@ -15,10 +15,13 @@ class Alphabet:
     ----------
     source : str
         Folder or hub id, for messages.
+
     before, after : tuple of int
         Special tokens around a protein.
+
     pad : int
         Token that fills a batch up.
+
     residues : mapping of str to int
         The letters it has, upper case.
     """
@@ -37,6 +40,7 @@ def read_alphabet(folder, member):
     ----------
     folder : Path
         Folder with its vocabulary.
+
     member : Member
         Its architecture and, for messages, its name.
 

@@ -1,8 +1,8 @@
 """What must be known of a model class of transformers to embed proteins with it.
 
 To add an architecture, add one entry to :data:`ARCHITECTURES`, under the ``model_type`` of
-its config.json, and a small random model of it to the tests.  Models without an entry are
-loaded by ``AutoModel`` and must show what they are: see :data:`GENERIC`.  Nothing here
+its config.json, and a small random model of it to the tests. Models without an entry are
+loaded by ``AutoModel`` and must show what they are: see :data:`GENERIC`. Nothing here
 imports torch.
 """
 
@@ -20,35 +20,46 @@ class Architecture:
     ----------
     model_class : str
         Name of the encoder class in transformers.
+
     layers : str or None
-        Path of the list of layers inside the model.  None: unknown, so that all layers
+        Path of the list of layers inside the model. None: unknown, so that all layers
         run and the wanted hidden state is asked for.
+
     final_norm : str or None, default=None
         Path of the norm after the last layer, where there is one.
+
     load_options : mapping, default={}
         Further keywords of ``from_pretrained``.
+
     before, after : tuple of str or None, default=("<cls>",), ("<eos>",)
-        Special tokens around a protein.  The first of `before` is what pooling "cls"
-        returns; where `before` is empty there is no such pooling.  None: whatever the
+        Special tokens around a protein. The first of ``before`` is what pooling "cls"
+        returns; where ``before`` is empty there is no such pooling. None: whatever the
         tokenizer puts there.
+
     pad : str, default="<pad>"
         Token that fills a batch up.
+
     residues : str, default=RESIDUES
         Letters the model takes, upper case.
+
     spellings : mapping of str to str, default={"{}": ""}
         How the vocabulary may write a residue, most wanted first; for each spelling the
         letters that are given to the model as X.
+
     tags : tuple of str, default=()
         Tokens of which the first that the vocabulary knows, if any, stands before all
         others: the task that some checkpoints were trained to be told.
+
     harmless : str, default="(?!)"
         Regular expression of weight names that play no part in hidden states, or follow
-        from the configuration: a checkpoint may lack them.  The default finds none.
+        from the configuration: a checkpoint may lack them. The default finds none.
+
     positions : callable, default=None
         Tokens a model of that configuration can take at most, or None.
+
     may_pack : bool, default=False
         Whether every residue attends to all others, however long the protein, and positions
-        can be given: then proteins may share a row on a CPU (:mod:`._packed`).  It is not
+        can be given: then proteins may share a row on a CPU (:mod:`._packed`). It is not
         found out, because local attention is like any other on proteins within its window.
     """
 
@@ -127,7 +138,7 @@ ARCHITECTURES = {
         before=(),
         after=("</s>",),
         # ProtT5 (sentencepiece) has tokens for U, Z, O and B, but its authors wrote X for
-        # them in training: the tokens' weights are as they were drawn.  Ankh uses its own.
+        # them in training: the tokens' weights are as they were drawn. Ankh uses its own.
         spellings={"▁{}": "UZOB", "{}": ""},
         tags=("<AA2fold>", "[NLU]"),  # ProstT5; Ankh3
     ),
@@ -144,7 +155,7 @@ ARCHITECTURES = {
     ),
 }
 
-# Any other encoder.  Its tokenizer shows tokens and special tokens, a trial at load that
+# Any other encoder. Its tokenizer shows tokens and special tokens, a trial at load that
 # one residue is one token, that attention looks both ways, and that padding is masked.
 GENERIC = Architecture(
     model_class="AutoModel",

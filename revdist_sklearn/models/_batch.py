@@ -7,6 +7,7 @@ def fill_up(rows, pad):
     Parameters
     ----------
     rows : list of ndarray of shape (n_tokens,), int64
+
     pad : int
         Token that fills up.
 

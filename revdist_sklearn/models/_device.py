@@ -5,7 +5,7 @@ import weakref
 from collections import defaultdict
 from contextlib import contextmanager
 
-# Tokens of a batch.  On a CPU one protein fills the machine, and larger batches only leave
+# Tokens of a batch. On a CPU one protein fills the machine, and larger batches only leave
 # its caches; a GPU wants as many as its memory holds.
 CPU_TOKENS = 1024
 GPU_TOKENS = (2048, 131072)
@@ -157,6 +157,7 @@ def start_copy(rows):
     -------
     host : Tensor
         To be read after :func:`finish_copy` only.
+
     event : torch.cuda.Event or None
         When the copy is done; None: it is.
     """

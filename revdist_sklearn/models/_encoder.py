@@ -16,13 +16,17 @@ class Encoder:
     ----------
     model : torch.nn.Module
         The encoder, in evaluation mode.
+
     alphabet : Alphabet
         Its tokens.
+
     width : int
         Columns of its states.
+
     device : torch.device or None, default=None
-        Where it runs, and is put when it does: see :class:`Residents`.  None: where the
+        Where it runs, and is put when it does: see :class:`Residents`. None: where the
         model is and must stay, because of a ``device_map`` or quantisation.
+
     layer : int or None, default=None
         Hidden state to ask for; None: the model ends at the wanted one.
 
@@ -30,12 +34,16 @@ class Encoder:
     ----------
     device : torch.device
         Where it runs.
+
     is_placed : bool
         Whether it must stay there.
+
     itemsize : int
         Bytes of a number in what it computes in.
+
     residues : str
         Letters it knows, upper case.
+
     pad : int
         Token that fills a batch up.
     """
@@ -112,12 +120,13 @@ class Encoder:
         Parameters
         ----------
         sequences : list of str
-            Checked sequences, best of similar lengths where the model is not `packed`.
+            Checked sequences, best of similar lengths where the model is not ``packed``.
 
         Returns
         -------
         residues : list of Tensor of shape (n_residues, width)
             States of the residues alone: no special token, no padding.
+
         first : Tensor of shape (n_sequences, width)
             States of the first token: the start token where the model has one.
         """

@@ -36,20 +36,28 @@ class Member:
     ----------
     source : str
         Folder or hub id.
+
     block : str
         Name of its block of columns.
+
     width : int
         Number of its columns.
+
     model_type : str
         The ``model_type`` of its config.json.
+
     limit : int or None
         Residues it can take at most.
+
     revision : str or None
         Commit, tag or branch of a hub id.
+
     local_files_only : bool
         Whether the hub must not be asked.
+
     token : str or None
         Name of the environment variable that holds the hub's token: never the token.
+
     trust_remote_code : bool
         Whether code of its repository may run.
     """
@@ -116,19 +124,23 @@ def blocks_of(members):
 def resolve_family(
     models, revision=None, local_files_only=False, token=None, trust_remote_code=False
 ):
-    """Return the members that `models` names, smallest first as given.
+    """Return the members that ``models`` names, smallest first as given.
 
     Parameters
     ----------
     models : str, path, or list or tuple of these
         An alias (``"esm2-nano"``, or ``"esm2:650M"`` for its members up to that one), a
         folder, a hub id, or a list of folders and hub ids.
+
     revision : str, sequence of (str or None), or None, default=None
         Commit, tag or branch of the hub ids; a sequence has one entry a member.
+
     local_files_only : bool, default=False
         Whether to use what is on disk only.
+
     token : str or None, default=None
         Name of the environment variable that holds the hub's token.
+
     trust_remote_code : bool, default=False
         Whether code of the repositories may run, for models that transformers does not
         know.
@@ -143,6 +155,7 @@ def resolve_family(
     ValueError
         Unknown alias, no encoder, a model that is code of its repository, the same model
         twice, a revision that belongs to no hub id, or a token in place of its name.
+
     ModelNotFoundError
         A folder or its ``config.json`` does not exist, or the hub does not give it.
 
@@ -201,7 +214,7 @@ def resolve_family(
 
 
 def _alias_members(models, local_files_only):
-    """Return the members of an alias, None if `models` is none."""
+    """Return the members of an alias, None if ``models`` is none."""
     try:
         found = find_alias(models)
     except ValueError as error:

@@ -14,9 +14,9 @@ SMALL_FILES = (".json", ".txt", ".model", ".py")
 def fingerprint(folder):
     """Return a text that is the same for two folders only if they hold the same model.
 
-    A snapshot of the hub is named by its commit.  Of other folders the contents of
+    A snapshot of the hub is named by its commit. Of other folders the contents of
     configuration, vocabulary and weights are hashed: a date tells nothing when files are
-    copied, and a path nothing when a training run saves into it again.  Hashing reads a
+    copied, and a path nothing when a training run saves into it again. Hashing reads a
     folder once a process and change of its files, a fraction of the time to load it.
 
     Parameters

@@ -54,12 +54,13 @@ class Registry:
         return len(self._models)
 
     def get(self, key, load):
-        """Return the model under `key`, loading it where it is not there.
+        """Return the model under ``key``, loading it where it is not there.
 
         Parameters
         ----------
         key : hashable
             All that the model depends on.
+
         load : callable
             Called without arguments; returns the model.
 
@@ -93,15 +94,20 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     ----------
     member : Member
         Which model.
+
     dtype : {"float32", "bfloat16", "float16"}
         In what it computes.
+
     layer : int
         Which hidden state, as in ``hidden_states[layer]`` of transformers.
+
     device : torch.device
-        Where it runs.  A ``device_map`` in `model_kwargs` takes precedence.
+        Where it runs. A ``device_map`` in ``model_kwargs`` takes precedence.
+
     model_kwargs : dict or None, default=None
         Further keywords of ``from_pretrained``, such as ``attn_implementation``,
-        ``device_map`` or ``quantization_config``.  ``trust_remote_code`` is the member's.
+        ``device_map`` or ``quantization_config``. ``trust_remote_code`` is the member's.
+
     silent : bool, default=True
         Whether to silence transformers' and the hub's own bars and reports.
 
@@ -113,9 +119,10 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     ------
     ModelNotFoundError
         If there are no weights.
+
     ValueError
         If the checkpoint lacks weights, its vocabulary lacks residues, it has no such
-        layer, it is no encoder that reads residue by residue, or `model_kwargs` hold what
+        layer, it is no encoder that reads residue by residue, or ``model_kwargs`` hold what
         is set elsewhere.
     """
     options = check_model_kwargs(model_kwargs)
@@ -183,8 +190,10 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     ----------
     folder : Path
         Folder with configuration, vocabulary and weights.
+
     member : Member
         Its architecture and, for messages, its name.
+
     dtype, layer, device, model_kwargs, silent
         As in :func:`get_encoder`.
 
@@ -248,7 +257,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
 
 
 def _wanted_state(layer, depth, member):
-    """Return the number of the hidden state, from 0 (the embeddings) to `depth`.
+    """Return the number of the hidden state, from 0 (the embeddings) to ``depth``.
 
     Hidden state i is the output of layer i.
     """
@@ -284,7 +293,7 @@ def _replace(model, path, module):
 def _try(encoder, member):
     """Raise unless a model without an entry behaves as embeddings need it.
 
-    Three proteins of twenty residues are run.  Hidden states must have one row a token and
+    Three proteins of twenty residues are run. Hidden states must have one row a token and
     the width that the configuration tells; the state of a residue must depend on the
     residues after it (a decoder's does not: its mean over a protein is another thing than
     that of an encoder); and it must not depend on padding.

@@ -1,6 +1,6 @@
 """The fast path on a CPU: proteins in one row without padding, linear layers on oneDNN.
 
-The model's own forward pass runs.  Three things are put under it, each compared with the
+The model's own forward pass runs. Three things are put under it, each compared with the
 plain model when it is loaded and left out where it does not agree:
 
 - attention, through transformers' attention interface, stays within each protein, so that
@@ -22,11 +22,11 @@ from ._batch import fill_up
 
 ATTENTION = "revdist_packed"
 # States may differ from the plain model's by this much of their column's scale: some float32
-# roundings, as between any two batches; 33 layers of random weights came to half of it.  By
+# roundings, as between any two batches; 33 layers of random weights came to half of it. By
 # column, because a few of ESM's are a thousand times the rest: of the largest state, layers
 # that compute in half precision would be off by less.
 AGREEMENT = 1e-5
-# Residues of the proteins that are compared; the models meet them in one row.  Few, because
+# Residues of the proteins that are compared; the models meet them in one row. Few, because
 # every pass reads all weights.
 PROBES = (9, 1, 4)
 # For how many rows oneDNN lays out the weights.
@@ -42,17 +42,22 @@ def packed_attention(
     ----------
     module : torch.nn.Module
         Unused.
+
     query, key, value : Tensor of shape (1, n_heads, n_tokens, head_width)
+
     attention_mask : Tensor or None
-        Without `protein_lengths` only.
+        Without ``protein_lengths`` only.
+
     scaling : float or None
         Factor of the dot products.
+
     protein_lengths : list of int or None
-        Tokens of each protein, in order.  None: one sequence a row, as usual.
+        Tokens of each protein, in order. None: one sequence a row, as usual.
 
     Returns
     -------
     output : Tensor of shape (1, n_tokens, n_heads, head_width)
+
     weights : None
     """
     if protein_lengths is None:
@@ -111,6 +116,7 @@ class Packed:
     ----------
     model : torch.nn.Module
         With :func:`packed_attention`.
+
     first_position : int
         Position of the first token of a protein.
     """
@@ -140,6 +146,7 @@ class Packed:
         ----------
         rows : list of ndarray of shape (n_tokens,), int64
             Token ids, special tokens included.
+
         positions : list of ndarray of shape (n_tokens,), int64
             Counted from 0.
 
@@ -164,10 +171,13 @@ def pack(model, tokenize, residues, pad_id):
     model : torch.nn.Module
         An encoder of transformers, in evaluation mode, of an architecture that may pack: what
         differs for long proteins only, such as local attention, is not seen here.
+
     tokenize : callable
         From a sequence to its token ids.
+
     residues : str
         Letters to compare on.
+
     pad_id : int
         Id of the padding token; positions of ESM-1b are counted from the one after it.
 
@@ -175,7 +185,7 @@ def pack(model, tokenize, residues, pad_id):
     -------
     packed : Packed or None
         None on a GPU, in half precision, and where the states do not agree with those of the
-        plain model, or do not depend on the positions they are given.  Older versions of
+        plain model, or do not depend on the positions they are given. Older versions of
         transformers count the rotary positions of ESM along the whole row; attention sees
         their differences alone, but these round off: states of a trained model moved by 4e-4.
     """

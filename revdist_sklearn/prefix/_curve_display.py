@@ -146,6 +146,7 @@ class PrefixCurveDisplay:
         ------
         ImportError
             If matplotlib is not installed.
+
         ValueError
             If ``spread`` is none of these.
         """
@@ -289,8 +290,10 @@ class PrefixCurveDisplay:
         ------
         TypeError
             If it is no search over prefixes, or one whose candidates saw different rows.
+
         ValueError
             If its parameters or metrics leave open what to draw.
+
         NotFittedError
             If it is not fitted.
 

@@ -20,7 +20,7 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
 
     Is to :class:`PrefixRidgeCV` what :class:`~sklearn.linear_model.RidgeClassifierCV` is to
     :class:`~sklearn.linear_model.RidgeCV`: ridge regression on targets of -1 and 1, one
-    column a class, a single one for two classes.  Scores and choice are those of
+    column a class, a single one for two classes. Scores and choice are those of
     :class:`~sklearn.model_selection.GridSearchCV` over a pipeline of :class:`PrefixSelector`
     and :class:`~sklearn.linear_model.RidgeClassifier`, from one factorisation a fold and
     penalty.
@@ -182,8 +182,10 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
             split has no row of positive weight, no candidate has a score, ``cv="loo"`` meets
             ``scale``, ``class_weight="balanced"`` or another ``scoring``, or
             ``one_standard_error`` a single split.
+
         TypeError
             If a scorer returns no number.
+
         AttributeError
             If a scorer asks for probabilities.
         """

@@ -14,7 +14,7 @@ BATCH_SCORES = {"r2": r2, "neg_mean_squared_error": neg_mean_squared_error}
 class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     """Ridge regression on the best prefix of a nested embedding.
 
-    Searches every prefix and every penalty by cross-validation.  Scores and choice are those
+    Searches every prefix and every penalty by cross-validation. Scores and choice are those
     of :class:`~sklearn.model_selection.GridSearchCV` over a pipeline of
     :class:`PrefixSelector` and :class:`~sklearn.linear_model.Ridge`, but all prefixes
     come from one factorisation a fold and penalty, so that more of them cost little.
@@ -167,6 +167,7 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
             If a prefix is wider than X, a penalty is not above 0, a split has no row of
             positive weight, no candidate has a score, ``cv="loo"`` meets ``scale`` or another
             ``scoring``, or ``one_standard_error`` a single split.
+
         TypeError
             If a scorer returns no number.
         """

@@ -6,25 +6,25 @@ factor of the ridge Gram matrix:
     A = X^T X + alpha I = L L^T        L t = X^T y                           (1)
 
 The factor of a leading block of A is the leading block of L, and the first d entries of t
-depend on the first d columns alone.  So the coefficients w_d of prefix d solve
+depend on the first d columns alone. So the coefficients w_d of prefix d solve
 
     L^T w_d = t with zeros behind its first d entries                        (2)
 
 where back substitution leaves zeros behind the first d entries of w_d too: one factor serves
-all prefixes (primal form).  Where there are fewer rows than columns, the Gram matrices of the
+all prefixes (primal form). Where there are fewer rows than columns, the Gram matrices of the
 rows are smaller, and running sums over the columns (dual form):
 
     K_d = X_d X_d^T        (K_d + alpha I) a_d = y                           (3)
     predictions of prefix d = X_test,d X_d^T a_d                             (4)
 
-Weighted rows are multiplied by the square roots of their weights.  The ridge that leaves row i
+Weighted rows are multiplied by the square roots of their weights. The ridge that leaves row i
 out follows from the one fitted on all rows: with r its residuals and H_ii the share that y_i
 has in its own prediction,
 
     y_i - prediction of the fit without row i = r_i / (1 - H_ii)             (5)
     H_ii = w_i x_i^T A^-1 x_i + w_i / sum(w)                                 (6)
 
-the last term being what the mean takes.  Nothing here depends on scikit-learn.
+the last term being what the mean takes. Nothing here depends on scikit-learn.
 
 Products go through SciPy's BLAS, as the factorisations do: NumPy's wheels bring a BLAS of their
 own, and the threads of two that take turns wait for each other (5 times slower on two cores).
@@ -70,10 +70,13 @@ class Split:
     ----------
     X : ndarray of shape (n, k)
         Centred rows times the square roots of their weights.
+
     y : ndarray of shape (n, n_targets)
         The same of the targets.
+
     X_test : ndarray of shape (m, k)
         Rows to predict, centred by the training means.
+
     y_mean : ndarray of shape (n_targets,)
         What is added to predictions.
     """
@@ -92,9 +95,12 @@ class Predictions:
     ----------
     prefixes, alphas : slice
         Which of them.
+
     values : ndarray of shape (n_rows, n_prefixes, n_alphas, n_targets)
+
     well_conditioned : ndarray of bool, shape (n_alphas,)
         Whether the Gram matrix with this alpha was good enough.
+
     rows : slice or ndarray of int, default=None
         Which of the rows to predict, for leave-one-out; None are all of them.
     """
@@ -112,12 +118,17 @@ def centred_split(X, y, X_test, sample_weight=None, fit_intercept=True, *, overw
     Parameters
     ----------
     X : ndarray of shape (n, k)
+
     y : ndarray of shape (n, n_targets)
+
     X_test : ndarray of shape (m, k)
+
     sample_weight : ndarray of shape (n,), default=None
         Not negative, of positive sum.
+
     fit_intercept : bool, default=True
         Whether to centre by the (weighted) training means.
+
     overwrite : bool, default=False
         Work in X and X_test where they are float64 in Fortran order.
 
@@ -148,10 +159,13 @@ def ridge_path(split, prefixes, alphas, form=None):
     Parameters
     ----------
     split : Split
+
     prefixes : ndarray of int, shape (n_prefixes,)
         Ascending, from 1 to k.
+
     alphas : ndarray of shape (n_alphas,)
         Positive penalties.
+
     form : {"primal", "dual"}, default=None
         None takes for each prefix the one that costs less.
 
@@ -181,11 +195,15 @@ def leave_one_out_path(X, y, prefixes, alphas, sample_weight=None, fit_intercept
     Parameters
     ----------
     X : ndarray of shape (n, k)
+
     y : ndarray of shape (n, n_targets)
+
     prefixes, alphas, form
         As in :func:`ridge_path`.
+
     sample_weight : ndarray of shape (n,), default=None
         A row of weight 0 is predicted by the fit on all others, as any other row is.
+
     fit_intercept : bool, default=True
 
     Yields
@@ -262,11 +280,15 @@ def choose_form(n, m, prefixes, n_alphas, *, form=None, interpolates=None):
     ----------
     n, m : int
         Rows to fit and to predict.
+
     prefixes : ndarray of int, shape (n_prefixes,)
         Ascending.
+
     n_alphas : int
+
     form : {"primal", "dual"}, default=None
         For all prefixes; None takes for each the one that costs less.
+
     interpolates : int, default=None
         For leave-one-out: the number of columns from which on the fit interpolates; the primal
         form is for fewer. None does not leave one out.
@@ -312,7 +334,7 @@ def _primal_factors(split, prefixes, alphas):
 def _factor_of_rows(X, y, alpha):
     """Return L and t of (1) by QR of X over sqrt(alpha) I, without the Gram matrix.
 
-    It is slower, and does not square the condition number.  Signs of L and t are those of QR;
+    It is slower, and does not square the condition number. Signs of L and t are those of QR;
     they cancel in (2).
     """
     k = X.shape[1]

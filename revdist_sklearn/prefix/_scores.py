@@ -63,6 +63,7 @@ def decide(decisions, classes):
     decisions : ndarray of shape (m, n_candidates, n_columns)
         One column for two classes, the second being the positive one, or for a class alone;
         else one a class.
+
     classes : ndarray of shape (n_classes,)
 
     Returns
@@ -86,6 +87,7 @@ class GivenValues(RegressorMixin, BaseEstimator):
     ----------
     X : ndarray of shape (m, k)
         The rows that the scorer is called with.
+
     predictions : ndarray of shape (m,) or (m, n_targets)
     """
 
@@ -115,6 +117,7 @@ class GivenDecisions(ClassifierMixin, GivenValues):
     ----------
     X, predictions
         As in ``GivenValues``.
+
     classes_ : ndarray of shape (n_classes,)
     """
 

@@ -44,8 +44,10 @@ def resolve_prefixes(prefixes, n_features, names=None):
     ----------
     prefixes : None, "all", int or array-like of int
         As in ``PrefixRidgeCV``.
+
     n_features : int
         Columns of X.
+
     names : sequence of str or None
         Their names.
 
@@ -106,6 +108,7 @@ def choose(scores, *, one_standard_error=False):
     ----------
     scores : ndarray of shape (n_prefixes, n_alphas, n_splits)
         Greater is better.
+
     one_standard_error : bool, default=False
         Take the smallest prefix whose best mean score is within one standard error of the
         best of all, rather than the best.
@@ -484,6 +487,7 @@ class PrefixSearch(BaseEstimator):
         ------
         ValueError
             If the number of columns is no integer in this range.
+
         NotFittedError
             If the search is not fitted.
         """
