@@ -267,17 +267,7 @@ class MemberRun:
         return found, np.concatenate(rows)
 
     def keep(self, texts, rows, cache):
-        """Put rows into a cache.
-
-        Parameters
-        ----------
-        texts : list of str
-            Checked sequences.
-
-        rows : ndarray of shape (len(texts), width), float32
-
-        cache : EmbeddingCache or None
-        """
+        """Put rows of texts, of shape (len(texts), width), into a cache, if there is one."""
         for space, part in self._spaces(texts, cache):
             cache.put(space, [texts[i] for i in part], rows[part])
 
@@ -354,16 +344,7 @@ def pooled_rows(run, texts, index, cache_dir):
 
 
 def no_start_token(member):
-    """Return the message that a model has nothing to pool by "cls".
-
-    Parameters
-    ----------
-    member : Member
-
-    Returns
-    -------
-    message : str
-    """
+    """Return the message that a model has nothing to pool by "cls"."""
     return (
         f"pooling='cls' needs a start token, which {member.source!r} ({member.model_type}) does "
         "not have; use 'mean' or 'max'."

@@ -30,15 +30,6 @@ def in_order(function, tasks, n_jobs):
 
 
 def is_worker_death(error):
-    """Return whether an error says that a worker process died.
-
-    Parameters
-    ----------
-    error : BaseException
-
-    Returns
-    -------
-    died : bool
-    """
+    """Return whether an error says that a worker process died."""
     # joblib's own workers raise the first, dask.distributed the second.
     return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"

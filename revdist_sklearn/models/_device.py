@@ -80,16 +80,7 @@ def tokens_that_fit(encoder):
 
 
 def is_out_of_memory(error):
-    """Return whether an error says that memory ran out, on whatever device.
-
-    Parameters
-    ----------
-    error : BaseException
-
-    Returns
-    -------
-    out_of_memory : bool
-    """
+    """Return whether an error says that memory ran out, on whatever device."""
     import torch
 
     # The CPU's allocator raises a plain RuntimeError.
@@ -100,12 +91,7 @@ def is_out_of_memory(error):
 
 
 def free_memory(device):
-    """Give back what torch keeps of a GPU's memory for later.
-
-    Parameters
-    ----------
-    device : torch.device
-    """
+    """Give back what torch keeps of a GPU's memory for later."""
     import torch
 
     if device.type == "cuda":
@@ -173,17 +159,7 @@ def start_copy(rows):
 
 
 def finish_copy(host, event):
-    """Return the array of a copy, once it is there.
-
-    Parameters
-    ----------
-    host, event
-        What :func:`start_copy` returned.
-
-    Returns
-    -------
-    rows : ndarray
-    """
+    """Return the array of a copy that :func:`start_copy` began, once it is there."""
     if event is not None:
         event.synchronize()
     return host.numpy()
