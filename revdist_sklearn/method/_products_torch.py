@@ -15,19 +15,7 @@ def is_tensor(rows):
 
 
 def add_rows(level, rows, weights=None, dtype=np.float64):
-    """Add rows to a level: products and sums on their device, one copy off it.
-
-    Parameters
-    ----------
-    level : Level
-
-    rows : Tensor of shape (n, D)
-
-    weights : ndarray of shape (n,) or None, default=None
-
-    dtype : {np.float64, np.float32}, default=np.float64
-        Precision of the products of one chunk.
-    """
+    """Add rows to a level, as for arrays: products and sums on their device, one copy off it."""
     level.merge(_level_of(rows, weights, dtype))
 
 

@@ -78,16 +78,7 @@ class Architecture:
     may_pack: bool = False
 
     def limit(self, config):
-        """Return the residues a model can take at most, or None.
-
-        Parameters
-        ----------
-        config : transformers.PretrainedConfig
-
-        Returns
-        -------
-        limit : int or None
-        """
+        """Return the residues that a model of this configuration takes at most, or None."""
         tokens = None if self.positions is None else self.positions(config)
         if tokens is None:
             return None
