@@ -1,10 +1,13 @@
+import itertools
+from fnmatch import fnmatch
+
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
-from revdist_sklearn.interop import load_published_scalers
+from revdist_sklearn.interop import load_published_scalers, load_reference_scalers
 
 SIZES = (3, 5, 8)
 
@@ -71,3 +74,89 @@ def test_wrong_files(tmp_path, X):
         load_published_scalers([tmp_path / "other.npz"])
     with pytest.raises(ValueError, match="paths is empty"):
         load_published_scalers([])
+
+
+def named(folder, X, *, setting="linear-incremental-1k", sizes=("8M", "35M", "150M")):
+    """Write the files of a family under the authors' names; return them, smallest first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, _ = published(folder, X, setting.startswith("pcr"))
+    pairs = itertools.pairwise(sizes)
+    names = [f"rd-scaler-{small}-{large}-{setting}.npz" for small, large in pairs]
+    return [path.rename(folder / name) for path, name in zip(paths, names, strict=True)]
+
+
+def test_the_names_decide_the_order(tmp_path, X):
+    paths = named(tmp_path, X)
+    z = load_published_scalers(paths).transform(X)
+    assert sorted(path.name for path in paths) != [path.name for path in paths]
+    assert_array_equal(load_published_scalers(paths[::-1]).transform(X), z)
+    assert_array_equal(load_published_scalers(tmp_path).transform(X), z)
+    assert_array_equal(load_published_scalers(str(tmp_path)).transform(X), z)
+    one = load_published_scalers(paths[0])
+    assert_array_equal(one.transform(X[:, :8]), z[:, :5])
+
+
+def test_one_of_several_settings_is_named(tmp_path, X):
+    linear = load_published_scalers(named(tmp_path, X)).transform(X)
+    pcr = named(tmp_path, X, setting="pcr-incremental-1k")
+    with pytest.raises(ValueError, match=r"None names none of those.*linear-incremental-1k, pcr-"):
+        load_published_scalers(tmp_path)
+    with pytest.raises(ValueError, match="'ridge-fbpca-1k' is none of those"):
+        load_published_scalers(tmp_path, setting="ridge-fbpca-1k")
+    found = load_published_scalers(tmp_path, setting="linear-incremental-1k")
+    assert_array_equal(found.transform(X), linear)
+    with pytest.raises(ValueError, match="files are of several settings: linear"):
+        load_published_scalers([tmp_path / "rd-scaler-8M-35M-linear-incremental-1k.npz", pcr[1]])
+
+
+def test_a_missing_stage_is_named(tmp_path, X):
+    paths = named(tmp_path, X)
+    with pytest.raises(ValueError, match=r"35M-150M-.* size 35M, and no file ends there"):
+        load_published_scalers(paths[1:])
+    paths = named(tmp_path / "b", X, sizes=("8M", "35M", "3B"))
+    assert load_published_scalers(paths[::-1]).stage_dims_.tolist() == list(SIZES)
+
+
+def test_the_hub_is_asked_for_one_setting(tmp_path, X, monkeypatch):
+    import huggingface_hub
+
+    paths = named(tmp_path / "weights", X, setting="pcr-incremental-1k")
+    asked = []
+
+    def snapshot_download(repo_id, **options):
+        asked.append((repo_id, options))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    z = load_published_scalers(paths).transform(X)
+    assert_array_equal(load_published_scalers(revision="v1").transform(X), z)
+    repo_id, options = asked[0]
+    assert repo_id == "singhlab/plm_reverse_distillation" and options["revision"] == "v1"
+    [pattern] = options["allow_patterns"]
+    assert all(fnmatch(f"weights/{path.name}", pattern) for path in paths)
+    assert not fnmatch("weights/rd-scaler-8M-35M-ridge-fbpca-1k.npz", pattern)
+    with pytest.raises(ValueError, match="'ridge-fbpca-1k' is none"):
+        load_published_scalers("acme/scalers", setting="ridge-fbpca-1k")
+
+
+def test_folders_without_scalers(tmp_path):
+    with pytest.raises(ValueError, match="holds no scalers of reverse distillation"):
+        load_published_scalers(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder; give one that holds scalers"):
+        load_published_scalers(tmp_path / "nowhere")
+
+
+def test_the_base_and_the_spectra_of_files(tmp_path, X):
+    base, *larger = load_published_scalers(named(tmp_path, X)).stages_
+    assert (base.width, base.n_regression) == (3, 0) and base.n_added_nonzero == 3
+    for stage, k in zip(larger, SIZES[1:], strict=True):
+        known = stage.residual_variances[: stage.n_added]
+        assert stage.residual_variances.shape == (k,) and (known > 0).all()
+        assert np.isnan(stage.residual_variances[stage.n_added :]).all()
+
+
+def test_the_old_name_warns(tmp_path, X):
+    paths = named(tmp_path, X)
+    with pytest.warns(FutureWarning, match="now called load_published_scalers"):
+        old = load_reference_scalers(paths)
+    assert_array_equal(old.transform(X), load_published_scalers(paths).transform(X))
