@@ -95,7 +95,9 @@ def test_uneven_prefixes_take_a_logarithmic_axis(prefixes):
     display = PrefixCurveDisplay.from_scores(prefixes, np.ones((len(prefixes), 2)))
     assert display.ax_.get_xscale() == "log"
     display.figure_.canvas.draw()
-    labels = [text.get_text() for text in display.ax_.get_xticklabels() if text.get_text()]
+    low, high = display.ax_.get_xlim()  # some versions label ticks beyond it too
+    ticks = zip(display.ax_.get_xticks(), display.ax_.get_xticklabels(), strict=True)
+    labels = [label.get_text() for d, label in ticks if low <= d <= high and label.get_text()]
     assert labels == [str(d) for d in prefixes] or len(labels) <= 12
     assert "16" in labels
     # A second curve does not turn the axis of the first.
