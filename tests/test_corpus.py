@@ -154,6 +154,7 @@ def test_tasks_are_small(featurizer, many_pieces, monkeypatch):
     assert len(sizes) > 2 and max(sizes) < 2000
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same(featurizer, many_pieces, dask_cluster):
     with joblib.parallel_config(backend="dask"):
         on_dask = gather(featurizer)
@@ -212,13 +213,17 @@ def repaired(tmp_path):
     "kind, error, message, n_jobs",
     [
         (GivesNaN, ValueError, "embedding of sequence 3 is not finite", None),
-        (GivesNaN, ValueError, "embedding of sequence 3 is not finite", 2),
+        pytest.param(
+            *(GivesNaN, ValueError, "embedding of sequence 3 is not finite", 2),
+            marks=pytest.mark.slow,
+        ),
         (Interrupted, KeyboardInterrupt, None, None),
-        (
+        pytest.param(
             Dies,
             RuntimeError,
             r"A worker died.*pieces were merged\. (They are in|Nothing is lost)",
             2,
+            marks=pytest.mark.slow,
         ),
     ],
 )

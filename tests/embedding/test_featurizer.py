@@ -314,7 +314,7 @@ def test_cls_needs_a_start_token(emb, monkeypatch):
         emb.set_params(pooling="cls").fit(["MKT"])
 
 
-@pytest.mark.parametrize("n_jobs", [None, 2])
+@pytest.mark.parametrize("n_jobs", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_embeddings_that_are_not_finite_are_named_and_not_kept(tmp_path, n_jobs, no_workers_left):
     folder = save_esm(tmp_path / "overflows_on_w")
     model = EsmModel.from_pretrained(folder, add_pooling_layer=False)
@@ -474,6 +474,7 @@ def test_workers_compute_the_same(emb, proteins, backend, tmp_path, no_workers_l
     np.testing.assert_array_equal(shared.transform(proteins), Y[:-1])
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_computes_the_same(emb, proteins, tmp_path, dask_cluster):
     X = emb.transform(proteins)
     with joblib.parallel_config(backend="dask"):
@@ -489,6 +490,7 @@ def test_workers_share_out_few_sequences_too(emb, proteins):
     assert sorted(i for piece in todo for i in piece) == list(range(7)) and len(todo) >= 4
 
 
+@pytest.mark.slow
 def test_workers_load_one_model_and_share_the_cores(tiny_family, monkeypatch, no_workers_left):
     """What a worker sees of torch's threads; joblib sets them at its start."""
     cores = joblib.cpu_count()
@@ -508,7 +510,7 @@ def dies_on_tryptophan(run, texts, names, cache_dir):
     return pooled_rows(run, texts, names, cache_dir)
 
 
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cached", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_dead_worker_leaves_the_cache_and_says_what_to_do(
     emb, tmp_path, cached, no_workers_left, tokens_seen, monkeypatch
 ):
@@ -976,6 +978,7 @@ def test_pipeline_and_its_head(emb, proteins):
     np.testing.assert_array_equal(model[:-1].get_feature_names_out(), emb.get_feature_names_out())
 
 
+@pytest.mark.slow
 def test_grid_search_over_two_workers(tiny_family, proteins):
     sequences = [p[i:] + p[:i] for p in proteins if len(p) > 20 for i in (0, 3, 9)]
     y = np.array([s.count("A") + s.count("K") for s in sequences], dtype=float)

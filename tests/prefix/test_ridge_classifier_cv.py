@@ -23,14 +23,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:The chosen alpha")
 ALPHAS = np.logspace(-2, 3, 4)
 
 
+@parametrize_with_checks([PrefixRidgeClassifierCV()])
+def test_common_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
 @parametrize_with_checks(
     [
-        PrefixRidgeClassifierCV(),
         PrefixRidgeClassifierCV("all", cv="loo"),
         PrefixRidgeClassifierCV(scale=True, one_standard_error=True, scoring="balanced_accuracy"),
     ]
 )
-def test_common_checks(estimator, check):
+def test_common_checks_of_other_parameters(estimator, check):
     check(estimator)
 
 

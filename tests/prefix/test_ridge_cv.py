@@ -31,14 +31,19 @@ ALPHAS = np.logspace(-3, 3, 4)
 rank_correlation = make_scorer(lambda y, p: spearmanr(y, p).statistic)
 
 
+@parametrize_with_checks([PrefixRidgeCV()])
+def test_common_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
 @parametrize_with_checks(
     [
-        PrefixRidgeCV(),
         PrefixRidgeCV("all", cv="loo"),
         PrefixRidgeCV(scale=True, one_standard_error=True, fit_intercept=False),
     ]
 )
-def test_common_checks(estimator, check):
+def test_common_checks_of_other_parameters(estimator, check):
     check(estimator)
 
 
