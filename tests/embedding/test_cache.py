@@ -40,6 +40,16 @@ def test_rows_come_back_bit_for_bit(cache):
     assert rows.tobytes() == ROWS[1].tobytes() + odd.tobytes() + ROWS[0].tobytes()
 
 
+def test_a_closed_cache_finds_and_keeps_nothing(tmp_path):
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(SPACE, ["A"], ROWS[:1])
+    cache.put(SPACE, ["C"], ROWS[1:2])
+    assert cache.get(SPACE, ["A", "C"])[0] == []
+    cache.close()  # a second time is no harm
+    with EmbeddingCache(tmp_path) as again:
+        assert again.get(SPACE, ["A", "C"])[0] == [0]
+
+
 def test_more_keys_than_one_look_up_takes(cache):
     cache.put(SPACE, TEXTS[::2], ROWS[::2])
     found, rows = cache.get(SPACE, TEXTS)
@@ -461,6 +471,18 @@ def test_info_changes_nothing(tmp_path):
     content = (tmp_path / FILE).read_bytes()
     cache_info(tmp_path)
     assert (tmp_path / FILE).read_bytes() == content and os.listdir(tmp_path) == [FILE]
+
+
+def test_a_file_without_tables_is_not_written_to(tmp_path):
+    (tmp_path / FILE).touch()
+    assert clear_cache(tmp_path) == 0 and os.listdir(tmp_path) == []
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        connection.executescript("CREATE TABLE mine (x); DROP TABLE mine")
+    content = (tmp_path / FILE).read_bytes()
+    with pytest.raises(OSError, match="cannot be read"):
+        cache_info(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == content and len(content) > 0
+    assert clear_cache(tmp_path) == len(content)
 
 
 def test_info_of_a_damaged_description(cache):

@@ -22,7 +22,7 @@ from revdist_sklearn.method._chain import (
 SIZES = (3, 5, 8)
 
 
-def rows(n=300, d=sum(SIZES), seed=0):
+def rows(n=300, d=16, seed=0):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + rng.normal(size=d)
 
@@ -236,6 +236,15 @@ def test_a_column_that_rounds_to_two_neighbours_is_constant():
     moved = X.copy()
     moved[:, 1] = 5.0
     assert_array_equal(distiller.transform(moved)[:, 4:], distiller.transform(X)[:, 4:])
+
+
+@pytest.mark.parametrize("precision, used", [("float64", True), ("float32", False)])
+def test_nothing_is_reconstructed_from_a_constant_column(precision, used):
+    # A column of mean 1 and spread 1e-8, which is rounding in float32, and 1e8 times the same.
+    C = np.array([[1e-16, 1e-8], [1e-8, 1.0]])
+    chain = solve(C, (1, 1), np.ones(2), n_components=1)
+    x = reconstruct(replace(chain, precision=precision), np.array([[1 + 3e-8]]))
+    assert_allclose(x, [[1, 4.0 if used else 1.0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("share, kept", [(1e-11, True), (1e-13, False)])

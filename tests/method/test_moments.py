@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from revdist_sklearn import Moments, ReverseDistiller
+from revdist_sklearn.method import _products_numpy
 from revdist_sklearn.method._products_numpy import CHUNK_ROWS
 
 
@@ -95,6 +96,27 @@ def test_protein_mean_is_weighted_and_weightless_proteins_do_not_count():
     first, last = (X[0] + 3 * X[1]) / 4, (X[4] + X[5]) / 2
     assert moments.n_proteins == 2
     assert_allclose(moments.protein.mean, (first + last) / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [300, 1500])
+def test_means_of_proteins_are_multiplied_some_hundred_at_a_time(n, monkeypatch):
+    """Neither once a batch, which costs D x D each, nor at the end, when they fill memory."""
+    added, X = [], rows_of(n)
+    add_rows = _products_numpy.add_rows
+
+    def count(level, rows, *how):
+        added.append(len(rows) if level is moments._protein else 0)
+        add_rows(level, rows, *how)
+
+    monkeypatch.setattr(_products_numpy, "add_rows", count)
+    moments = Moments([6])
+    for i in range(1, 11):
+        moments.update(X, proteins=np.arange(n))
+        assert moments.n_proteins == i * n
+        assert i * n - sum(added) < 1500
+    assert sum(map(bool, added)) <= 10 * n / 1000
+    assert moments.protein.n == 10 * n
+    assert_allclose(moments.protein.covariance, np.cov(X.T, bias=True), rtol=1e-9)
 
 
 def test_protein_level_is_dropped_where_one_update_has_no_groups():
@@ -245,3 +267,41 @@ def test_half_precision_arrays_are_exact_in_float32():
     assert moments.half == "float16"
     exact = Moments([6]).update(X.astype(np.float64))
     assert_allclose(moments.scatter, exact.scatter, atol=1e-6 * exact.scatter.max())
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize(
+    "kind, large, message", [("float32", 1e25, "float32"), ("float64", 1e200, "float64")]
+)
+def test_squares_beyond_the_range_are_told_by_their_column(tensors, kind, large, message):
+    X = rows_of().astype(kind)
+    X[7, 4] = large
+    if tensors:
+        X = pytest.importorskip("torch").from_numpy(X)
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(ValueError, match=f"column 4 are beyond the range of {message}"),
+    ):
+        Moments([6]).update(X)
+
+
+def test_what_products_were_coarsest_survives_a_merge():
+    single, double = rows_of().astype(np.float32), rows_of()
+    half = Moments([6]).update(rows_of().astype(np.float16))
+    exact = Moments([6]).update(double)
+    for one, other in ((half, exact), (exact, half)):
+        both = Moments([6]).merge(one).merge(other)
+        assert (both.half, both.product_precision) == ("float16", "float32")
+    assert (exact.half, exact.product_precision) == (None, "float64")
+    then = Moments([6]).update(single).update(double)
+    assert (then.half, then.product_precision) == (None, "float32")
+    assert then.update(rows_of().astype(np.float16)).half == "float16"
+    assert then.update(double).half == "float16"
+
+
+@pytest.mark.parametrize("kind", [bool, np.int8, np.uint16])
+def test_rows_may_be_integers_or_booleans(kind):
+    X = (np.random.default_rng(0).uniform(0, 2, size=(50, 4))).astype(kind)
+    moments = Moments([4]).update(X)
+    assert moments.product_precision == "float64" and moments.half is None
+    assert_same(moments, Moments([4]).update(X.astype(float)), rtol=0)

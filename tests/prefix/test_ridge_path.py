@@ -162,6 +162,55 @@ def test_ill_conditioned_matrices_fall_back(n, k, form, n_alphas):
     assert_allclose(values, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("n_alphas", [2, 20])
+@pytest.mark.parametrize("form", ["primal", "dual"])
+@pytest.mark.parametrize("unit", [1e-5, 1e5])
+def test_what_is_well_conditioned_does_not_depend_on_the_unit(unit, form, n_alphas):
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(32, 10))
+    X = (Z * np.geomspace(1e4, 1e-3, 10)) @ qr(rng.normal(size=(30, 30)))[0][:10]
+    X, X_test, y = X[:25], X[25:], Z[:25, -1:] + 5
+    alphas, prefixes = np.geomspace(1e-8, 1e8, n_alphas), np.array([30])
+    paths = (
+        ridge_path(centred_split(u * X, y, u * X_test), prefixes, u**2 * alphas, form)
+        for u in (1, unit)
+    )
+    one, other = (gathered(path, 7, prefixes, alphas, 1) for path in paths)
+    assert not one[1][0] and one[1][-1]
+    assert (one[1] == other[1]).all()
+    assert_allclose(other[0], one[0], rtol=0, atol=2e-5)
+    expected = witness(X, y, X_test, prefixes, alphas, None, True)
+    assert_allclose(other[0], expected, rtol=0, atol=2e-5)
+
+
+def test_conditioning_is_judged_by_the_whole_factor():
+    """Its diagonal may be harmless: here 1 beside -1 below, as in the textbook example."""
+    k = 25
+    L = np.eye(k) - np.tri(k, k=-1)
+    U, s, Vt = np.linalg.svd(L.T)
+    # The targets follow the weakest direction; the penalty halves it.
+    X, y, alphas = L.T, U[:, -1:], np.array([s[-1] ** 2])
+    X_test = np.random.default_rng(0).normal(size=(7, k)) @ X
+    split = centred_split(X, y, X_test, fit_intercept=False)
+    prefixes = np.array([k])
+    values, well = gathered(ridge_path(split, prefixes, alphas, "primal"), 7, prefixes, alphas, 1)
+    assert s[0] / s[-1] > 1e7 and not well[0]
+    expected = X_test @ Vt[-1] / s[-1] / 2
+    assert np.ptp(expected) > 0.5
+    assert_allclose(values.ravel(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["primal", "dual", None])
+def test_leave_one_out_predicts_each_candidate_once(form):
+    X, y, *_ = data(30, 8)
+    prefixes, times = np.array([2, 5, 8]), np.zeros((30, 3, 3), dtype=int)
+    for part in leave_one_out_path(X, y, prefixes, ALPHAS, form=form):
+        shape = times[part.rows, part.prefixes, part.alphas].shape
+        assert part.values.shape == (*shape, 1)
+        times[part.rows, part.prefixes, part.alphas] += 1
+    assert (times == 1).all()
+
+
 def test_columns_of_zeros_and_of_other_scales_are_no_harm():
     X, y, X_test, *_ = data(200, 20)
     scales = np.where(np.arange(20) % 2, 0, np.geomspace(1e5, 1e-2, 20))
@@ -269,3 +318,67 @@ def test_leave_one_out_takes_the_primal_form_below_the_rows_alone():
     # A thousand prefixes in the dual form would cost far more, but 1 - H would be rounded.
     prefixes = np.arange(1, 1001)
     assert choose_form(500, 500, prefixes, 1, interpolates=499) <= 498
+
+
+class Operations:
+    """Counts the operations that BLAS and LAPACK are asked for."""
+
+    def __init__(self, monkeypatch):
+        self.count = 0
+        costs = {
+            "dsyrk": lambda a, X, **how: X.size * X.shape[1 if how.get("trans") else 0],
+            "dgemm": lambda a, A, B, **how: 2 * A.size * B.shape[0 if how.get("trans_b") else 1],
+            "cholesky": lambda A, **how: len(A) ** 3 / 3,
+            "solve_triangular": lambda L, B, **how: len(L) * B.size,
+            "cho_solve": lambda L, B, **how: 2 * len(B) * B.size,
+            "eigh": lambda A, **how: _ridge_path.EIGH * len(A) ** 3 / 3,
+        }
+        for name, cost in costs.items():
+            counted = self.counted(getattr(_ridge_path, name), cost)
+            monkeypatch.setattr(_ridge_path, name, counted)
+
+    def counted(self, function, cost):
+        def counting(*parts, **how):
+            self.count += cost(*parts, **how)
+            return function(*parts, **how)
+
+        return counting
+
+
+def operations(n_primal, n, m, prefixes, n_alphas):
+    """Operations of a path whose first prefixes take the primal form; m None leaves one out."""
+    X, y, X_test, *_ = data(n, prefixes[-1], m=m or 1)
+    X_test, alphas = X_test[:m], np.geomspace(0.1, 10, n_alphas)
+    split = centred_split(X, y, X_test)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ridge_path, "choose_form", lambda *args, **how: n_primal)
+        counter = Operations(patch)
+        if m is None:
+            list(leave_one_out_path(X, y, prefixes, alphas))
+        else:
+            list(ridge_path(split, prefixes, alphas))
+    return counter.count
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "prefixes", "n_alphas"),
+    [  # each turns on another term of the costs
+        (25, 120, [2, 6, 7, 9, 17, 22, 24], 15),
+        (46, 0, [31, 51, 62, 65, 70, 77], 2),
+        (20, 15, [3, 11, 15, 21, 22, 24, 45], 8),
+        (40, 0, [3, 38], 9),
+        (26, 41, [4, 11, 28, 32, 34, 42, 46, 49], 9),
+        (11, 1, [4, 11], 16),
+        (39, None, [4, 6, 8, 10, 11, 13, 24, 28], 38),
+        (43, None, [29, 42, 48], 2),
+    ],
+)
+def test_no_other_choice_of_forms_takes_fewer_operations(n, m, prefixes, n_alphas):
+    prefixes = np.array(prefixes)
+    interpolates = n - 1 if m is None else None
+    allowed = len(prefixes) if m is not None else int(np.sum(prefixes < n - 1))
+    counts = [operations(i, n, m, prefixes, n_alphas) for i in range(allowed + 1)]
+    chosen = choose_form(n, n if m is None else m, prefixes, n_alphas, interpolates=interpolates)
+    assert chosen <= allowed
+    # What leave-one-out takes is told less exactly.
+    assert counts[chosen] <= (1.03 if m is not None else 1.2) * min(counts)

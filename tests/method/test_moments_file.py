@@ -1,0 +1,140 @@
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from revdist_sklearn import FormatError, Moments, ReverseDistiller
+from revdist_sklearn.method import _moments_file
+
+PROTEINS = np.repeat(np.arange(20), 10)
+
+
+def rows(dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(200, 6)) @ rng.normal(size=(6, 6)) + 1).astype(dtype)
+
+
+def told(moments):
+    names = ("blocks", "precision", "product_precision", "half", "n_rows", "n_proteins", "n")
+    return {name: getattr(moments, name) for name in names}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "m.safetensors"
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("precision", [None, "float32", "float64"])
+@pytest.mark.parametrize("proteins", [None, PROTEINS])
+def test_all_that_moments_tell_comes_back(path, dtype, precision, proteins):
+    moments = Moments((2, 4), block_names=("a", "b"), precision=precision)
+    moments.update(rows(dtype), proteins=proteins, sample_weight=np.arange(200) % 3)
+    moments.save(path)
+    loaded = Moments.load(path)
+    assert told(loaded) == told(moments)
+    assert loaded.residue == moments.residue and loaded.protein == moments.protein
+    assert (loaded.block_sizes, loaded.block_names) == ((2, 4), ("a", "b"))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_loaded_moments_go_on(path, dtype):
+    whole = Moments((2, 4)).update(rows(dtype), proteins=PROTEINS)
+    whole.save(path)
+    loaded = Moments.load(path)
+    for moments in (whole, loaded):
+        moments.update(rows(np.float64, seed=1), proteins=PROTEINS)
+        moments.merge(Moments((2, 4)).update(rows(np.float64, seed=2), proteins=PROTEINS))
+    assert told(loaded) == told(whole)
+    assert loaded.residue == whole.residue and loaded.protein == whole.protein
+
+
+@pytest.mark.parametrize("precision, n_regression", [("float32", 1), ("float64", 2)])
+def test_a_fit_on_loaded_moments_is_the_fit(path, precision, n_regression):
+    """Also where the precision of the products decides: a column that is nearly another."""
+    X = rows()
+    X[:, 1] = X[:, 0] + 2e-5 * X[:, 1]
+    # The last row has no weight to speak of; its precision counts.
+    moments = Moments((2, 4)).update(X)
+    moments.update(X[:1].astype(precision), sample_weight=[1e-12])
+    moments.save(path)
+    fit = ReverseDistiller().fit_moments(moments)
+    again = ReverseDistiller().fit_moments(Moments.load(path))
+    assert again.stages_ == fit.stages_
+    assert fit.stages_[1].n_regression == n_regression
+    assert_array_equal(again.inverse_transform(X[:, :2]), fit.inverse_transform(X[:, :2]))
+
+
+def test_what_half_precision_rounds_away_is_told_of_loaded_moments_too(path):
+    X = rows()
+    X[:, 3] += 5000
+    Moments((2, 4)).update(X.astype(np.float16)).save(path)
+    with pytest.warns(UserWarning, match="float16 rounds away"):
+        ReverseDistiller().fit_moments(Moments.load(path))
+
+
+def test_metadata_are_returned_when_asked_for(path):
+    Moments((2, 4)).update(rows()).save(path, metadata={"weighting": ["protein", 1, None]})
+    moments, metadata = Moments.load(path, return_metadata=True)
+    assert metadata == {"weighting": ["protein", 1, None]} and moments.n_rows == 200
+    assert isinstance(Moments.load(path), Moments)
+    Moments((2, 4)).save(path)
+    assert Moments.load(path, return_metadata=True)[1] == {}
+
+
+def test_moments_of_no_rows(path):
+    Moments((2, 4), precision="float32").save(path)
+    loaded = Moments.load(path)
+    assert told(loaded) == told(Moments((2, 4), precision="float32"))
+    expected = Moments((2, 4), precision="float32").update(rows())
+    assert loaded.update(rows()).residue == expected.residue
+
+
+def rewrite_format(path, number):
+    """Give a file another number of its format, or none."""
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["moments"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    del header["format"]
+    header |= {} if number is None else {"format": number}
+    save_file(tensors, path, {"moments": json.dumps(header)})
+
+
+def test_the_number_of_the_format(path):
+    moments = Moments((2, 4)).update(rows())
+    moments.save(path)
+    rewrite_format(path, 3)
+    with pytest.raises(FormatError, match=r"m\.safetensors was written in format 3"):
+        Moments.load(path)
+    rewrite_format(path, 0)
+    with pytest.raises(ValueError, match="format 0"):
+        Moments.load(path)
+    for number in (2, 1, None):  # the first had none
+        Moments((2, 4)).update(rows()).save(path)
+        rewrite_format(path, number)
+        assert Moments.load(path).residue == moments.residue
+
+
+@pytest.mark.parametrize("metadata", [None, {"other": "{}"}])
+def test_a_safetensors_file_of_something_else(path, metadata):
+    save_file({"residue.n": np.ones(1)}, path, metadata)
+    with pytest.raises(ValueError, match="holds no moments, or is incomplete"):
+        Moments.load(path)
+
+
+def test_what_cannot_be_written_leaves_the_old_file(path, monkeypatch):
+    moments = Moments((2, 4)).update(rows())
+    moments.save(path)
+
+    def full(tensors, temporary, metadata):
+        temporary.write_bytes(b"half")
+        raise SafetensorError("no space left")
+
+    monkeypatch.setattr(_moments_file, "save_file", full)
+    with pytest.raises(OSError, match=r"m\.safetensors cannot be written: no space left"):
+        Moments((2, 4)).save(path)
+    assert Moments.load(path).residue == moments.residue
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
