@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-import operator
 import os
 from collections.abc import Mapping
+
+import numpy as np
 
 
 def canonical_json(settings):
@@ -44,31 +45,29 @@ def digest(settings):
 
 def _plain(value, where):
     """Return a value as JSON has it."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, Mapping):
-        texts = {str(key): item for key, item in value.items()}
-        if len(texts) < len(value):
-            raise TypeError(f"{where} has keys that are the same as text: {list(value)!r}.")
-        return {key: _plain(item, f"{where}[{key!r}]") for key, item in texts.items()}
+        plain = [(_plain(k, where), _plain(v, f"{where}[{k!r}]")) for k, v in value.items()]
+        if all(isinstance(key, str) for key, _ in plain):
+            return dict(plain)
+        # JSON would make text of such keys: 1 and "1" are two.
+        return {"mapping": sorted(plain, key=canonical_json)}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, (set, frozenset)):
-        return sorted((_plain(item, where) for item in value), key=canonical_json)
+        return {"set": sorted((_plain(item, where) for item in value), key=canonical_json)}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if callable(getattr(value, "to_dict", None)):
-        return {"class": kind, **_plain(value.to_dict(), where)}
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if kind in ("torch.dtype", "torch.device"):
         return str(value)
-    for number in (operator.index, float):  # those of NumPy
-        try:
-            return number(value)
-        except (TypeError, ValueError):
-            pass
+    if callable(getattr(value, "to_dict", None)):
+        return {"class": kind, **_plain(value.to_dict(), where)}
     raise TypeError(
         f"{where} is {value!r} ({kind}), which has no text that is the same in every process, so "
         "that embeddings could not be found again by it. Use plain values or configurations of "

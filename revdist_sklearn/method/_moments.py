@@ -6,13 +6,11 @@ from ..base._blocks import Blocks
 from . import _products_numpy, _products_torch
 from ._finite import check_finite
 from ._level import Level
-from ._moments_file import read_levels, write_levels
+from ._moments_file import HEADER, read_levels, write_levels
 from ._products_torch import is_tensor
 
 # Means of proteins multiplied at a time.
 PROTEINS_WAITING = 1024
-# What a file keeps beside the levels.
-HEADER = ("block_sizes", "block_names", "n_rows", "precision", "product_precision", "half")
 
 
 class Moments:

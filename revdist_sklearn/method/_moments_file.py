@@ -11,6 +11,9 @@ from ..base._files import replace_file
 from ..base._formats import MOMENTS, check_format
 from ._level import Level
 
+# What a file keeps beside the levels, of the moments themselves.
+HEADER = ("block_sizes", "block_names", "n_rows", "precision", "product_precision", "half")
+
 
 def write_levels(path, header, levels):
     """Write levels and a JSON-ready header to a file, in one step.
@@ -48,14 +51,20 @@ def read_levels(path):
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})["moments"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, KeyError) as error:
+        check_format(header.get("format", 1), MOMENTS, str(path))  # the first had no number
+        missing = [name for name in (*HEADER, "extra") if name not in header]
+        if missing:
+            raise KeyError(f"its header lacks {', '.join(missing)}")
+        levels = {"residue": _level(tensors, "residue"), "protein": None}
+        if any(key.startswith("protein.") for key in tensors):
+            levels["protein"] = _level(tensors, "protein")
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} holds no moments, or is incomplete ({error}); write it with Moments.save."
         ) from error
-    check_format(header.get("format", 1), MOMENTS, str(path))  # the first had no number
-    levels = dict.fromkeys(("residue", "protein"))
-    for name in levels:
-        if f"{name}.n" in tensors:
-            parts = (tensors[f"{name}.{part}"] for part in ("mean", "scatter"))
-            levels[name] = Level.of(tensors[f"{name}.n"][0], *parts)
     return header, levels
+
+
+def _level(tensors, name):
+    n, mean, scatter = (tensors[f"{name}.{part}"] for part in ("n", "mean", "scatter"))
+    return Level.of(n[0], mean, scatter)

@@ -305,7 +305,9 @@ def choose_form(n, m, prefixes, n_alphas, *, form=None, interpolates=None):
     # Operations. Primal, for the largest of its prefixes: one Gram matrix; for each alpha a
     # factor, the coefficients and the predictions of all prefixes.
     primal = n * d**2 + n_alphas * (d**3 / 3 + d**2 * count + 2 * m * d * count)
-    # Dual: the running Gram matrices; for each prefix the factors or one decomposition.
+    # Dual: the running Gram matrices; for each prefix the factors or one decomposition. Rows
+    # that are left out need no products of their own.
+    m = m if interpolates is None else 0
     factors = min(n_alphas, EIGH) if interpolates is None else EIGH
     dual = (len(prefixes) - count) * (factors * n**3 / 3 + n_alphas * (2 * n**2 + 2 * n * m))
     dual[:-1] += n * (n + 2 * m) * d[-1]

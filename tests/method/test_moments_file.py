@@ -138,3 +138,37 @@ def test_what_cannot_be_written_leaves_the_old_file(path, monkeypatch):
         Moments((2, 4)).save(path)
     assert Moments.load(path).residue == moments.residue
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def damaged(path, change):
+    """Write the file at the path again, after a change of its header and tensors."""
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["moments"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    change(header, tensors)
+    save_file(tensors, path, {"moments": json.dumps(header)})
+
+
+@pytest.mark.parametrize("name", ["residue.n", "residue.mean", "residue.scatter", "protein.mean"])
+def test_a_level_that_lacks_a_part_is_damage(tmp_path, name):
+    path = tmp_path / "m.safetensors"
+    Moments([3]).update(np.eye(3), proteins=[0, 1, 1]).save(path)
+    damaged(path, lambda header, tensors: tensors.pop(name))
+    with pytest.raises(ValueError, match=rf"m\.safetensors holds no moments.*{name}"):
+        Moments.load(path)
+
+
+@pytest.mark.parametrize("name", ["half", "n_rows", "block_sizes", "extra"])
+def test_a_header_that_lacks_an_entry_is_damage(tmp_path, name):
+    path = tmp_path / "m.safetensors"
+    Moments([3]).update(np.eye(3)).save(path)
+    damaged(path, lambda header, tensors: header.pop(name))
+    with pytest.raises(ValueError, match=rf"m\.safetensors holds no moments.*lacks {name}"):
+        Moments.load(path)
+
+
+def test_a_header_that_is_no_json_is_damage(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file({"a": np.eye(2)}, path, {"moments": "{"})
+    with pytest.raises(ValueError, match=r"m\.safetensors holds no moments"):
+        Moments.load(path)
