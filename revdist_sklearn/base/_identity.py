@@ -67,7 +67,7 @@ def _plain(value, where):
     if kind in ("torch.dtype", "torch.device"):
         return str(value)
     if callable(getattr(value, "to_dict", None)):
-        return {"class": kind, **_plain(value.to_dict(), where)}
+        return {"class": kind, "settings": _plain(value.to_dict(), where)}
     raise TypeError(
         f"{where} is {value!r} ({kind}), which has no text that is the same in every process, so "
         "that embeddings could not be found again by it. Use plain values or configurations of "

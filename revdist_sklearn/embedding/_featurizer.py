@@ -396,6 +396,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         False
         """
         self._validate_params()
+        if level not in ("protein", "residue"):
+            raise ValueError(f"level={level!r} must be 'protein' or 'residue'.")
         if self.device is not None and "device_map" in (self.model_kwargs or {}):
             raise ValueError(
                 f"`device`={self.device!r} and a `device_map` in `model_kwargs` both say where "

@@ -253,7 +253,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 "partial_fit starts anew: fit and fit_moments keep no moments to go on from, so "
                 "their rows do not count. Use partial_fit for all rows, or merge Moments and "
                 "call fit_moments.",
-                stacklevel=2,
+                stacklevel=3,
             )
             self._forget()
         half = _half_kind(X)
@@ -494,7 +494,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     def __getattr__(self, name):
         # No property: scikit-learn reads all properties to draw an estimator in a notebook.
         if name in SOLVED and self.__dict__.get("_moments") is not None:
-            self._solved()
+            self._tell(self._chain or self._solve(self._moments))
             return self.__dict__[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -675,7 +675,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 f"{' turned to its principal axes' if self.rotate_base else ''}. Give "
                 "block_sizes, the width of each model's block, or columns named "
                 "<block>__<column>; a family needs two models or more.",
-                stacklevel=3,
+                stacklevel=4,
             )
         self._set_blocks(blocks)
         self._stage_sizes = (sizes[0], *(int(q) for q in residual_sizes))
@@ -734,7 +734,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 f"{moments.n_rows} rows are too few to tell signal from noise in a regression on "
                 f"{widest} columns: the residual is understated. Fit on {2 * widest} rows or "
                 "more, best the residues of a corpus (fit_on_corpus), and freeze the result.",
-                stacklevel=4,
+                stacklevel=6,
             )
         most = max(self._stage_sizes[1:], default=0)
         if by_protein and moments.n_proteins <= most:
@@ -742,7 +742,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 f"{moments.n_proteins} proteins determine {moments.n_proteins - 1} residual "
                 f"directions at most, fewer than the {most} columns of a stage: the others are "
                 'zero. Add proteins, or use residual_level="residue".',
-                stacklevel=4,
+                stacklevel=6,
             )
 
     def _warn_if_rounded(self, moments):
@@ -759,7 +759,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             f"{len(far)} of {len(names)} columns have a mean beyond {HALF_SPREADS} times their "
             f"spread, of which {moments.half} rounds away a part: {shown}. Embed in float32, or "
             "subtract the means before rounding.",
-            stacklevel=4,
+            stacklevel=6,
         )
 
     def __sklearn_is_fitted__(self):

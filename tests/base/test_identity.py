@@ -69,10 +69,14 @@ def test_the_order_of_keys_does_not_count(value, order):
         ({1: "x"}, '{"mapping":[[1,"x"]]}'),
         ({"1": "x"}, '{"1":"x"}'),
         (Path("some") / "folder", '"some/folder"'),
-        (Configuration(b=(1,), a=Path("x")), f'{{"a":"x","b":[1],"class":"{NAME}"}}'),
+        (
+            Configuration(b=(1,), a=Path("x")),
+            f'{{"class":"{NAME}","settings":{{"a":"x","b":[1]}}}}',
+        ),
         (
             [Configuration(), OtherConfiguration()],
-            f'[{{"class":"{NAME}"}},{{"class":"{__name__}.OtherConfiguration"}}]',
+            f'[{{"class":"{NAME}","settings":{{}}}},'
+            f'{{"class":"{__name__}.OtherConfiguration","settings":{{}}}}]',
         ),
         (np.float32, '"numpy.float32"'),
         (OrderedDict, '"collections.OrderedDict"'),

@@ -27,6 +27,8 @@ def test_residues_have_no_pooling(tiny_model):
     assert emb.embedding_plan("residue").pooling is None
     assert emb.embedding_plan().for_residues() == emb.embedding_plan("residue")
     assert identity(tiny_model, level="residue") != identity(tiny_model)
+    with pytest.raises(ValueError, match="level='proteins' must be 'protein' or 'residue'"):
+        emb.embedding_plan("proteins")
 
 
 @pytest.mark.parametrize(

@@ -870,3 +870,17 @@ def test_a_frame_of_another_family_is_told_by_both():
     words = r"X has the blocks x \(23\), but .* fitted on a \(4\), b \(7\), c \(12\): give"
     with pytest.raises(ValueError, match=words):
         distiller.transform(other)
+
+
+def test_warnings_point_at_the_line_of_the_caller():
+    X = family(10)
+    for call in (
+        lambda: ReverseDistiller(SIZES).fit(X),
+        lambda: ReverseDistiller(SIZES).fit_moments(Moments(SIZES).update(X)),
+        lambda: ReverseDistiller(SIZES).partial_fit(X).transform(X),
+        lambda: ReverseDistiller().fit(X[:, :3]),
+        lambda: fit(family()).partial_fit(X),
+    ):
+        with pytest.warns(UserWarning) as caught:
+            call()
+        assert {warning.filename for warning in caught} == {__file__}
