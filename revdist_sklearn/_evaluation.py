@@ -12,9 +12,8 @@ from sklearn.preprocessing import OneHotEncoder
 
 from .method._chain import principal_directions
 from .prefix._ridge_path import centred_split, ridge_path
-from .prefix._search import first_best
+from .prefix._search import ALPHAS, first_best
 
-ALPHAS = np.logspace(-6, 3, 10)
 N_SPLITS = 5
 MUTATION = re.compile(r"([A-Za-z])(\d+)([A-Za-z])")
 
@@ -189,9 +188,10 @@ class Representations:
 
     def without_regression(self, X):
         """Return the same nesting with the larger members' own PCA in place of residuals."""
-        parts = [X[:, self.blocks[0]]]
+        parts = [X[:, self.blocks[0]][:, : self.stage_dims[0]]]
+        # A distiller that was cut has fewer stages than there are blocks.
         for block, axes, (width, stop) in zip(
-            self.blocks[1:], self.block_axes[1:], pairwise(self.stage_dims), strict=True
+            self.blocks[1:], self.block_axes[1:], pairwise(self.stage_dims), strict=False
         ):
             parts.append((X[:, block] - self.mean[block]) @ axes[:, : stop - width])
         return np.hstack(parts)

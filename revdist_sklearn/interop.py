@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .base._blocks import Blocks
-from .base._hub import HubRepository, check_token_name, is_hub_id
+from .base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
 from .method._chain import Chain, Stage
 from .method._distiller import ReverseDistiller
 
@@ -57,7 +57,8 @@ def load_published_scalers(
     distiller : ReverseDistiller
         Its ``transform`` gives what the authors' inference gives on the models' embeddings
         side by side. The files hold no covariance across models, so that
-        ``inverse_transform`` is not available, and the explained shares are NaN.
+        ``inverse_transform`` is not available, and of stages after the base the explained
+        shares are NaN.
 
     Raises
     ------
@@ -168,13 +169,10 @@ def _find(source, setting, revision, local_files_only, token):
     if isinstance(source, (str, os.PathLike)):
         folder = Path(source)
         if folder.is_file():
-            return _in_order([folder])
+            return _in_order(_of_setting([folder], setting))
         if not folder.is_dir():
             if not is_hub_id(str(source)):
-                raise FileNotFoundError(
-                    f"{str(source)!r} is no folder; give one that holds scalers, their files in a "
-                    f"list, or a hub id such as {PUBLISHED!r}."
-                )
+                raise no_such_folder("Scalers", source)
             setting = DEFAULT_SETTING if setting is None else setting
             check_token_name(token)
             repository = HubRepository(str(source), revision, local_files_only, token, "Scalers")
@@ -195,13 +193,14 @@ def _find(source, setting, revision, local_files_only, token):
             raise ValueError(
                 "paths is empty; give the file of each stage from the second model on."
             )
+        paths = _of_setting(paths, setting)
     return _in_order(paths)
 
 
 def _of_setting(paths, setting):
     named = [(path, match["setting"]) for path in paths if (match := NAME.fullmatch(path.name))]
     settings = sorted({name for _, name in named})
-    if setting is None and len(settings) == 1:
+    if setting is None and len(settings) < 2:  # files of other names are of none
         return paths
     if setting not in settings:
         asked = "None names none" if setting is None else f"{setting!r} is none"

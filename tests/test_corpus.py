@@ -448,3 +448,11 @@ def test_residues_on_a_device_stay_there(featurizer, monkeypatch):
     )
     with pytest.raises(ValueError, match="embedding of sequence 0 is not finite"):
         gather(faulty)
+
+
+def test_a_checkpoint_of_another_precision_is_refused(featurizer, tmp_path):
+    path = tmp_path / "moments.safetensors"
+    corpus_moments(featurizer, PROTEINS, checkpoint=path, precision="float32")
+    for precision in (None, "float64"):
+        with pytest.raises(ValueError, match="belongs to another corpus"):
+            corpus_moments(featurizer, PROTEINS, checkpoint=path, precision=precision)

@@ -117,3 +117,14 @@ def test_mutations_are_parsed():
     assert single_mutations(["T2A", "D1A:E3K"]) is None
     with pytest.raises(ValueError, match="mutation 1 is 'D1A:E3K'"):
         split_mutations(["T2A", "D1A:E3K"])
+
+
+@pytest.mark.parametrize("d", [2, 4, 6])
+def test_a_distiller_that_was_cut_is_evaluated_as_far_as_it_goes(rng, d):
+    X = rng.normal(size=(400, 15)) @ rng.normal(size=(15, 15)) + 3
+    moments = Moments((3, 5, 7), block_names=("a", "b", "c")).update(X)
+    rep = Representations(ReverseDistiller(n_components=d).fit_moments(moments), moments)
+    results = evaluate(rep, X[:60], rng.normal(size=60))
+    widths = {r["width"] for r in results if r["kind"] != "raw"}
+    assert max(widths) == d
+    assert rep.without_regression(X).shape == (400, d)

@@ -204,8 +204,13 @@ def test_a_newer_cache_is_left_alone(tmp_path, monkeypatch):
     with monkeypatch.context() as later:
         later.setattr("revdist_sklearn.embedding._cache.SCHEMA", _later_schema())
         EmbeddingCache(tmp_path).close()
-    with pytest.warns(UserWarning, match=r"format 3, by another version.*reads up to 2"):
+    with pytest.warns(UserWarning, match=r"format 3, by another version.*reads up to 2") as caught:
         ESMFeaturizer("esm2-nano:32", cache_dir=tmp_path).transform(["MKTAYIAKQR"])
+    assert "Name another `cache_dir`" in str(caught[0].message)
+    assert "cache clear" not in str(caught[0].message)
+    with pytest.raises(FormatError, match="pip install -U") as refused:
+        cache_info(tmp_path)
+    assert isinstance(refused.value, OSError) and "clear" not in str(refused.value)
 
 
 def _later_schema():

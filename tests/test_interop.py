@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
+from revdist_sklearn import ModelNotFoundError
 from revdist_sklearn.interop import load_published_scalers, load_reference_scalers
 
 SIZES = (3, 5, 8)
@@ -105,8 +106,17 @@ def test_one_of_several_settings_is_named(tmp_path, X):
         load_published_scalers(tmp_path, setting="ridge-fbpca-1k")
     found = load_published_scalers(tmp_path, setting="linear-incremental-1k")
     assert_array_equal(found.transform(X), linear)
-    with pytest.raises(ValueError, match="files are of several settings: linear"):
-        load_published_scalers([tmp_path / "rd-scaler-8M-35M-linear-incremental-1k.npz", pcr[1]])
+    mixed = [tmp_path / "rd-scaler-8M-35M-linear-incremental-1k.npz", *pcr]
+    with pytest.raises(ValueError, match="None names none of those"):
+        load_published_scalers(mixed)
+    of_files = load_published_scalers(mixed, setting="pcr-incremental-1k")
+    assert_array_equal(of_files.transform(X), load_published_scalers(pcr).transform(X))
+    with pytest.raises(ValueError, match="'other' is none of those"):
+        load_published_scalers(pcr[0], setting="other")
+    naive = tmp_path / "naive-scaler-8M-35M-None-incremental-1k.npz"
+    np.savez(naive, a=np.ones(2))  # may lie beside them
+    found = load_published_scalers(tmp_path, setting="pcr-incremental-1k")
+    assert_array_equal(found.transform(X), load_published_scalers(pcr).transform(X))
 
 
 def test_a_missing_stage_is_named(tmp_path, X):
@@ -129,7 +139,14 @@ def test_the_hub_is_asked_for_one_setting(tmp_path, X, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     z = load_published_scalers(paths).transform(X)
-    assert_array_equal(load_published_scalers(revision="v1").transform(X), z)
+    monkeypatch.setenv("HF_TOKEN_LAB", "secret")
+    with_token = load_published_scalers(revision="v1", token="HF_TOKEN_LAB")
+    assert_array_equal(with_token.transform(X), z)
+    assert asked[0][1]["token"] == "secret" and not asked[0][1]["local_files_only"]
+    load_published_scalers("acme/offline", local_files_only=True)
+    assert asked[1][1]["local_files_only"]
+    with pytest.raises(ValueError, match="token='HF_TOKEN_LAB'"):
+        load_published_scalers("acme/scalers", token="hf_" + "aB3" * 11)
     repo_id, options = asked[0]
     assert repo_id == "singhlab/plm_reverse_distillation" and options["revision"] == "v1"
     [pattern] = options["allow_patterns"]
@@ -142,7 +159,7 @@ def test_the_hub_is_asked_for_one_setting(tmp_path, X, monkeypatch):
 def test_folders_without_scalers(tmp_path):
     with pytest.raises(ValueError, match="holds no scalers of reverse distillation"):
         load_published_scalers(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no folder; give one that holds scalers"):
+    with pytest.raises(ModelNotFoundError, match=r"Scalers '.*nowhere' was not found: there"):
         load_published_scalers(tmp_path / "nowhere")
 
 

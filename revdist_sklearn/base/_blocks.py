@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
+from operator import index
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Blocks:
     ValueError
         If there is no block, one has no column, or names and sizes differ in number.
 
+    TypeError
+        If a width is no integer.
+
     Examples
     --------
     >>> from revdist_sklearn.base._blocks import Blocks
@@ -41,7 +45,9 @@ class Blocks:
     names: Sequence[str] | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "sizes", tuple(int(size) for size in self.sizes))
+        if any(isinstance(size, bool) for size in self.sizes):
+            raise TypeError(f"block_sizes={self.sizes} has a bool; give the widths of blocks.")
+        object.__setattr__(self, "sizes", tuple(map(index, self.sizes)))
         if self.names is not None:
             object.__setattr__(self, "names", tuple(self.names))
         if not self.sizes or min(self.sizes) < 1:
@@ -110,7 +116,7 @@ class Blocks:
             self.names is None or other.names is None or self.names == other.names
         )
 
-    def check(self, other, theirs, mine, way_out):
+    def check(self, other, theirs, mine, way_out, *, strictly=False):
         """Raise where ``other`` are blocks of another family.
 
         Parameters
@@ -124,10 +130,13 @@ class Blocks:
         way_out : str
             What to do, for its end.
 
+        strictly : bool, default=False
+            Whether blocks without names are others than those with.
+
         Raises
         ------
         ValueError
             If they do not agree.
         """
-        if not self.agrees(other):
+        if self != other if strictly else not self.agrees(other):
             raise ValueError(f"{theirs} the blocks {other}, but {mine} {self}: {way_out}")

@@ -94,6 +94,11 @@ class HubRepository:
         return _snapshot(self, tuple(patterns), silent, or_else)
 
 
+def no_such_folder(kind, name):
+    """Return the error that something is neither a folder nor named as a repository is."""
+    return ModelNotFoundError(f"{kind} {str(name)!r} was not found: there is no such folder.")
+
+
 def is_hub_id(name):
     """Return whether a text has the form of a repository's id."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None

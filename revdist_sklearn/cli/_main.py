@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from .. import __version__
 from . import _cache, _demo, _embed, _evaluate, _fit
 
 COMMANDS = {
@@ -30,15 +31,13 @@ def main(argv=None):
     arguments = _parser().parse_args(argv)
     try:
         COMMANDS[arguments.command].run(arguments)
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         print(f"revdist {arguments.command}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def _parser():
-    from .. import __version__
-
     parser = argparse.ArgumentParser(
         prog="revdist",
         description="Nested protein language model embeddings by reverse distillation.",

@@ -25,8 +25,8 @@ def format_stages(stages):
     """Return the table of the stages as text."""
     name = max(len(stage["block"]) for stage in stages)
     lines = [
-        f"{'stage':<{name}}  width  explained by the smaller  with this stage  components kept",
-        f"{stages[0]['block']:<{name}}  {stages[0]['width']:5d}  {'the base, as it is':>24}",
+        f"{'stage':<{name}}  width  explained by the smaller  with this stage   columns added",
+        f"{stages[0]['block']:<{name}}  {stages[0]['width']:5d}  {'the base':>24}",
     ]
     for stage in stages[1:]:
         lines.append(

@@ -14,14 +14,14 @@ import json
 import os
 import sqlite3
 import threading
-import warnings
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-from ..base._formats import CACHE, check_format
+from ..base._formats import CACHE, FormatError, check_format
 from ..base._identity import canonical_json
+from ..base._warnings import warn
 
 FILE = "embeddings.sqlite3"
 # Marks the file as ours ("rvds"): no other database is written to or removed.
@@ -58,6 +58,10 @@ _INHERITED: list[sqlite3.Connection] = []
 
 class ForeignDatabase(sqlite3.DatabaseError):
     """The file under our name is a database of another program."""
+
+
+class NewerCache(FormatError, OSError):
+    """The cache was written by a newer version of this package."""
 
 
 class EmbeddingCache:
@@ -219,16 +223,15 @@ class EmbeddingCache:
             return
         left = "nothing more is written to it" if reading else "it is not used"
         way_out = "Name another `cache_dir`."
-        if not isinstance(error, ForeignDatabase):
+        if not isinstance(error, ForeignDatabase) and not _is_newer(error):
             way_out = (
                 "Make room, name another `cache_dir`, or empty it: revdist cache clear "
                 f"{self.folder}"
             )
-        warnings.warn(
+        warn(
             f"The cache in {str(self.folder)!r} does not work, so that {left} in this call and "
             f"everything missing is computed: {error}. {way_out}",
             UserWarning,
-            stacklevel=3,
         )
 
 
@@ -251,6 +254,10 @@ def _connect(path, make=False):
         connection.close()
         raise
     return connection, version
+
+
+def _is_newer(error):
+    return isinstance(error.__cause__, FormatError)
 
 
 def _check_version(version, path):
@@ -330,6 +337,8 @@ def cache_info(folder):
     except ForeignDatabase as error:
         raise OSError(f"No cache in {folder}: {error}.") from error
     except (sqlite3.Error, ValueError) as error:
+        if _is_newer(error):
+            raise NewerCache(str(error)) from error
         raise OSError(
             f"The cache {path} cannot be read: {error}. Empty it: revdist cache clear {folder}"
         ) from error

@@ -29,7 +29,6 @@ class ProteinRows:
 
     cache_dir, n_jobs, verbose
         As in :class:`ESMFeaturizer`.
-
     """
 
     plan: EmbeddingPlan

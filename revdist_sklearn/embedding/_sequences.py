@@ -1,11 +1,11 @@
 """Protein sequences as they come in: checks, the length policy, windows and batches."""
 
 import re
-import warnings
 from collections.abc import Iterable, Sized
 
 from scipy.sparse import issparse
 
+from ..base._warnings import warn
 from ..models._residues import AMINO_ACIDS, RESIDUES
 
 # Batches of one length need no padding; a little padding is cheaper than many small
@@ -177,13 +177,12 @@ def apply_limit(sequences, limit, too_long):
             "overlapping windows, too_long='truncate' to cut, or drop the sequence."
         )
     longest = max(lengths)
-    warnings.warn(
+    warn(
         f"{len(long)} of {len(sequences)} sequences are longer than {limit} residues and were "
         f"cut to their first {limit}; the first is sequence {first} with {lengths[first]} "
         f"residues, the longest has {longest}, at index {lengths.index(longest)}. "
         "too_long='window' keeps every residue.",
         UserWarning,
-        stacklevel=4,
     )
     return [s[:limit] for s in sequences]
 

@@ -63,8 +63,8 @@ class Stage:
         ``ridge``) or the principal components kept (``pcr``). 0 for the base.
 
     explained_before : float
-        Share of the model's variance that the regression on the smaller prefix explains. 0
-        for the base.
+        Share of the model's variance that the regression on the smaller prefix explains: 0
+        for the base; 1, for any stage, where there is no variance to explain.
 
     component_shares : ndarray of shape (n_added,)
         Share of the model's variance that each column adds.

@@ -1,6 +1,5 @@
 """The nested embedding as a scikit-learn transformer."""
 
-import warnings
 from copy import copy
 from itertools import accumulate
 from numbers import Integral, Real
@@ -18,8 +17,9 @@ from sklearn.utils.validation import (
 from ..base._aliases import alias_blocks, alias_of
 from ..base._blocks import Blocks
 from ..base._validation import check_integer
+from ..base._warnings import warn
 from ._chain import apply_chain, linear_map, reconstruct, solve_chain, truncate_chain
-from ._distiller_file import fetch, read_chain, write_chain
+from ._distiller_file import damaged, fetch, read_chain, write_chain
 from ._finite import check_finite
 from ._moments import Moments
 
@@ -90,7 +90,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         Width of the nested embedding after each stage; the first is the base.
 
     stages_ : list of Stage, length n_stages
-        What each stage found, the base being the first: see :class:`Stage`.
+        What each stage found, the base being the first: see :class:`Stage`. After
+        ``partial_fit`` this and ``components_`` are solved when first asked for.
 
     blocks_ : Blocks
         The blocks of columns, one a model.
@@ -249,11 +250,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         """
         first = self.__dict__.get("_moments") is None
         if first and "_chain" in self.__dict__:
-            warnings.warn(
+            warn(
                 "partial_fit starts anew: fit and fit_moments keep no moments to go on from, so "
                 "their rows do not count. Use partial_fit for all rows, or merge Moments and "
                 "call fit_moments.",
-                stacklevel=3,
             )
             self._forget()
         half = _half_kind(X)
@@ -266,8 +266,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 'residual_level="protein" needs proteins, the label of the protein of each row, '
                 "in every call."
             )
-        self._adopt(moments, warn=first)
+        # What is wrong is found before rows are added.
+        copy(self)._adopt(moments, quietly=not first)
         self._update(moments, X, half, sample_weight, proteins)
+        self._adopt(moments, quietly=True)
         self._moments, self._chain = moments, None
         for name in SOLVED:  # those of the rows so far
             self.__dict__.pop(name, None)
@@ -310,7 +312,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             As ``fit_moments``.
         """
         self._validate_params()
-        copy(self)._adopt_moments(moments, warn=False)
+        copy(self)._adopt_moments(moments, quietly=True)
 
     def transform(self, X):
         """Return the nested embedding.
@@ -460,18 +462,22 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             If its files are damaged.
         """
         chain, header = read_chain(fetch(folder, revision, local_files_only, token))
-        parameters = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in header["parameters"].items()
-        }
-        distiller = cls(**parameters)._with_chain(
-            chain,
-            blocks=Blocks(header["block_sizes"], header["block_names"]),
-            stage_sizes=tuple(header["stage_sizes"]),
-            n_samples_seen=header["n_samples_seen"],
-        )
-        if header["feature_names_in"]:
-            distiller.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
+        try:
+            parameters = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in header["parameters"].items()
+            }
+            distiller = cls(**parameters)._with_chain(
+                chain,
+                blocks=Blocks(header["block_sizes"], header["block_names"]),
+                stage_sizes=tuple(header["stage_sizes"]),
+                n_samples_seen=header["n_samples_seen"],
+            )
+            names = header["feature_names_in"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(folder, error) from error
+        if names:
+            distiller.feature_names_in_ = np.asarray(names, dtype=object)
         return distiller
 
     def get_feature_names_out(self, input_features=None):
@@ -494,7 +500,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     def __getattr__(self, name):
         # No property: scikit-learn reads all properties to draw an estimator in a notebook.
         if name in SOLVED and self.__dict__.get("_moments") is not None:
-            self._tell(self._chain or self._solve(self._moments))
+            try:
+                self._tell(self._chain or self._solve(self._moments))
+            except ValueError as error:  # too few rows so far
+                raise AttributeError(f"{name} cannot be told: {error}") from error
             return self.__dict__[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -618,12 +627,12 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         self.n_samples_seen_ = moments.n_rows
         self.mean_ = moments.mean
 
-    def _adopt_moments(self, moments, warn=True):
+    def _adopt_moments(self, moments, quietly=False):
         """Take over the blocks of moments that were gathered elsewhere."""
         given = self._check_blocks(moments) if self.block_sizes is not None else None
         if hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
-        self._adopt(moments, warn=warn)
+        self._adopt(moments, quietly=quietly)
         if moments.blocks.names is None and given is not None:
             self._set_blocks(given)
 
@@ -639,7 +648,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         )
         return given
 
-    def _adopt(self, moments, warn=True):
+    def _adopt(self, moments, quietly=False):
         """Take over the blocks of moments, and check the sizes of the stages against them."""
         blocks = moments.blocks
         sizes = blocks.sizes
@@ -669,13 +678,12 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 f"n_components={self.n_components} is larger than the {total} columns of the "
                 f"chain; use an integer in [1, {total}] or None."
             )
-        if len(sizes) == 1 and warn:
-            warnings.warn(
+        if len(sizes) == 1 and not quietly:
+            warn(
                 f"All {sizes[0]} columns are one block, and the output equals the input"
                 f"{' turned to its principal axes' if self.rotate_base else ''}. Give "
                 "block_sizes, the width of each model's block, or columns named "
                 "<block>__<column>; a family needs two models or more.",
-                stacklevel=4,
             )
         self._set_blocks(blocks)
         self._stage_sizes = (sizes[0], *(int(q) for q in residual_sizes))
@@ -730,19 +738,17 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         starts = np.cumsum(self._stage_sizes)[:-1]
         widest = max((int(w) for w in starts if w < n_components), default=0)
         if moments.n_rows < 2 * widest:
-            warnings.warn(
+            warn(
                 f"{moments.n_rows} rows are too few to tell signal from noise in a regression on "
                 f"{widest} columns: the residual is understated. Fit on {2 * widest} rows or "
                 "more, best the residues of a corpus (fit_on_corpus), and freeze the result.",
-                stacklevel=6,
             )
         most = max(self._stage_sizes[1:], default=0)
         if by_protein and moments.n_proteins <= most:
-            warnings.warn(
+            warn(
                 f"{moments.n_proteins} proteins determine {moments.n_proteins - 1} residual "
                 f"directions at most, fewer than the {most} columns of a stage: the others are "
                 'zero. Add proteins, or use residual_level="residue".',
-                stacklevel=6,
             )
 
     def _warn_if_rounded(self, moments):
@@ -755,11 +761,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             return
         names = self.blocks_.columns()
         shown = ", ".join(names[j] for j in far[:10]) + (", .." if len(far) > 10 else "")
-        warnings.warn(
+        warn(
             f"{len(far)} of {len(names)} columns have a mean beyond {HALF_SPREADS} times their "
             f"spread, of which {moments.half} rounds away a part: {shown}. Embed in float32, or "
             "subtract the means before rounding.",
-            stacklevel=6,
         )
 
     def __sklearn_is_fitted__(self):

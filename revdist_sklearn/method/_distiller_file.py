@@ -11,8 +11,15 @@ from safetensors.numpy import save_file
 
 from ..base._blocks import Blocks
 from ..base._files import replace_file
-from ..base._formats import DISTILLER, PARAMETERS, STAGE_FIELDS, check_format, renamed
-from ..base._hub import HubRepository, check_token_name
+from ..base._formats import (
+    DISTILLER,
+    PARAMETERS,
+    STAGE_FIELDS,
+    FormatError,
+    check_format,
+    renamed,
+)
+from ..base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
 from ._chain import Chain, Stage, principal_directions
 
 CONFIG, WEIGHTS = "config.json", "chain.safetensors"
@@ -95,12 +102,19 @@ def read_chain(folder):
             tensors.get("cross_covariance"),
             config["precision"],
         )
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{folder} holds no complete distiller ({error!r}); save it again with "
-            "ReverseDistiller.save_pretrained."
-        ) from error
+    except FormatError:
+        raise
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise damaged(folder, error) from error
     return chain, config
+
+
+def damaged(folder, error):
+    """Return the error that the files of a folder are not whole, for what was found wrong."""
+    return ValueError(
+        f"{folder} holds no complete distiller ({error!r}); save it again with "
+        "ReverseDistiller.save_pretrained."
+    )
 
 
 def _with_base(config, tensors):
@@ -161,6 +175,8 @@ def fetch(name, revision=None, local_files_only=False, token=None):
     """
     if Path(name).is_dir():
         return Path(name)
+    if not is_hub_id(str(name)):
+        raise no_such_folder("Distiller", name)
     check_token_name(token)
     repository = HubRepository(str(name), revision, local_files_only, token, "Distiller")
     return repository.snapshot([CONFIG, WEIGHTS], silent=False)

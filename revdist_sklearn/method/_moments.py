@@ -163,8 +163,8 @@ class Moments:
         ------
         ValueError
             If the width is not D, a value is not finite, or lengths differ; the moments are
-            then as they were before the call. If the square of a finite value is beyond the
-            range of the products (1e19 in float32); the moments are then of no use.
+            then as they were before the call. The same if the square of a finite value is
+            beyond the range of the products (1e19 in float32).
         """
         products = _products_torch if is_tensor(rows) else _products_numpy
         if products is _products_numpy:
@@ -230,11 +230,10 @@ class Moments:
         -------
         self : Moments
         """
-        if self.blocks != other.blocks:
-            raise ValueError(
-                f"moments of the blocks {self.blocks} cannot be merged with those of the blocks "
-                f"{other.blocks}; both must come from the same models in the same order."
-            )
+        way_out = "they cannot be merged; both must come from the same models in the same order."
+        self.blocks.check(
+            other.blocks, "the other moments have", "these have", way_out, strictly=True
+        )
         if other.n_rows == 0:
             return self
         if other.protein is None or (self.protein is None and self.n_rows > 0):

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..base._files import replace_file
-from ..base._formats import MOMENTS, check_format
+from ..base._formats import MOMENTS, FormatError, check_format
 from ._level import Level
 
 # What a file keeps beside the levels, of the moments themselves.
@@ -58,7 +58,9 @@ def read_levels(path):
         levels = {"residue": _level(tensors, "residue"), "protein": None}
         if any(key.startswith("protein.") for key in tensors):
             levels["protein"] = _level(tensors, "protein")
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except FormatError:
+        raise
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path} holds no moments, or is incomplete ({error}); write it with Moments.save."
         ) from error

@@ -4,6 +4,8 @@ import numpy as np
 from scipy.linalg import blas
 from scipy.sparse import csr_array
 
+from ._level import Level
+
 # Rows multiplied at a time. The bound keeps the copy small, and with it the rounding of
 # float32 products; four times D keeps the sums over chunks, O(D^2) each, cheap beside them.
 CHUNK_ROWS = 4096
@@ -41,7 +43,24 @@ def add_rows(level, rows, weights=None, dtype=np.float64):
 
     dtype : {np.float64, np.float32}, default=np.float64
         Precision of the products of one chunk; the sums are float64 either way.
+
+    Raises
+    ------
+    ValueError
+        If the square of a value is beyond the range of ``dtype``; nothing is added then.
     """
+    largest = max(abs(float(rows.max())), abs(float(rows.min())))
+    if 2 * largest * 2 * largest * len(rows) > float(np.finfo(dtype).max) / 2:
+        # It may well overflow: what does so at a late chunk must not leave the others behind.
+        level, whole = Level(rows.shape[1]), level
+        add_chunks(level, rows, weights, dtype)
+        whole.merge(level)
+    else:
+        add_chunks(level, rows, weights, dtype)
+
+
+def add_chunks(level, rows, weights, dtype):
+    """Add rows to a level, some at a time."""
     for chunk, w, n in chunks(rows, weights):
         # Centred rows, and below them the step between the means: one product gives the
         # pairwise update.

@@ -15,6 +15,7 @@ from ..base._hub import (
     ModelNotFoundError,
     check_token_name,
     is_hub_id,
+    no_such_folder,
     one_of,
     quiet,
 )
@@ -110,7 +111,7 @@ class Member:
         folder = Path(self.source)
         if not folder.is_dir():
             if not is_hub_id(self.source):
-                raise _no_such_folder(self.source)
+                raise no_such_folder("Model", self.source)
             folder = fetch_files(self._repository, self.trust_remote_code, silent)
         weight_files(folder)
         return folder
@@ -195,7 +196,7 @@ def resolve_family(
         if kind is None:
             if not _is_path(name) and not isinstance(source, os.PathLike):
                 raise ValueError(f"Unknown model {name!r}. {known_aliases()} {OTHER_THAN_ALIASES}")
-            raise _no_such_folder(name)
+            raise no_such_folder("Model", name)
         if any(member.source == name for member in members):
             raise ValueError(f"`models` names {name!r} twice; each member may stand once.")
         last = os.path.basename(os.path.abspath(name)) if kind == "folder" else name
@@ -232,10 +233,6 @@ def _alias_members(models, local_files_only):
         )
         for source, width in family.up_to(size)
     ]
-
-
-def _no_such_folder(name):
-    return ModelNotFoundError(f"Model {name!r} was not found: there is no such folder.")
 
 
 def _is_path(name):

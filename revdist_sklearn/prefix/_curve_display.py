@@ -394,7 +394,7 @@ def _pyplot():
 
 def _of_prefix_search(search):
     """Return prefixes, scores at the best alpha of each, choice, names of columns and scoring."""
-    check_is_fitted(search)
+    check_is_fitted(search, "coef_")
     scoring = search.scoring
     if scoring is None:
         scoring = search._leave_one_out_score if search._leaves_one_out() else _default(search)

@@ -1,6 +1,5 @@
 """The search over prefixes and alphas that regression and classification share."""
 
-import warnings
 from copy import copy
 from numbers import Integral, Real
 
@@ -29,12 +28,17 @@ from sklearn.utils.validation import (
 
 from ..base._blocks import Blocks
 from ..base._validation import check_integer
+from ..base._warnings import warn
 from ._ridge_path import centred_split, leave_one_out_path, ridge_path
 
 # A tuple, as an array for a default breaks the printing of estimators.
 ALPHAS = tuple(10.0**i for i in range(-6, 4))
 # Scores are good to this, relative to themselves; closer ones are ties.
 TIE = 1e-10
+
+
+# What a search finds out.
+FITTED = ("n_components_", "alpha_", "best_score_", "cv_scores_", "coef_", "intercept_")
 
 
 def resolve_prefixes(prefixes, n_features, names=None):
@@ -255,6 +259,8 @@ class PrefixSearch(BaseEstimator):
 
         Splitters and scorers get the rows as they were given where these are a frame.
         """
+        for name in FITTED:  # a search that fails leaves nothing of an earlier one
+            self.__dict__.pop(name, None)
         for_splitter, for_scorer = self._routed(sample_weight, groups, params)
         names = getattr(self, "feature_names_in_", None)
         self.prefixes_ = resolve_prefixes(self.prefixes, X.shape[1], names)
@@ -418,27 +424,24 @@ class PrefixSearch(BaseEstimator):
     def _warn(self, well_conditioned):
         if not well_conditioned.all():
             listed = ", ".join(f"{alpha:g}" for alpha in self.alphas_[~well_conditioned])
-            warnings.warn(
+            warn(
                 f"Ill-conditioned Gram matrices for alphas {listed}: the rows were factorised "
                 "instead, which is slower. Larger alphas, or columns of one scale (scale=True), "
                 "avoid this.",
                 LinAlgWarning,
-                stacklevel=5,
             )
         if np.isnan(self.cv_scores_).any():
             n_undefined = int(np.isnan(self.cv_scores_).any(axis=2).sum())
-            warnings.warn(
+            warn(
                 f"{n_undefined} candidates have a score of NaN in some split; they rank last.",
                 UserWarning,
-                stacklevel=5,
             )
         for word, edge in (("smallest", self.alphas_.min()), ("largest", self.alphas_.max())):
             if self.alpha_ == edge and len(np.unique(self.alphas_)) > 1:
-                warnings.warn(
+                warn(
                     f"The chosen alpha, {edge:g}, is the {word} of the grid; a better one may lie "
                     "beyond it. Widen alphas, or pass that one alone.",
                     UserWarning,
-                    stacklevel=5,
                 )
 
     def _refit(self, X, y, sample_weight, solver):
@@ -459,7 +462,7 @@ class PrefixSearch(BaseEstimator):
 
     def _linear(self, X):
         """Return what the coefficients make of the first columns of X."""
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         return X[:, : self.n_components_] @ self.coef_.T + self.intercept_
 
@@ -491,7 +494,7 @@ class PrefixSearch(BaseEstimator):
         NotFittedError
             If the search is not fitted.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         n_features = check_integer(
             n_features,
             "n_features",

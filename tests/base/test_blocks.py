@@ -61,3 +61,9 @@ def test_a_family_without_names_agrees_with_any_of_its_widths():
 def test_bad_blocks(sizes, names, words):
     with pytest.raises(ValueError, match=words):
         Blocks(sizes, names)
+
+
+@pytest.mark.parametrize("sizes", [[2.0, 3], [True, 3], ["2", 3]])
+def test_widths_are_integers(sizes):
+    with pytest.raises(TypeError):
+        Blocks(sizes)

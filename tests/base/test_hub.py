@@ -315,3 +315,9 @@ def test_a_token_in_place_of_its_name_is_refused_for_distillers_too():
     with pytest.raises(ValueError, match="token='HF_TOKEN_LAB'") as caught:
         ReverseDistiller.from_pretrained("acme/none", token=SECRET)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["./none", "/no/such/x", "a/b/c", "none"])
+def test_what_cannot_be_a_repository_is_a_folder_that_is_missing(name, no_network):
+    with pytest.raises(ModelNotFoundError, match=r"Distiller '.*' was not found: there is no"):
+        ReverseDistiller.from_pretrained(name)

@@ -337,7 +337,10 @@ def test_a_file_of_another_version_is_left_alone(tmp_path, version):
     content = (tmp_path / FILE).read_bytes()
     with pytest.warns(UserWarning, match="another version of revdist_sklearn") as caught:
         assert use(tmp_path) == ([], [])
-    one_warning(caught)
+    if version > CACHE:  # nobody is told to remove what a newer version may need
+        assert len(caught) == 1 and "clear" not in str(caught[0].message)
+    else:
+        one_warning(caught)
     assert (tmp_path / FILE).read_bytes() == content
     with pytest.raises(OSError, match="another version"):
         cache_info(tmp_path)

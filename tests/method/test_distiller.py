@@ -876,11 +876,60 @@ def test_warnings_point_at_the_line_of_the_caller():
     X = family(10)
     for call in (
         lambda: ReverseDistiller(SIZES).fit(X),
+        lambda: ReverseDistiller(SIZES).fit_transform(X),
         lambda: ReverseDistiller(SIZES).fit_moments(Moments(SIZES).update(X)),
         lambda: ReverseDistiller(SIZES).partial_fit(X).transform(X),
+        lambda: ReverseDistiller(SIZES).partial_fit(X).truncate(3),
+        lambda: ReverseDistiller(SIZES).partial_fit(X).stages_,
         lambda: ReverseDistiller().fit(X[:, :3]),
+        lambda: ReverseDistiller().fit_moments(Moments([3]).update(X[:, :3])),
         lambda: fit(family()).partial_fit(X),
+        lambda: make_pipeline(ReverseDistiller(SIZES), Ridge()).fit(X, X[:, 0]),
     ):
         with pytest.warns(UserWarning) as caught:
             call()
         assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_one_block_is_told_once_of_parts():
+    X = family(sizes=(4,))
+    distiller = ReverseDistiller()
+    with pytest.warns(UserWarning, match="one block") as caught:
+        distiller.partial_fit(X).partial_fit(X)
+    assert len(caught) == 1
+
+
+def test_rows_that_cannot_be_added_leave_the_rows_before_and_what_they_tell():
+    X = family().astype(np.float32)
+    distiller = ReverseDistiller(SIZES).partial_fit(X)
+    whole = fit(X)
+    bad = np.tile(X, (20, 1))
+    bad[-1, 2] = 1e30  # beyond float32's squares, after good chunks
+    with pytest.raises(ValueError, match="squares of column 2"):
+        distiller.partial_fit(bad)
+    distiller.set_params(n_components=5)
+    with pytest.raises(ValueError, match="sample_weight"):
+        distiller.partial_fit(X, sample_weight=[1.0])
+    assert (distiller.n_components_, distiller.n_samples_seen_) == (12, 500)
+    assert_array_equal(distiller.stage_dims_, whole.stage_dims_)
+    assert_array_equal(distiller.transform(X), whole.transform(X))
+    distiller.partial_fit(X)
+    assert (distiller.n_components_, distiller.n_samples_seen_) == (5, 1000)
+    assert distiller.transform(X).shape == (500, 5)
+
+
+def test_too_few_rows_have_no_stages_yet():
+    distiller = ReverseDistiller(SIZES).partial_fit(family(1))
+    assert not hasattr(distiller, "stages_") and not hasattr(distiller, "components_")
+    with pytest.raises(AttributeError, match="minimum of 2 is required"):
+        distiller.stages_  # noqa: B018
+    distiller.partial_fit(family())
+    assert len(distiller.stages_) == 3
+
+
+def test_a_truncated_distiller_with_residual_sizes_can_be_fitted_again():
+    X = family(sizes=(6, 6, 6))
+    cut = fit(X, block_sizes=(6, 6, 6), residual_sizes=(2, 3)).truncate(8)
+    assert cut.residual_sizes == (2,)
+    again = clone(cut).fit(X[:, :12])
+    assert_allclose(again.transform(X[:, :12]), cut.transform(X[:, :12]), atol=1e-10)

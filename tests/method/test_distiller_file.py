@@ -311,3 +311,26 @@ def test_a_base_without_variance_of_format_1(tmp_path):
     base = read_chain(tmp_path)[0].stages[0]
     assert_array_equal(base.component_shares, 0)
     assert_array_equal(base.residual_variances, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda config, name=name: config.pop(name) for name in ("block_sizes", "stage_sizes")),
+        *(lambda config, name=name: config.pop(name) for name in ("n_samples_seen", "parameters")),
+        lambda config: config["stages"][1].pop("n_added"),
+        lambda config: config["stages"][1].update(more=1),
+        lambda config: config.update(stages=3),
+        lambda config: config.update(format="1"),
+    ],
+)
+def test_a_configuration_that_is_not_whole_is_damage(tmp_path, change):
+    ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    change(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="holds no complete distiller"):
+        ReverseDistiller.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps([config]))
+    with pytest.raises(ValueError, match="holds no complete distiller"):
+        ReverseDistiller.from_pretrained(tmp_path)

@@ -9,6 +9,7 @@ from scipy.linalg import LinAlgWarning
 from scipy.stats import spearmanr
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import make_scorer, r2_score
 from sklearn.model_selection import (
@@ -491,3 +492,14 @@ def test_other_metadata_needs_routing():
         PrefixRidgeCV(cv=3).fit(X, y, price=np.arange(30))
     with pytest.raises(ValueError, match="prefixes=True is no number of prefixes"):
         PrefixRidgeCV(True).fit(X, y)
+
+
+def test_a_search_that_fails_leaves_nothing_of_an_earlier_one():
+    X, y, _ = data(30, 6)
+    search = PrefixRidgeCV([2, 6], alphas=[1.0, 2.0]).fit(X, y)
+    with pytest.raises(ValueError, match="prefixes has 9"):
+        search.set_params(prefixes=[9]).fit(X[:, :5], y)
+    for call in (lambda: search.predict(X[:, :5]), lambda: search.with_n_features(2)):
+        with pytest.raises(NotFittedError):
+            call()
+    assert not hasattr(search, "n_components_")
