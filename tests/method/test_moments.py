@@ -305,3 +305,15 @@ def test_rows_may_be_integers_or_booleans(kind):
     moments = Moments([4]).update(X)
     assert moments.product_precision == "float64" and moments.half is None
     assert_same(moments, Moments([4]).update(X.astype(float)), rtol=0)
+
+
+def test_large_rows_whose_squares_are_within_the_range_count():
+    X = (1e17 * rows_of(500, 4)).astype(np.float32)
+    moments = Moments([4]).update(X[:200]).update(X[200:])
+    exact = Moments([4], precision="float64").update(X)
+    assert moments.n == 500
+    assert_allclose(moments.scatter, exact.scatter, rtol=1e-5)
+    with pytest.raises(ValueError, match="squares of column"):
+        moments.update(X * np.float32(100))
+    assert moments.n == moments.n_rows == 500
+    assert_allclose(moments.scatter, exact.scatter, rtol=1e-5)
