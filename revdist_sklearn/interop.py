@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .base._aliases import FAMILIES
 from .base._blocks import Blocks
 from .base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
 from .method._chain import Chain, Stage
@@ -226,12 +227,15 @@ def _in_order(paths):
             f"The files are of several settings: {', '.join(settings)}. Give those of one."
         )
     named.sort(key=lambda pair: _millions(pair[1]["large"]))
-    last = SMALLEST
+    first = min(named, key=lambda pair: _millions(pair[1]["small"]))[1]["small"]
+    # A chain of ESM-2 starts at its smallest model; of other families the files tell.
+    last = SMALLEST if first in FAMILIES["esm2"].members else first
+    start = last
     for path, match in named:
         if match["small"] != last:
             raise ValueError(
                 f"{path.name} goes on from the model of size {match['small']}, and no file ends "
-                f"there: the chain starts at {SMALLEST}, and is at {last}. Give the files of all "
+                f"there: the chain starts at {start}, and is at {last}. Give the files of all "
                 "stages."
             )
         last = match["large"]

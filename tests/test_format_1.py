@@ -159,6 +159,8 @@ def cached_sequences():
 def test_a_cache_is_read(cache, no_models):
     emb = ESMFeaturizer("esm2-nano:32", cache_dir=cache, max_length=50, too_long="window")
     assert_array_equal(emb.transform(cached_sequences()), np.load(DATA / "cached_rows.npy"))
+    emb.set_params(layer=np.int64(-1), max_length=np.int64(50))
+    assert_array_equal(emb.transform(cached_sequences()), np.load(DATA / "cached_rows.npy"))
     spaces, _ = cache_info(cache)
     assert [space["n_sequences"] for space in spaces] == [2, 1]
 

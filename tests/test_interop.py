@@ -123,6 +123,8 @@ def test_a_missing_stage_is_named(tmp_path, X):
     paths = named(tmp_path, X)
     with pytest.raises(ValueError, match=r"35M-150M-.* size 35M, and no file ends there"):
         load_published_scalers(paths[1:])
+    others = named(tmp_path / "c", X, sizes=("300M", "600M", "6B"))
+    assert load_published_scalers(others[::-1]).stage_dims_.tolist() == list(SIZES)
     paths = named(tmp_path / "b", X, sizes=("8M", "35M", "3B"))
     assert load_published_scalers(paths[::-1]).stage_dims_.tolist() == list(SIZES)
 

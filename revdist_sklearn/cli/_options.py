@@ -64,8 +64,12 @@ def distiller_of(arguments, featurizer):
         return None
     distiller = ReverseDistiller.from_pretrained(arguments.distiller)
     if distiller.blocks_.names is not None:  # else their widths are the user's word
-        distiller.blocks_.check(
-            featurizer.embedding_plan("residue").blocks,
+        # Models beyond the prefix need not be those of the fit.
+        d = getattr(arguments, "n_components", None)
+        needed = (distiller if d is None else distiller.truncate(d)).blocks_
+        given = featurizer.embedding_plan("residue").blocks
+        needed.check(
+            given if d is None else given.first(len(needed)),
             "--models gives",
             "the distiller was fitted on",
             "give the models of the fit, in the same order.",

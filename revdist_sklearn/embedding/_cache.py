@@ -11,6 +11,7 @@ sequence only to those who have the sequence already.
 
 import hashlib
 import json
+import operator
 import os
 import sqlite3
 import threading
@@ -282,7 +283,7 @@ def _number_of_format_1(space):
     Its text of a reference and of ``model_kwargs`` was another too: rows of such spaces are
     not found, and kept anew.
     """
-    text = json.dumps(_without_name(space), sort_keys=True)
+    text = json.dumps(_without_name(space), sort_keys=True, default=operator.index)  # of NumPy
     return _as_number(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 

@@ -474,7 +474,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 n_samples_seen=header["n_samples_seen"],
             )
             names = header["feature_names_in"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged(folder, error) from error
         if names:
             distiller.feature_names_in_ = np.asarray(names, dtype=object)

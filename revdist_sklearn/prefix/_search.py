@@ -405,7 +405,7 @@ class PrefixSearch(BaseEstimator):
         """
         if isinstance(self.cv, str):
             return True
-        return isinstance(self.cv, LeaveOneOut) and self._why_no_closed_form() is None
+        return type(self.cv) is LeaveOneOut and self._why_no_closed_form() is None
 
     def _why_no_closed_form(self):
         """Return what stands against it, as a message, or None."""

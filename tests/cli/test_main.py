@@ -233,3 +233,12 @@ def test_commands_are_those_that_the_help_lists(capsys):
     printed = capsys.readouterr().out
     for name, command in COMMANDS.items():
         assert f"  {name} " in printed and command.HELP in " ".join(printed.split())
+
+
+def test_models_beyond_the_prefix_need_not_be_those_of_the_fit(corpus, distiller, tmp_path):
+    arguments = ["embed", "--models", "esm2-nano", "--fasta", str(corpus)]
+    arguments += ["--distiller", str(distiller), "--output", str(tmp_path / "z.npz")]
+    assert main(arguments) == 2
+    assert main([*arguments, "--n-components", "20"]) == 0
+    with np.load(tmp_path / "z.npz") as file:
+        assert file["embedding"].shape == (8, 20)

@@ -67,6 +67,13 @@ def test_identity_is_the_same_whatever_sets_speed_and_memory_alone(tiny_model, c
     assert identity(tiny_model, **changed) == identity(tiny_model)
 
 
+def test_identity_knows_the_reference_by_its_letters(tiny_model):
+    for pooling in ("mean", "mutated"):
+        one = identity(tiny_model, pooling=pooling, reference="MKT")
+        assert one != identity(tiny_model, pooling=pooling, reference="MKV")
+        assert one == identity(tiny_model, pooling=pooling, reference="mkt")
+
+
 def test_identity_is_of_the_contents_of_models(tiny_family, tmp_path):
     copied = shutil.copytree(tiny_family[0], tmp_path / "elsewhere")
     assert identity([str(copied)]) == identity([tiny_family[0]])
