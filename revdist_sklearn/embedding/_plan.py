@@ -1,7 +1,7 @@
 """The embedding plan: what a featurizer's parameters come to, and what rows depend on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ..base._identity import digest
@@ -137,10 +137,6 @@ class EmbeddingPlan:
             )
             for member, columns in zip(self.members, self.blocks.slices, strict=True)
         ]
-
-    def for_residues(self):
-        """Return the plan of the same models for rows of residues."""
-        return replace(self, pooling=None, reference=None)
 
     def identity(self):
         """Return what rows depend on beside the sequences as ``prepare`` gives them.

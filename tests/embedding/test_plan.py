@@ -25,7 +25,6 @@ def test_is_what_the_parameters_come_to(tiny_family):
 def test_residues_have_no_pooling(tiny_model):
     emb = ESMFeaturizer(tiny_model, pooling="mutated", reference="MKT")
     assert emb.embedding_plan("residue").pooling is None
-    assert emb.embedding_plan().for_residues() == emb.embedding_plan("residue")
     assert identity(tiny_model, level="residue") != identity(tiny_model)
     with pytest.raises(ValueError, match="level='proteins' must be 'protein' or 'residue'"):
         emb.embedding_plan("proteins")

@@ -503,3 +503,21 @@ def test_a_search_that_fails_leaves_nothing_of_an_earlier_one():
         with pytest.raises(NotFittedError):
             call()
     assert not hasattr(search, "n_components_")
+
+
+def test_a_splitter_made_of_leave_one_out_keeps_its_own_splits():
+    class FirstFive(LeaveOneOut):
+        def _iter_test_indices(self, X, y=None, groups=None):
+            return range(5)
+
+        def get_n_splits(self, X=None, y=None, groups=None):
+            return 5
+
+    X, y, _ = data(20, 5)
+    cv = FirstFive()
+    how = {"alphas": ALPHAS, "scoring": "neg_mean_squared_error"}
+    search = PrefixRidgeCV("all", cv=cv, **how).fit(X, y)
+    assert search.n_splits_ == 5
+    assert_array_equal(
+        search.cv_scores_, PrefixRidgeCV("all", cv=list(cv.split(X)), **how).fit(X, y).cv_scores_
+    )
