@@ -102,7 +102,7 @@ def test_moments(answers):
     assert moments.blocks == Blocks([3, 5, 8], ["a", "b", "c"])
     assert (moments.n_rows, moments.n_proteins) == (120, 20)
     assert (moments.precision, moments.product_precision) == ("float32", "float32")
-    assert moments.half == "float16"
+    assert moments.row_precision == "float16"
     assert_array_equal(moments.scatter, answers["scatter"])
     assert_array_equal(moments.protein.scatter, answers["protein_scatter"])
     assert_array_equal(moments.mean, answers["mean"])
@@ -182,17 +182,17 @@ def test_a_newer_distiller_is_a_typed_error(tmp_path):
         np.random.default_rng(0).normal(size=(99, 16))
     ).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
-    with pytest.raises(FormatError, match=r"format 3.*reads up to 2\. Update it: pip"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": _formats.DISTILLER + 1}))
+    with pytest.raises(FormatError, match=r"format 4.*reads up to 3\. Update it: pip"):
         ReverseDistiller.from_pretrained(tmp_path)
 
 
 def test_newer_moments_and_checkpoints_are_typed_errors(tmp_path, monkeypatch):
     emb, path = ESMFeaturizer("esm2-nano:32"), tmp_path / "m.safetensors"
     with monkeypatch.context() as later:
-        later.setattr("revdist_sklearn.method._moments_file.MOMENTS", 3)
+        later.setattr("revdist_sklearn.method._moments_file.MOMENTS", 4)
         Moments([2]).update(np.eye(2)).save(path)
-    with pytest.raises(FormatError, match="reads up to 2"):
+    with pytest.raises(FormatError, match="reads up to 3"):
         Moments.load(path)
     with monkeypatch.context() as later:
         later.setattr("revdist_sklearn._corpus.CHECKPOINT", 3)

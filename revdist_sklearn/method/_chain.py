@@ -23,21 +23,20 @@ import numpy as np
 from ..base._blocks import Blocks
 from ..base._values import same
 
-# Singular values of the base below this share of the largest count as zero (columns scaled
-# to unit variance): the null direction that a final LayerNorm leaves must not be inverted.
-# Products in float32 leave variances of 1e-8 of the largest in such a direction.
-RANK_TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
-# A column whose spread is within this share of its mean is constant.
-CONSTANT_TOLERANCE = {
-    "float64": 16 * float(np.finfo(np.float64).eps),
-    "float32": float(np.finfo(np.float32).eps),
+# What follows is in units of EPSILON, the relative spacing of floating-point numbers.
+EPSILON = {
+    "float64": 2.0**-52,
+    "float32": 2.0**-23,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
 }
-# Residual directions with less than this share of the residual's variance are arbitrary.
-RESIDUAL_TOLERANCE = 1e-12
-# A residual direction below this share of what the larger model's own columns vary by along
-# it is rounding. Judged along the direction: a few outlier columns would otherwise lift the
-# limit above real directions of the others.
-ROUNDING_TOLERANCE = {"float64": 1e-14, "float32": 1e-6}
+# Products leave up to twice this share of the largest variance where there is none, so that
+# a direction of this many times it is known to a part in 2,000. Below, none is inverted.
+RANK = 4096
+# Up to this share, a variance cannot be told from none (largest seen in products: 8).
+NULL = 16
+# Eigenvalues below this share of another are computed without it.
+GRADE = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +60,11 @@ class Stage:
     n_regression : int
         Directions of the smaller prefix that the regression uses: its rank (``ols``,
         ``ridge``) or the principal components kept (``pcr``). 0 for the base.
+
+    condition : float
+        Condition number of the smaller prefix: largest over smallest singular value of its
+        centred columns (at unit variance for ``ols``), directions without variance left out.
+        1 for the base; NaN in a chain of a file from before it was kept.
 
     explained_before : float
         Share of the model's variance that the regression on the smaller prefix explains: 0
@@ -111,6 +115,7 @@ class Stage:
     coef: np.ndarray = field(repr=False)
     mean: np.ndarray = field(repr=False)
     prefix_mean: np.ndarray = field(repr=False)
+    condition: float = field(default=np.nan, repr=False)
 
     @property
     def n_added_nonzero(self):
@@ -155,6 +160,9 @@ class Chain:
 
     precision : {"float64", "float32"}
         Precision of the products behind the covariances.
+
+    noise : ndarray of shape (k,) or None
+        Variance that the rounding of the rows leaves in each column of z; None for none.
     """
 
     blocks: Blocks
@@ -163,6 +171,7 @@ class Chain:
     mean: np.ndarray
     cross_covariance: np.ndarray | None
     precision: str = "float64"
+    noise: np.ndarray | None = None
 
     @property
     def width(self):
@@ -205,23 +214,41 @@ def truncate_chain(chain, d):
         stages=tuple(stages),
         mean=chain.mean[:D].copy(),
         cross_covariance=K,
+        noise=None if chain.noise is None else chain.noise[:d].copy(),
     )
+
+
+def _eigh(covariance):
+    variances, directions = np.linalg.eigh(covariance)
+    return variances[::-1].copy(), directions[:, ::-1].copy()
 
 
 def principal_directions(covariance):
     """Return variances (descending) and orthonormal directions (columns) of a covariance.
 
-    The entry of largest magnitude in each direction is positive, so that the result does not
-    depend on the sign that the eigensolver happens to return.
+    The first entry of largest magnitude in each direction is positive, so that the result does
+    not depend on the sign that the eigensolver happens to return. Entries that differ by
+    rounding alone, such as those of a column and its negative, count as equally large.
     """
-    variances, directions = np.linalg.eigh(covariance)
-    variances, directions = np.maximum(variances[::-1], 0.0), directions[:, ::-1]
-    largest = np.argmax(np.abs(directions), axis=0)
+    variances, directions = _eigh(covariance)
+    # An eigenvalue's error is rounding of the largest: what lies far below, beside a column of
+    # outliers, is found again within what the directions above leave.
+    start, spread = 0, EPSILON["float64"] * np.diag(covariance)
+    while variances[start] > spread @ directions[:, start] ** 2:
+        start = int(np.sum(variances >= GRADE * variances[start]))
+        if start == len(variances):
+            break
+        V = directions[:, start:]
+        variances[start:], turn = _eigh(V.T @ covariance @ V)
+        directions[:, start:] = V @ turn
+    variances = np.maximum(variances, 0.0)
+    magnitudes = np.abs(directions)
+    largest = np.argmax(magnitudes >= (1 - 1e-3) * magnitudes.max(axis=0), axis=0)
     signs = np.sign(directions[largest, np.arange(directions.shape[1])])
     return variances, directions * signs
 
 
-def johnstone_count(e, n, n_rows, rank_tolerance=RANK_TOLERANCE["float64"]):
+def johnstone_count(e, n, n_rows, smallest=0.0):
     """Return how many principal components the authors' rule for ``pcr`` keeps.
 
     Parameters
@@ -236,11 +263,12 @@ def johnstone_count(e, n, n_rows, rank_tolerance=RANK_TOLERANCE["float64"]):
         Rows of positive weight. Rows determine no more eigenvalues than there are, which is
         how many an SVD of them returns; weights below 1 do not make them fewer.
 
-    rank_tolerance : float
-        No component below this share of the largest singular value is kept.
+    smallest : float or ndarray of shape (k,)
+        No component up to this eigenvalue is kept.
     """
     if e[0] == 0.0:
         return 0
+    whole = e
     t = (1.0 + np.sqrt(len(e) / n)) ** 2
     e = e[: max(n_rows, int(n))]
     noise = e[e / e.mean() < t]
@@ -249,17 +277,104 @@ def johnstone_count(e, n, n_rows, rank_tolerance=RANK_TOLERANCE["float64"]):
     if kept == 0:
         kept = int(np.searchsorted(np.cumsum(e) / e.sum(), 0.95)) + 1
     # Never a direction without variance, however small the noise.
-    return min(kept, int(np.sum(e > rank_tolerance**2 * e[0])))
+    return min(kept, int(np.sum(whole > smallest)))
 
 
-def unit_scale(variances, means, precision="float64"):
-    """Return 1 / standard deviation of each column, and 0 for a constant column."""
-    spread = np.sqrt(np.maximum(variances, 0.0))
-    constant = spread <= CONSTANT_TOLERANCE[precision] * np.abs(means)
-    return np.divide(1.0, spread, out=np.zeros_like(spread), where=~constant & (spread > 0))
+def rounding_noise(variances, means, rows="float64"):
+    """Return the variance that rounding of the rows can have left in each column.
+
+    Parameters
+    ----------
+    variances, means : ndarray of shape (D,)
+
+    rows : str
+        Coarsest type of the rows, a key of ``EPSILON``.
+
+    Returns
+    -------
+    noise : ndarray of shape (D,)
+        Of a spread of one EPSILON of the column's root mean square: five times what rounding
+        to nearest leaves. Means of many chunks of float64 rows differ by as much as 16.
+    """
+    epsilon = max(EPSILON[rows], NULL * EPSILON["float64"])
+    return epsilon**2 * (np.maximum(variances, 0.0) + means**2)
 
 
-def regress(S, G, H, z_mean, *, regressor, alpha, n, n_rows, precision="float64"):
+def unit_scale(variances, noise):
+    """Return 1 / standard deviation of each column, and 0 for a column of noise."""
+    scale = np.zeros_like(variances)
+    np.divide(1.0, np.sqrt(np.maximum(variances, 0.0)), out=scale, where=variances > noise)
+    return scale
+
+
+def spectrum(S, noise, scale, precision):
+    """Return eigenvalues and eigenvectors of a covariance, and what tells which of them count.
+
+    Parameters
+    ----------
+    S : ndarray of shape (k, k)
+        cov(z).
+
+    noise : ndarray of shape (k,)
+        Variance in each column that is rounding of the rows.
+
+    scale : ndarray of shape (k,)
+        What the columns are multiplied by.
+
+    precision : {"float64", "float32"}
+        Precision of the products behind S.
+
+    Returns
+    -------
+    e, Q : ndarray of shape (k,) and (k, k)
+        Of the scaled covariance, descending.
+
+    smallest : ndarray of shape (k,)
+        No eigenvalue up to this one is known well enough to be inverted.
+
+    null : ndarray of shape (k,)
+        No eigenvalue up to this one can be told from zero.
+    """
+    S = scale[:, None] * S * scale
+    e, Q = principal_directions(S)
+    rounded = (scale**2 * noise) @ Q**2
+    unit = EPSILON[precision] * _product_error(S, e[0], Q)
+    return e, Q, np.maximum(RANK * unit, rounded), np.maximum(NULL * unit, rounded)
+
+
+def _product_error(S, largest, Q):
+    """Return the error that products leave in a covariance S along Q, in units of EPSILON.
+
+    It is within the largest eigenvalue, and within what its entries, each rounded for itself,
+    add up to: the smaller of the two where a few columns are outliers.
+    """
+    return np.minimum(largest * np.sum(Q**2, axis=0), len(S) * (np.diag(S) @ Q**2))
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Regression of h on z; see ``regress``."""
+
+    W: np.ndarray
+    R: np.ndarray
+    rank: int
+    condition: float
+    # Of z as the regression sees it: its covariance, the largest eigenvalue of that, its scale.
+    S: np.ndarray
+    largest: float
+    scale: np.ndarray
+
+    def rounding(self, V):
+        """Return the error that products leave in R along V, in units of EPSILON.
+
+        That is the first-order effect on R = H - G^T W of the error in S; it grows with the
+        square of the condition number along the directions that V draws on.
+        """
+        unscaled = np.divide(1.0, self.scale, out=np.zeros_like(self.scale), where=self.scale > 0)
+        return _product_error(self.S, self.largest, unscaled[:, None] * (self.W @ V))
+
+
+def regress(S, G, H, noise, *, regressor, alpha, n, n_rows, precision="float64"):
     """Regress h on z from their covariances.
 
     Each regressor is a filter f on the spectrum of S = Q diag(e) Q^T: with g = Q^T G the
@@ -277,8 +392,8 @@ def regress(S, G, H, z_mean, *, regressor, alpha, n, n_rows, precision="float64"
     H : ndarray of shape (l, l)
         cov(h).
 
-    z_mean : ndarray of shape (k,)
-        Mean of z.
+    noise : ndarray of shape (k,)
+        Variance in each column of z that is rounding of the rows.
 
     regressor : {"ols", "ridge", "pcr"}
 
@@ -296,53 +411,62 @@ def regress(S, G, H, z_mean, *, regressor, alpha, n, n_rows, precision="float64"
 
     Returns
     -------
-    W : ndarray of shape (k, l)
-        Coefficients: hhat - mean(h) = (z - mean(z)) W.
-
-    R : ndarray of shape (l, l)
-        Covariance of the residual h - hhat.
-
-    n_kept : int
-        Directions of z in use.
+    regression : Regression
+        ``W`` of shape (k, l), the coefficients: hhat - mean(h) = (z - mean(z)) W. ``R`` of
+        shape (l, l), the covariance of the residual h - hhat. ``rank``, the directions of z
+        in use. ``condition``, the condition number of z over the directions with variance.
     """
     penalty = alpha / n if regressor == "ridge" else 0.0
     # Rank is judged on columns of unit variance: a few outlier columns would otherwise push
     # real directions under the cut. A penalty and principal components are not scale-free.
     scaled = penalty == 0.0 and regressor != "pcr"
-    scale = unit_scale(np.diag(S), z_mean, precision) if scaled else np.ones(len(S))
-    e, Q = principal_directions(scale[:, None] * S * scale)
-    rank = int(np.sum(e > RANK_TOLERANCE[precision] ** 2 * e[0]))
+    scale = unit_scale(np.diag(S), noise) if scaled else np.ones(len(S))
+    e, Q, smallest, null = spectrum(S, noise, scale, precision)
+    known = e > smallest
     if regressor == "pcr":
-        kept = np.arange(len(e)) < johnstone_count(e, n, n_rows, RANK_TOLERANCE[precision])
-    elif penalty > 0.0:
-        kept = e > 0.0
+        kept = np.arange(len(e)) < johnstone_count(e, n, n_rows, smallest)
+        real = kept
     else:
-        kept = np.arange(len(e)) < rank
+        # A penalty keeps an inverse from growing where nothing is known.
+        kept = (e > 0.0) & (e + penalty > smallest)
+        real = (e > null) & (e + penalty > null)
     f = np.zeros_like(e)
     f[kept] = 1.0 / (e[kept] + penalty)
     g = Q.T @ (scale[:, None] * G)
     W = scale[:, None] * (Q @ (f[:, None] * g))
     B = np.sqrt(2 * f - e * f**2)[:, None] * g
-    R = H - B.T @ B
-    return W, R, min(rank, int(kept.sum()))
+    return Regression(
+        W,
+        H - B.T @ B,
+        int(np.sum(known & kept)),
+        float(np.sqrt((e[0] + penalty) / (e[real].min() + penalty))) if real.any() else 1.0,
+        scale[:, None] * S * scale,
+        e[0],
+        scale,
+    )
 
 
 @dataclass
 class Joint:
     """Covariances of x and of the prefix z built so far, at one level.
 
-    C is cov(x); the first ``width`` columns of K are cov(x, z), of S cov(z).
+    C is cov(x); the first ``width`` columns of K are cov(x, z), of S cov(z). ``noise`` is the
+    variance in each column of x that is rounding of the rows, ``z_noise`` that of z, as if the
+    rounding of two columns were independent.
     """
 
     C: np.ndarray
+    noise: np.ndarray
     K: np.ndarray
     S: np.ndarray
+    z_noise: np.ndarray
     width: int = 0
 
     @classmethod
-    def empty(cls, C, n_columns):
+    def empty(cls, C, noise, n_columns):
         """Return the state before the base, with room for ``n_columns`` of z."""
-        return cls(C, np.zeros((len(C), n_columns)), np.zeros((n_columns, n_columns)))
+        k = n_columns
+        return cls(C, noise, np.zeros((len(C), k)), np.zeros((k, k)), np.zeros(k))
 
     def block(self, columns):
         """Return S, G = cov(z, h) and H = cov(h) for a block of columns of x."""
@@ -364,6 +488,7 @@ class Joint:
         uu = V.T @ H @ V - coef.T @ zu - (G @ V).T @ coef
         self.S[:w, w:new], self.S[w:new, :w] = zu, zu.T
         self.S[w:new, w:new] = (uu + uu.T) / 2
+        self.z_noise[w:new] = self.noise[columns] @ V**2 + self.z_noise[:w] @ coef**2
         self.width = new
 
 
@@ -381,6 +506,7 @@ def solve_chain(
     rotate_base=False,
     C_directions=None,
     precision="float64",
+    rows="float64",
 ):
     """Solve the accumulated chain (Algorithm 3 of the paper) from moments.
 
@@ -413,6 +539,9 @@ def solve_chain(
     precision : {"float64", "float32"}
         Precision of the products behind C.
 
+    rows : {"float64", "float32", "float16", "bfloat16"}
+        Coarsest type of the rows behind C.
+
     Returns
     -------
     chain : Chain
@@ -421,13 +550,14 @@ def solve_chain(
     -----
     O(sum k_i^3 + D k_m^2) time, O(D k_m) memory beside C.
     """
-    joint = Joint.empty(C, n_components)
-    chosen_by = joint if C_directions is None else Joint.empty(C_directions, n_components)
+    noise = rounding_noise(np.diag(C), mean, rows)
+    joint = Joint.empty(C, noise, n_components)
+    chosen_by = joint if C_directions is None else Joint.empty(C_directions, noise, n_components)
     levels = [joint] if C_directions is None else [joint, chosen_by]
     first, *larger = blocks.slices
 
     # z_1 = h_1, or its principal axes.
-    base = _base_stage(C[first, first], mean[first], n_components, blocks.labels[0], rotate_base)
+    base = _base_stage(joint, first, mean, n_components, blocks.labels[0], rotate_base, precision)
     for level in levels:
         level.append(first, base.directions, base.coef)
     z_mean = np.zeros(n_components)
@@ -440,39 +570,39 @@ def solve_chain(
         if width == n_components:
             break
         S, G, H = joint.block(h)
-        W, R, n_kept = regress(
+        fit = regress(
             S,
             G,
             H,
-            z_mean[:width],
+            joint.z_noise[:width],
             regressor=regressor,
             alpha=alpha,
             n=n,
             n_rows=n_rows,
             precision=precision,
         )
+        W, R = fit.W, fit.R
 
         # Leading principal directions of r_i.
         R_directions = R if chosen_by is joint else chosen_by.residual(h, W)
         variances, V = principal_directions(R_directions)
-        along = np.diag(chosen_by.C[h, h]) @ V**2
-        floor = np.maximum(
-            RESIDUAL_TOLERANCE * variances.sum(), ROUNDING_TOLERANCE[precision] * along
-        )
+        floor = _floor(chosen_by, h, V, precision)
+        floor += NULL * EPSILON[precision] * fit.rounding(V)
+        floor += joint.z_noise[:width] @ (W @ V) ** 2
         V = np.where(variances <= floor, 0.0, V)[:, : min(size, n_components - width)]
 
         # z_i = [z_{i-1}, (h_i - mean) V_i - (z_{i-1} - mean) W V_i]
         coef = W @ V
         for level in levels:
             level.append(h, V, coef)
-        variance_h, variance_r = np.trace(H), max(np.trace(R), 0.0)
         shares = np.sum(V * (R @ V), axis=0)
+        variance_h, variance_r = np.trace(H), max(np.trace(R), shares.sum(), 0.0)
         stages.append(
             Stage(
                 block=label,
                 width=joint.width,
                 n_added=V.shape[1],
-                n_regression=n_kept,
+                n_regression=fit.rank,
                 # Of a block without variance nothing is left to explain.
                 explained_before=float(1 - variance_r / variance_h) if variance_h > 0 else 1.0,
                 component_shares=shares / variance_h if variance_h > 0 else shares,
@@ -481,17 +611,32 @@ def solve_chain(
                 coef=coef,
                 mean=mean[h].copy(),
                 prefix_mean=z_mean[:width].copy(),
+                condition=fit.condition,
             )
         )
-    return Chain(blocks, tuple(stages), rotate_base, mean.copy(), joint.K, precision)
+    return Chain(
+        blocks, tuple(stages), rotate_base, mean.copy(), joint.K, precision, joint.z_noise
+    )
 
 
-def _base_stage(H, mean, n_components, label, rotate_base):
-    """Return z_1 = h_1, or its principal axes, from the covariance and mean of h_1."""
+def _floor(joint, columns, V, precision):
+    """Return the variance of a block along V that cannot be told from none.
+
+    Judged along the direction: a few outlier columns would otherwise lift the limit above real
+    directions of the others.
+    """
+    variances = np.diag(joint.C[columns, columns])
+    return (NULL * EPSILON[precision] * variances + joint.noise[columns]) @ V**2
+
+
+def _base_stage(joint, columns, mean, n_components, label, rotate_base, precision):
+    """Return z_1 = h_1, or its principal axes."""
+    H = joint.C[columns, columns]
     n_base = min(len(H), n_components)
     variances, V = principal_directions(H)
     if rotate_base:
-        V = np.where(variances <= RESIDUAL_TOLERANCE * variances.sum(), 0.0, V)[:, :n_base]
+        null = variances <= _floor(joint, columns, V, precision)
+        V = np.where(null, 0.0, V)[:, :n_base]
     else:
         V = np.eye(len(H), n_base)
     total, shares = np.trace(H), np.sum(V * (H @ V), axis=0)
@@ -505,8 +650,9 @@ def _base_stage(H, mean, n_components, label, rotate_base):
         residual_variances=variances,
         directions=V,
         coef=np.zeros((0, n_base)),
-        mean=mean.copy(),
+        mean=mean[columns].copy(),
         prefix_mean=np.zeros(0),
+        condition=1.0,
     )
 
 
@@ -568,9 +714,11 @@ def reconstruct(chain, Z):
     A = linear_map(chain)[:d]
     S = A @ K
     z_mean = chain.prefix_mean[:d]
-    scale = unit_scale(np.diag(S), z_mean, chain.precision)
-    e, Q = principal_directions(scale[:, None] * ((S + S.T) / 2) * scale)
-    kept = e > RANK_TOLERANCE[chain.precision] ** 2 * e[0]
+    noise = np.zeros(d) if chain.noise is None else chain.noise[:d]
+    S = (S + S.T) / 2
+    scale = unit_scale(np.diag(S), noise)
+    e, Q, smallest, _ = spectrum(S, noise, scale, chain.precision)
+    kept = e > smallest
     Q = scale[:, None] * Q[:, kept]
     W = Q @ ((Q.T @ K.T) / e[kept, None])
     X = (Z - _like(z_mean, Z)) @ _like(W, Z) + _like(chain.mean, Z)

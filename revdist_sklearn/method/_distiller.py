@@ -18,10 +18,18 @@ from ..base._aliases import alias_blocks, alias_of
 from ..base._blocks import Blocks
 from ..base._validation import check_integer
 from ..base._warnings import warn
-from ._chain import apply_chain, linear_map, reconstruct, solve_chain, truncate_chain
+from ._chain import (
+    EPSILON,
+    RANK,
+    apply_chain,
+    linear_map,
+    reconstruct,
+    solve_chain,
+    truncate_chain,
+)
 from ._distiller_file import damaged, fetch, read_chain, write_chain
 from ._finite import check_finite
-from ._moments import Moments
+from ._moments import Moments, coarser
 
 # Half precision keeps enough of a column whose mean is within this many of its spreads.
 HALF_SPREADS = 10
@@ -121,12 +129,15 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     O(n D^2) time for n rows, O(sum k_i^3 + D k_m^2) for the chain, O(D^2) memory.
 
     The chain is accumulated, as Algorithm 3 of [1]_ has it: each stage regresses on the
-    nested embedding to which it is applied. Rank is judged on columns of unit variance;
-    singular values below 1e-6 of the largest count as zero. Residual directions that carry
-    less than 1e-12 of the residual's variance, or 1e-14 of what the larger model's columns
-    vary by along them, are arbitrary: their columns are zero, so that the width is kept. Where
-    products were float32, the default for float32 rows (see ``Moments``), rounding stands at
-    1e-4 of the largest singular value and 1e-6 of that variance, and these are the limits.
+    nested embedding to which it is applied. Products and sums are float64 whatever the type of
+    the rows, so that shares of explained variance are those of an SVD of the rows to about
+    ``2e-16 * condition**2``: to 1e-10 up to condition numbers of 500, to 1e-3 up to 1e6 (see
+    ``Stage.condition``). Rank is judged on columns of unit variance, and what cannot be told
+    from rounding has no part: directions of the prefix below 1e-6 of the largest singular
+    value, or within the rounding of the rows by their type; residual directions within 4e-15
+    of what the larger model's columns vary by along them and of what the regression takes away
+    from that, grown by the condition of what it draws on. Columns of the latter are zero, so
+    that the width is kept. A warning says where real directions or a whole stage are lost so.
 
     Fit on many diverse rows, at least twice as many as the prefix has columns; on a few
     hundred similar ones least squares leaves no residual to speak of, and a warning says so.
@@ -623,7 +634,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         if isinstance(sample_weight, Real):
             sample_weight = np.full(len(X), float(sample_weight))
         moments.update(X, sample_weight=sample_weight, proteins=proteins)
-        moments.half = moments.half or half
+        if half is not None:  # float32 arrays here, which hold it exactly
+            moments.row_precision = coarser(moments.row_precision, half)
         self.n_samples_seen_ = moments.n_rows
         self.mean_ = moments.mean
 
@@ -699,6 +711,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
 
     def _solve(self, moments):
         """Return the chain of moments."""
+        moments.check_whole()
         if moments.n_rows == 0:
             raise ValueError(
                 "No row has a weight above zero; add rows, or give weights of which at least one "
@@ -721,7 +734,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         self._warn_if_few_rows(moments, n_components, by_protein)
         self._warn_if_rounded(moments)
         self.n_samples_seen_ = moments.n_rows
-        return solve_chain(
+        chain = solve_chain(
             moments.n,
             moments.mean,
             moments.residue.covariance,
@@ -732,7 +745,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             n_rows=moments.n_rows,
             C_directions=moments.protein.covariance if by_protein else None,
             precision=moments.product_precision,
+            rows=moments.row_precision,
         )
+        self._warn_if_untold(chain)
+        return chain
 
     def _warn_if_few_rows(self, moments, n_components, by_protein):
         starts = np.cumsum(self._stage_sizes)[:-1]
@@ -753,7 +769,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
 
     def _warn_if_rounded(self, moments):
         """Warn of columns whose spread half precision has rounded away."""
-        if moments.half is None:
+        kind = moments.row_precision
+        if kind not in ("float16", "bfloat16"):
             return
         spread = np.sqrt(np.diag(moments.scatter) / moments.n)
         far = np.flatnonzero(np.abs(moments.mean) > HALF_SPREADS * spread)
@@ -763,9 +780,33 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         shown = ", ".join(names[j] for j in far[:10]) + (", .." if len(far) > 10 else "")
         warn(
             f"{len(far)} of {len(names)} columns have a mean beyond {HALF_SPREADS} times their "
-            f"spread, of which {moments.half} rounds away a part: {shown}. Embed in float32, or "
+            f"spread, of which {kind} rounds away a part: {shown}. Embed in float32, or "
             "subtract the means before rounding.",
         )
+
+    def _warn_if_untold(self, chain):
+        """Warn of what the products cannot tell, and of stages that came to nothing."""
+        limit = 1 / np.sqrt(RANK * EPSILON[chain.precision])
+        way_out = (
+            "use precision='float64' of Moments"
+            if chain.precision == "float32"
+            else "leave out columns that nearly repeat others, or use regressor='ridge'"
+        )
+        for stage in chain.stages[1:]:
+            if stage.condition > limit:
+                warn(
+                    f"The columns before {stage.block!r} have a condition number of "
+                    f"{stage.condition:.0e}; {chain.precision} products tell their directions up "
+                    f"to {limit:.0e}, and weaker ones have no part in the regression: {way_out}."
+                )
+        for stage in chain.stages:
+            if stage.n_added and not stage.n_added_nonzero:
+                warn(
+                    f"{stage.block!r} adds no column: nothing of it that can be told from "
+                    "rounding varies"
+                    f"{' beside what the smaller models explain' if stage.coef.size else ''}. Its "
+                    "columns are zero; leave that model out, or fit on more diverse rows."
+                )
 
     def __sklearn_is_fitted__(self):
         return "_chain" in self.__dict__

@@ -31,8 +31,9 @@ def write_chain(folder, chain, header):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"mean": chain.mean}
-    if chain.cross_covariance is not None:
-        tensors["cross_covariance"] = chain.cross_covariance
+    for name in ("cross_covariance", "noise"):
+        if getattr(chain, name) is not None:
+            tensors[name] = getattr(chain, name)
     stages = []
     for i, stage in enumerate(chain.stages):
         tensors.update({f"stage.{i}.{name}": getattr(stage, name) for name in ARRAYS})
@@ -101,6 +102,7 @@ def read_chain(folder):
             tensors["mean"],
             tensors.get("cross_covariance"),
             config["precision"],
+            tensors.get("noise"),
         )
     except FormatError:
         raise

@@ -106,7 +106,8 @@ class Level:
 
         The pairwise update of Chan, Golub and LeVeque (1983).
         """
-        return np.sqrt(self.n * n / (self.n + n)) * (mean - self.mean)
+        # No product of two weights, which may be tiny.
+        return np.sqrt(n) * np.sqrt(self.n / (self.n + n)) * (mean - self.mean)
 
     def _add(self, scatter, step=None):
         """Add to the scatter, row tile by row tile: no second D x D matrix of float64."""

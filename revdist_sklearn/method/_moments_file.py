@@ -12,7 +12,14 @@ from ..base._formats import MOMENTS, FormatError, check_format
 from ._level import Level
 
 # What a file keeps beside the levels, of the moments themselves.
-HEADER = ("block_sizes", "block_names", "n_rows", "precision", "product_precision", "half")
+HEADER = (
+    "block_sizes",
+    "block_names",
+    "n_rows",
+    "precision",
+    "product_precision",
+    "row_precision",
+)
 
 
 def write_levels(path, header, levels):
@@ -51,7 +58,10 @@ def read_levels(path):
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})["moments"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-        check_format(header.get("format", 1), MOMENTS, str(path))  # the first had no number
+        number = check_format(header.get("format", 1), MOMENTS, str(path))  # none in the first
+        if number < 3:
+            # The type of rows was kept of half precision alone, and products followed it.
+            header["row_precision"] = header["half"] or header["product_precision"]
         missing = [name for name in (*HEADER, "extra") if name not in header]
         if missing:
             raise KeyError(f"its header lacks {', '.join(missing)}")

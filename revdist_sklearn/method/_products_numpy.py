@@ -17,17 +17,23 @@ def chunk_rows(n_columns):
 
 
 def chunks(rows, weights):
-    """Yield rows, their weights and the sum of these, some rows at a time.
+    """Yield rows, their weights, the sum of these and their unit, some rows at a time.
 
-    Rows whose weights are all zero are left out.
+    Weights are given in a unit near the largest of them, a power of two: in float32 the
+    squares of rows with weights of 1e-50 would be zero. Rows whose weights are all zero are
+    left out.
     """
     size = chunk_rows(rows.shape[1])
     for start in range(0, len(rows), size):
         chunk = rows[start : start + size]
-        w = None if weights is None else weights[start : start + size]
-        n = float(len(chunk)) if w is None else float(w.sum())
-        if n > 0.0:
-            yield chunk, w, n
+        if weights is None:
+            yield chunk, None, float(len(chunk)), 1.0
+            continue
+        w = weights[start : start + size]
+        if w.any():
+            unit = float(2.0 ** np.floor(np.log2(w.max())))
+            w = w / unit
+            yield chunk, w, float(w.sum()), unit
 
 
 def add_rows(level, rows, weights=None, dtype=np.float64):
@@ -61,15 +67,18 @@ def add_rows(level, rows, weights=None, dtype=np.float64):
 
 def add_chunks(level, rows, weights, dtype):
     """Add rows to a level, some at a time."""
-    for chunk, w, n in chunks(rows, weights):
+    for chunk, w, n, unit in chunks(rows, weights):
         # Centred rows, and below them the step between the means: one product gives the
         # pairwise update.
         mean, centred = _centre(chunk, w, n, dtype)
-        centred[-1] = level.step(n, mean)
+        n *= unit
+        centred[-1] = level.step(n, mean) / np.sqrt(unit)
         # BLAS fills the upper triangle in its column order: the lower one in ours.
         syrk = blas.dsyrk if dtype == np.float64 else blas.ssyrk
         lower = syrk(1.0, centred.T).T
         check_range(lower.diagonal(), dtype)
+        if unit != 1.0:
+            lower = np.multiply(lower, unit, dtype=np.float64)
         level.add(n, mean, lower)
 
 
@@ -82,10 +91,11 @@ def _centre(chunk, w, n, dtype):
     mean = _mean(chunk, w, n)
     room = np.empty((len(chunk) + 1, chunk.shape[1]), dtype=dtype)
     centred = np.subtract(chunk, mean.astype(dtype), out=room[:-1])
+    # The sum behind a mean rounds, and so does the mean in float32; a second pass keeps a
+    # constant column constant, and columns far from zero centred.
+    rest = _mean(centred, w, n)
+    centred -= rest.astype(dtype)
     if dtype == np.float64:
-        # The sum behind a mean rounds; a second pass keeps a constant column constant.
-        rest = _mean(centred, w, n)
-        centred -= rest
         mean += rest
     if w is not None:
         centred *= np.sqrt(w).astype(dtype)[:, None]

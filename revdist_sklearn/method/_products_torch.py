@@ -22,10 +22,11 @@ def add_rows(level, rows, weights=None, dtype=np.float64):
 def _level_of(rows, weights, dtype):
     """Return the level of a tensor's rows."""
     so_far, total = Level.of(0.0, np.zeros(rows.shape[1]), None), None
-    for chunk, w, n in chunks(rows, weights):
+    for chunk, w, n, unit in chunks(rows, weights):
         mean, centred, wide = _centre(chunk, w, n, dtype)
-        centred[-1] = centred.new_tensor(so_far.step(n, mean))
-        product = (centred.T @ centred).to(wide)
+        n *= unit
+        centred[-1] = centred.new_tensor(so_far.step(n, mean) / np.sqrt(unit))
+        product = (centred.T @ centred).to(wide) * unit
         total = product if total is None else total.add_(product)
         so_far.move(n, mean)
     if total is None:

@@ -505,7 +505,8 @@ def test_float32_products_keep_spectra_and_reconstructions(case, regressor):
     X = dict(hard_columns(family(6000, sizes=sizes, noise=1.0), sizes))[case].astype(np.float32)
     new = dict(hard_columns(family(2000, sizes=sizes, noise=1.0, seed=1), sizes))[case]
     exact = fit(X.astype(float), block_sizes=sizes, regressor=regressor)
-    single = fit(X, block_sizes=sizes, regressor=regressor)
+    moments = Moments(sizes, precision="float32").update(X)
+    single = ReverseDistiller(regressor=regressor).fit_moments(moments)
     one, other = single.stages_[1], exact.stages_[1]
     assert one.n_regression == other.n_regression
     spectra = one.residual_variances, other.residual_variances
@@ -525,7 +526,8 @@ def test_outliers_of_the_larger_model_do_not_zero_real_directions_in_float32():
     scale = np.ones(40)
     scale[[3, 7, 20]] = 1000.0
     exact = fit(X * scale, block_sizes=sizes)
-    single = fit((X * scale).astype(np.float32), block_sizes=sizes)
+    moments = Moments(sizes, precision="float32").update((X * scale).astype(np.float32))
+    single = ReverseDistiller().fit_moments(moments)
     assert single.stages_[1].n_added_nonzero == exact.stages_[1].n_added_nonzero == 8
     errors = [
         (((m.inverse_transform(m.transform(new * scale)) / scale - new) / new.std(axis=0)) ** 2)
@@ -838,9 +840,9 @@ def test_fit_moments_of_rows():
 
 
 def test_values_beyond_the_range_of_their_squares():
-    with pytest.raises(ValueError, match="squares of column 2 are beyond the range of float32"):
-        X = family().astype(np.float32)
-        X[:, 2] *= 1e25
+    with pytest.raises(ValueError, match="squares of column 2 are beyond the range of float64"):
+        X = family()
+        X[:, 2] *= 1e200
         fit(X)
 
 
@@ -900,11 +902,11 @@ def test_one_block_is_told_once_of_parts():
 
 
 def test_rows_that_cannot_be_added_leave_the_rows_before_and_what_they_tell():
-    X = family().astype(np.float32)
+    X = family()
     distiller = ReverseDistiller(SIZES).partial_fit(X)
     whole = fit(X)
     bad = np.tile(X, (20, 1))
-    bad[-1, 2] = 1e30  # beyond float32's squares, after good chunks
+    bad[-1, 2] = 1e200  # beyond float64's squares, after good chunks
     with pytest.raises(ValueError, match="squares of column 2"):
         distiller.partial_fit(bad)
     distiller.set_params(n_components=5)

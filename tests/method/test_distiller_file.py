@@ -122,24 +122,29 @@ def test_all_that_a_distiller_tells_comes_back(tmp_path, settings, dtype):
     assert ReverseDistiller.from_pretrained(tmp_path / "again").stages_ == distiller.stages_
 
 
-def test_the_precision_of_the_fit_comes_back(tmp_path):
+@pytest.mark.parametrize("products, kind", [("float32", "float64"), ("float64", "float16")])
+def test_the_precision_of_the_fit_comes_back(tmp_path, products, kind):
     """It says from which columns nothing can be told: here one that is nearly another."""
     X = rows()
     X[:, 1] = X[:, 0] + 2e-5 * X[:, 1]
     distillers = {}
-    for precision, expected in (("float32", 3), ("float64", 4)):
-        # The last row has no weight to speak of; its precision counts.
+    for name, rank in (("exact", 4), ("coarse", 3)):
         moments = Moments((4, 8)).update(X)
-        moments.update(X[:1].astype(precision), sample_weight=[1e-12])
-        distiller = distillers[precision] = ReverseDistiller().fit_moments(moments)
-        assert distiller.stages_[1].n_regression == expected
-        distiller.save_pretrained(tmp_path / precision)
-        again = ReverseDistiller.from_pretrained(tmp_path / precision)
-        again.save_pretrained(tmp_path / f"{precision}_again")
-        twice = ReverseDistiller.from_pretrained(tmp_path / f"{precision}_again")
+        if name == "coarse":  # of no weight to speak of
+            part = Moments((4, 8), precision=products)
+            moments.merge(part.update(X[:1].astype(kind), sample_weight=[1e-12]))
+        distiller = distillers[name] = ReverseDistiller().fit_moments(moments)
+        assert distiller.stages_[1].n_regression == rank
+        distiller.save_pretrained(tmp_path / name)
+        again = ReverseDistiller.from_pretrained(tmp_path / name)
+        again.save_pretrained(tmp_path / f"{name}_again")
+        twice = ReverseDistiller.from_pretrained(tmp_path / f"{name}_again")
         for read in (again, twice):
+            assert read.stages_ == distiller.stages_
             back = read.inverse_transform(X[:, :4])
             assert_array_equal(back, distiller.inverse_transform(X[:, :4]))
+            cut = read.truncate(3).inverse_transform(X[:, :3])
+            assert_array_equal(cut, distiller.truncate(3).inverse_transform(X[:, :3]))
     moved = X[:, :4] + [[0, 1, 0, 0]]
     one, other = (distiller.inverse_transform(moved) for distiller in distillers.values())
     assert np.abs(one - other).max() > 100

@@ -1,3 +1,7 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from revdist_sklearn import Moments, ReverseDistiller
 from revdist_sklearn.method import _products_numpy
+from revdist_sklearn.method._level import Level
 from revdist_sklearn.method._products_numpy import CHUNK_ROWS
 
 
@@ -216,23 +221,29 @@ def test_fit_leaves_moments_unchanged():
 # Precision and tensors
 
 
-def test_precision_is_that_of_the_rows_or_as_asked():
+def precisions(moments):
+    return moments.row_precision, moments.product_precision
+
+
+def test_products_are_float64_or_as_asked():
     X = rows_of()
-    assert Moments([6]).update(X).product_precision == "float64"
-    single = Moments([6]).update(X.astype(np.float32))
-    assert single.product_precision == "float32" and single.half is None
-    assert Moments([6], precision="float64").update(X.astype(np.float32)).product_precision == (
-        "float64"
-    )
-    assert Moments([6]).update(X).merge(single).product_precision == "float32"
+    assert precisions(Moments([6]).update(X)) == ("float64", "float64")
+    assert precisions(Moments([6]).update(X.astype(np.float32))) == ("float32", "float64")
+    assert precisions(Moments([6]).update(X.astype(np.float16))) == ("float16", "float64")
+    single = Moments([6], precision="float32").update(X)
+    assert precisions(single) == ("float32", "float32")
+    assert precisions(Moments([6]).update(X).merge(single)) == ("float32", "float32")
+    half = Moments([6], precision="float32").update(X.astype(np.float16))
+    assert precisions(half) == ("float16", "float32")
     with pytest.raises(ValueError, match="precision='half'"):
         Moments([6], precision="half")
 
 
 def test_float32_products_agree_to_rounding():
     X = rows_of(3 * CHUNK_ROWS, 40).astype(np.float32)
-    single = Moments([40]).update(X).residue
+    single = Moments([40], precision="float32").update(X).residue
     double = Moments([40], precision="float64").update(X).residue
+    assert double == Moments([40]).update(X).residue
     assert_allclose(single.mean, double.mean, rtol=1e-12)
     error = np.abs(single.scatter - double.scatter).max() / double.scatter.max()
     assert 0 < error < 1e-6
@@ -248,9 +259,8 @@ def test_tensors_are_multiplied_like_arrays(kind, weighted):
     moments = Moments([2, 4]).update(tensor, sample_weight=w, proteins=groups)
     array = tensor.double().numpy()
     expected = Moments([2, 4]).update(array, sample_weight=w, proteins=groups)
-    tolerance = 1e-12 if kind == "float64" else 1e-5
-    assert_same(moments, expected, rtol=tolerance)
-    assert moments.half == (kind if kind.endswith("16") else None)
+    assert_same(moments, expected, rtol=1e-12)
+    assert precisions(moments) == (kind, "float64")
 
 
 def test_a_tensor_that_is_not_finite_is_named():
@@ -264,9 +274,11 @@ def test_a_tensor_that_is_not_finite_is_named():
 def test_half_precision_arrays_are_exact_in_float32():
     X = rows_of().astype(np.float16)
     moments = Moments([6]).update(X)
-    assert moments.half == "float16"
-    exact = Moments([6]).update(X.astype(np.float64))
-    assert_allclose(moments.scatter, exact.scatter, atol=1e-6 * exact.scatter.max())
+    exact = Moments([6], precision="float32").update(X.astype(np.float32))
+    assert_array_equal(
+        Moments([6], precision="float32").update(X).scatter, exact.scatter, strict=True
+    )
+    assert moments.residue == Moments([6]).update(X.astype(np.float64)).residue
 
 
 @pytest.mark.parametrize("tensors", [False, True])
@@ -282,34 +294,34 @@ def test_squares_beyond_the_range_are_told_by_their_column(tensors, kind, large,
         np.errstate(all="ignore"),
         pytest.raises(ValueError, match=f"column 4 are beyond the range of {message}"),
     ):
-        Moments([6]).update(X)
+        Moments([6], precision=kind).update(X)
 
 
 def test_what_products_were_coarsest_survives_a_merge():
     single, double = rows_of().astype(np.float32), rows_of()
-    half = Moments([6]).update(rows_of().astype(np.float16))
+    half = Moments([6], precision="float32").update(rows_of().astype(np.float16))
     exact = Moments([6]).update(double)
     for one, other in ((half, exact), (exact, half)):
         both = Moments([6]).merge(one).merge(other)
-        assert (both.half, both.product_precision) == ("float16", "float32")
-    assert (exact.half, exact.product_precision) == (None, "float64")
+        assert precisions(both) == ("float16", "float32")
+    assert precisions(exact) == ("float64", "float64")
     then = Moments([6]).update(single).update(double)
-    assert (then.half, then.product_precision) == (None, "float32")
-    assert then.update(rows_of().astype(np.float16)).half == "float16"
-    assert then.update(double).half == "float16"
+    assert precisions(then) == ("float32", "float64")
+    assert precisions(then.update(rows_of().astype(np.float16))) == ("float16", "float64")
+    assert precisions(then.update(double)) == ("float16", "float64")
 
 
 @pytest.mark.parametrize("kind", [bool, np.int8, np.uint16])
 def test_rows_may_be_integers_or_booleans(kind):
     X = (np.random.default_rng(0).uniform(0, 2, size=(50, 4))).astype(kind)
     moments = Moments([4]).update(X)
-    assert moments.product_precision == "float64" and moments.half is None
+    assert precisions(moments) == ("float64", "float64")
     assert_same(moments, Moments([4]).update(X.astype(float)), rtol=0)
 
 
 def test_large_rows_whose_squares_are_within_the_range_count():
     X = (1e17 * rows_of(500, 4)).astype(np.float32)
-    moments = Moments([4]).update(X[:200]).update(X[200:])
+    moments = Moments([4], precision="float32").update(X[:200]).update(X[200:])
     exact = Moments([4], precision="float64").update(X)
     assert moments.n == 500
     assert_allclose(moments.scatter, exact.scatter, rtol=1e-5)
@@ -317,3 +329,80 @@ def test_large_rows_whose_squares_are_within_the_range_count():
         moments.update(X * np.float32(100))
     assert moments.n == moments.n_rows == 500
     assert_allclose(moments.scatter, exact.scatter, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-200])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("merging", [False, True])
+def test_moments_whose_update_was_cut_off_say_so(monkeypatch, fault, merging, unit, tmp_path):
+    """Where a signal comes between the scatter and the count, no number is given any more."""
+    moments, other = Moments([2, 4]).update(rows_of()), Moments([2, 4]).update(rows_of())
+    w = np.full(len(rows_of()), unit)
+
+    def cut_off(self, *args):
+        raise fault
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Level, "move", cut_off)
+        with pytest.raises(fault):
+            moments.merge(other) if merging else moments.update(rows_of(), sample_weight=w)
+    for call in (
+        lambda: moments.update(rows_of()),
+        lambda: moments.merge(other),
+        lambda: other.merge(moments),
+        lambda: moments.save(tmp_path / "m"),
+        lambda: ReverseDistiller().fit_moments(moments),
+    ):
+        with pytest.raises(RuntimeError, match="in the middle of an update"):
+            call()
+    assert not list(tmp_path.iterdir())
+    ReverseDistiller().fit_moments(other)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.float32("nan")], ids=["object", "float"])
+def test_a_protein_that_is_nan_is_told_by_its_place(bad):
+    labels = np.repeat(np.arange(10.0), 10)
+    labels[37] = np.nan
+    labels = labels.astype(object if bad is np.nan else np.float32)
+    with pytest.raises(ValueError, match=r"proteins\[37\] is NaN"):
+        Moments([6]).update(rows_of(100), proteins=labels)
+
+
+def test_threads_that_ask_for_the_protein_level_at_once_get_it_whole(monkeypatch):
+    """The means that wait are added once, by one of them."""
+    X, groups = rows_of(300), np.arange(300) // 3
+    expected = Moments([6]).update(X, proteins=groups).protein
+    slow = _products_numpy.add_rows
+
+    def add_rows(level, *args):
+        time.sleep(0.01)  # all threads are here by then
+        slow(level, *args)
+
+    for _ in range(3):
+        moments = Moments([6]).update(X, proteins=groups)
+        with monkeypatch.context() as slowly, ThreadPoolExecutor(8) as pool:
+            slowly.setattr(_products_numpy, "add_rows", add_rows)
+            found = [
+                f.result() for f in [pool.submit(getattr, moments, "protein") for _ in range(8)]
+            ]
+        assert all(level == expected for level in found)
+
+
+def test_threads_that_ask_a_distiller_at_once_get_one_answer():
+    X, groups = rows_of(300), np.arange(300) // 3
+    how = {"residual_level": "protein"}
+    expected = ReverseDistiller((2, 4), **how).fit(X, proteins=groups).transform(X)
+    for _ in range(20):
+        distiller = ReverseDistiller((2, 4), **how)
+        for part in np.array_split(np.arange(300), 10):
+            distiller.partial_fit(X[part], proteins=groups[part])
+        barrier = threading.Barrier(8)
+
+        def ask(distiller=distiller, barrier=barrier):
+            barrier.wait()
+            return distiller.transform(X)
+
+        with ThreadPoolExecutor(8) as pool:
+            found = [future.result() for future in [pool.submit(ask) for _ in range(8)]]
+        for Z in found:
+            assert_allclose(Z, expected, atol=1e-10)

@@ -7,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from revdist_sklearn import FormatError, Moments, ReverseDistiller
+from revdist_sklearn.base._formats import MOMENTS
 from revdist_sklearn.method import _moments_file
 
 PROTEINS = np.repeat(np.arange(20), 10)
@@ -18,7 +19,15 @@ def rows(dtype=np.float64, seed=0):
 
 
 def told(moments):
-    names = ("blocks", "precision", "product_precision", "half", "n_rows", "n_proteins", "n")
+    names = (
+        "blocks",
+        "precision",
+        "product_precision",
+        "row_precision",
+        "n_rows",
+        "n_proteins",
+        "n",
+    )
     return {name: getattr(moments, name) for name in names}
 
 
@@ -57,9 +66,9 @@ def test_a_fit_on_loaded_moments_is_the_fit(path, precision, n_regression):
     """Also where the precision of the products decides: a column that is nearly another."""
     X = rows()
     X[:, 1] = X[:, 0] + 2e-5 * X[:, 1]
-    # The last row has no weight to speak of; its precision counts.
-    moments = Moments((2, 4)).update(X)
-    moments.update(X[:1].astype(precision), sample_weight=[1e-12])
+    # The last row has no weight to speak of; the precision of its product counts.
+    last = Moments((2, 4), precision=precision).update(X[:1], sample_weight=[1e-12])
+    moments = Moments((2, 4)).update(X).merge(last)
     moments.save(path)
     fit = ReverseDistiller().fit_moments(moments)
     again = ReverseDistiller().fit_moments(Moments.load(path))
@@ -100,19 +109,22 @@ def rewrite_format(path, number):
         tensors = {key: file.get_tensor(key) for key in file.keys()}
     del header["format"]
     header |= {} if number is None else {"format": number}
+    if number in (None, 1, 2):
+        del header["row_precision"]
+        header["half"] = None
     save_file(tensors, path, {"moments": json.dumps(header)})
 
 
 def test_the_number_of_the_format(path):
     moments = Moments((2, 4)).update(rows())
     moments.save(path)
-    rewrite_format(path, 3)
-    with pytest.raises(FormatError, match=r"m\.safetensors was written in format 3"):
+    rewrite_format(path, MOMENTS + 1)
+    with pytest.raises(FormatError, match=r"m\.safetensors was written in format 4"):
         Moments.load(path)
     rewrite_format(path, 0)
     with pytest.raises(ValueError, match="format 0"):
         Moments.load(path)
-    for number in (2, 1, None):  # the first had none
+    for number in (3, 2, 1, None):  # the first had none
         Moments((2, 4)).update(rows()).save(path)
         rewrite_format(path, number)
         assert Moments.load(path).residue == moments.residue
@@ -158,7 +170,7 @@ def test_a_level_that_lacks_a_part_is_damage(tmp_path, name):
         Moments.load(path)
 
 
-@pytest.mark.parametrize("name", ["half", "n_rows", "block_sizes", "extra"])
+@pytest.mark.parametrize("name", ["row_precision", "n_rows", "block_sizes", "extra"])
 def test_a_header_that_lacks_an_entry_is_damage(tmp_path, name):
     path = tmp_path / "m.safetensors"
     Moments([3]).update(np.eye(3)).save(path)
