@@ -61,7 +61,8 @@ def corpus_moments(
     n_jobs : int, default=None
         Number of workers, as in joblib: None is 1 unless in a
         :class:`joblib.parallel_config` context, -1 all processors. Under
-        ``joblib.parallel_config(backend="dask")`` the pieces go to a Dask cluster. The
+        ``joblib.parallel_config(backend="dask")`` the pieces go to a Dask cluster, ``n_jobs``
+        at a time, None and -1 as many as it has threads. Devices as in ``ESMFeaturizer``. The
         moments of given embeddings do not depend on it, to 1e-10; the embeddings themselves
         move by about 1e-8 with the threads of a process, of which a worker has fewer.
 

@@ -77,7 +77,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     device : str or None, default=None
         Where the models run, such as ``"cpu"`` or ``"cuda:1"``. None: CUDA where there is
-        a GPU, else the CPU.
+        a GPU, else the CPU. ``"cuda"``, and None, is the current GPU, in the workers of
+        ``n_jobs`` another one for each process as long as there are enough.
 
     max_length : int or None, default=None
         Residues a sequence may have. None: what the models can take, which is any length
@@ -125,7 +126,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     n_jobs : int or None, default=None
         Workers of ``transform``, as in joblib: None is 1 unless in a
         :class:`joblib.parallel_config` context, -1 all processors; the "dask" backend sends
-        the work to a Dask cluster. Each worker process loads each model once and runs one at a
+        the work to a Dask cluster, ``n_jobs`` tasks at a time, None and -1 as many as its
+        workers have threads. Each worker process loads each model once and runs one at a
         time. On the CPU of one machine a single process uses all cores already and is often
         faster; workers are for several GPUs or machines.
 

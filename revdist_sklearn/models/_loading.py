@@ -23,6 +23,9 @@ from ._residues import AMINO_ACIDS
 # The six members of ESM-2 and two more; beyond that the least recently used one goes.
 MAX_MODELS = 8
 
+# Devices that have a fast path.
+PACKED_ON = ("cpu", "cuda", "mps")
+
 # Keywords of `from_pretrained` with a parameter of their own, and those that are set here.
 PARAMETERS = {
     "dtype": "dtype",
@@ -249,8 +252,8 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     else:
         _cut(model, architecture, layer, member)
         encoder = Encoder(model, alphabet, member.width, where)
-    # For a CPU; whoever asks for an attention, or a place, gets it.
-    plain = stays or device.type != "cpu" or "attn_implementation" in options
+    # Whoever asks for an attention, or a place, gets it.
+    plain = stays or "attn_implementation" in options or device.type not in PACKED_ON
     if architecture.may_pack and not plain:
         encoder.pack()
     return encoder
