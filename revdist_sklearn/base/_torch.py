@@ -1,10 +1,12 @@
 """What the rooms share of torch: memory that runs out, and float32 that is float32."""
 
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 
 # How many threads are inside of `full_float32`, and what puts the settings back after the last.
-_lock, _inside = threading.Lock(), []
+_lock = threading.Lock()
+_inside: list[Callable] = []
 
 
 def is_out_of_memory(error):

@@ -241,6 +241,7 @@ class MemberRun:
         """Return the rows of a batch on their way to the host's memory."""
         import torch
 
+        assert self.pooling is not None
         rows = [self.pooling(texts[i], r, first, reference) for i, r, first in batch]
         return start_copy(torch.stack(rows))
 

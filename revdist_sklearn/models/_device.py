@@ -316,8 +316,8 @@ class Residents:
         encoder.model.to("cpu")
         free_memory(device)
         raise ModelTooLarge(
-            f"Model {encoder.source!r}, {n_bytes(encoder.model) / 2**30:.1f} GiB, does not fit into the "
-            f"memory of {device}, with no other model of this process on it. Use a half "
+            f"Model {encoder.source!r} of {n_bytes(encoder.model) / 2**30:.1f} GiB does not fit "
+            f"into the memory of {device}, with no other model of this process on it. Use a half "
             "precision `dtype`, a smaller model, device='cpu', another GPU, or "
             "model_kwargs={'device_map': 'auto'} for several."
         )

@@ -188,7 +188,14 @@ def square_bytes(model, device_type="cuda"):
         which is in float32.
     """
     config, itemsize = model.config, model.dtype.itemsize
-    heads = getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", 1)
+    heads = next(
+        (
+            getattr(config, name)
+            for name in ("num_attention_heads", "num_heads")
+            if hasattr(config, name)
+        ),
+        1,
+    )
     of_a_head = 0
     if hasattr(config, "relative_attention_num_buckets"):
         of_a_head += 2 * itemsize

@@ -10,6 +10,7 @@ the plain model on its device when it is loaded, and left out where it does not 
 
 import inspect
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from transformers import AttentionInterface
 from ._batch import fill_up
 from ._packed import AGREEMENT, PROBES, _use_torch_gelu
 
+varlen_attn: Any
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # an older torch
@@ -68,9 +70,8 @@ def varlen_attention(
             query, key, value, attn_mask=attention_mask, scale=scaling
         )
         return output.transpose(1, 2), None
-    parts = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    output = varlen_attn(*parts, bounds, bounds, longest, longest, scale=scaling)
-    return output[None], None
+    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+    return varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling)[None], None
 
 
 class VarlenPacked:

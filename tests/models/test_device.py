@@ -169,7 +169,9 @@ def test_a_model_moves_where_others_have_made_room(fake_cuda):
 def test_a_model_too_large_for_its_device_is_named(fake_cuda):
     residents = Residents()
     encoder = encoder_on("cuda:1", cuda=fake_cuda, n_bytes=3 * 2**35)
-    with pytest.raises(ModelTooLarge, match=r"'a model', 96\.0 GiB.*cuda:1.*`dtype`.*device_map"):
+    with pytest.raises(
+        ModelTooLarge, match=r"'a model' of 96\.0 GiB.*cuda:1.*`dtype`.*device_map"
+    ):
         with residents.room_for(encoder):
             raise AssertionError("it is not there")
     assert encoder.model.moves == ["cuda:1", "cpu"]  # what had arrived of it

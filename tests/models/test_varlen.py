@@ -2,6 +2,7 @@
 
 import inspect
 from contextlib import nullcontext
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,7 +36,7 @@ class Varlen:
         assert cu_seq_q.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k)
         self.calls.append((cu_seq_q.tolist(), max_q, max_k, scale))
         outputs = []
-        for start, stop in zip(cu_seq_q[:-1], cu_seq_q[1:], strict=True):
+        for start, stop in pairwise(cu_seq_q.tolist()):
             parts = [x[start:stop].transpose(0, 1)[None] for x in (query, key, value)]
             output = scaled_dot_product_attention(*parts, scale=scale)
             outputs.append(output[0].transpose(0, 1))
