@@ -11,12 +11,20 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..base._aliases import alias_of
 from ..base._validation import check_integer
+from ..base._warnings import warn
 from ..models._family import blocks_of, resolve_family
 from ._callbacks import NO_CALLBACKS, CallbackSupportMixin, with_callbacks
 from ._plan import EmbeddingPlan, ascending
 from ._pooling import resolve_pooling
 from ._protein_rows import ProteinRows
 from ._residue_rows import residue_rows
+
+BFLOAT16_OF_VARIANTS = (
+    "dtype='bfloat16' with a `reference`: bfloat16 keeps 8 bits of a number, and the variants of "
+    "one protein differ little. Its error is a few times larger beside the spread of variants "
+    "than beside that of diverse proteins: 3% instead of 0.5% for the bundled models, more for "
+    "deeper ones. Use 'float16' for ESM-2, whose error is an eighth of that, or 'float32'."
+)
 
 
 class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
@@ -324,6 +332,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return self._embed(self.embedding_plan(), X, NO_CALLBACKS)
 
     def _embed(self, plan, X, context):
+        if self.dtype == "bfloat16" and self.reference is not None:
+            warn(BFLOAT16_OF_VARIANTS)
         rows = ProteinRows(plan, self.cache_dir, self.n_jobs, self.verbose)
         return rows.of(plan.prepare(X), context, estimator=self, X=X)
 
