@@ -80,13 +80,13 @@ def _centre(chunk, w, n, dtype):
     centred = room[:-1].copy_(chunk)
     if w is not None:
         w = torch.from_numpy(w.astype(dtype)).to(chunk.device)[:, None]
-    # A device without float64 sums in float32: the second pass takes up what the first has
-    # left, and the mean is the sum of what was taken off.
+    # The second pass takes up what the first has left, by rounding or, on a device without
+    # float64, in its sum; the mean is the sum of what was taken off.
     wide = torch.float64 if has_float64(chunk.device) else torch.float32
     mean = np.zeros(chunk.shape[1])
     for _ in range(2):
-        rest = (centred if w is None else centred * w).sum(0, dtype=wide) / n
-        centred -= rest.to(kind)
+        rest = ((centred if w is None else centred * w).sum(0, dtype=wide) / n).to(kind)
+        centred -= rest
         mean += _widened(rest).cpu().numpy()
     if w is not None:
         centred *= w.sqrt()
