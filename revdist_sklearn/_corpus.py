@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .base._formats import CHECKPOINT, check_format
 from .base._identity import digest
+from .base._torch import free_memory, is_out_of_memory
 from .embedding._sequences import runs
 from .embedding._workers import in_order, is_worker_death
 from .method._moments import Moments
@@ -249,7 +250,7 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
     for rows, index in featurizer.iter_residues(sequences, **options):
         weights = 1.0 / np.bincount(index)[index] if weighting == "protein" else None
         try:
-            moments.update(rows, sample_weight=weights, proteins=index)
+            _update(moments, rows, sample_weight=weights, proteins=index)
         except ValueError as error:
             finite = np.isfinite(rows.cpu().numpy() if options else rows).all(axis=1)
             if finite.all():
@@ -262,6 +263,18 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
         if progress is not None:
             progress(len(rows))
     return moments
+
+
+def _update(moments, rows, **settings):
+    """Add rows to moments, from the host where the device has no room even to look at them."""
+    try:
+        moments.update(rows, **settings)
+        return
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(rows, np.ndarray) or not is_out_of_memory(error):
+            raise
+    free_memory(rows.device)
+    moments.update(rows.cpu().numpy(), **settings)
 
 
 def _on_device(featurizer):

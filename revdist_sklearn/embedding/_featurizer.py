@@ -126,7 +126,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     token_budget : int or None, default=None
         Tokens of a batch, padding included. None: 1,024 on a CPU; on a GPU what half of its
-        free memory holds. Batches that do not fit all the same are halved and run again.
+        free memory holds, attention masks included. Batches that do not fit all the same are
+        halved and run again.
         It sets speed and memory, not the result.
 
     cache_dir : str, path or None, default=None
