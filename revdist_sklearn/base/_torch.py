@@ -100,19 +100,30 @@ def _switch_by_operator(torch):
         for operator, backend in operators
         for own in [operator.fp32_precision]
     ]
-    try:
-        older = torch.get_float32_matmul_precision()
-    except RuntimeError:  # the newer one was used, and they disagree
-        older = "highest"
-    if older != "highest":
+    # False where the older one was not used, or the newer one was and they disagree.
+    matmul = _or_false(torch.get_float32_matmul_precision)
+    cudnn = _or_false(lambda: backends.cudnn.allow_tf32)
+    if matmul not in (False, "highest"):
         torch.set_float32_matmul_precision("highest")
+    if cudnn:
+        backends.cudnn.allow_tf32 = False
     for operator, _ in before:
         operator.fp32_precision = "ieee"
 
     def undo():
-        if older != "highest":
-            torch.set_float32_matmul_precision(older)
+        if matmul not in (False, "highest"):
+            torch.set_float32_matmul_precision(matmul)
+        if cudnn:
+            backends.cudnn.allow_tf32 = True
         for operator, precision in before:
             operator.fp32_precision = precision
 
     return undo
+
+
+def _or_false(read):
+    """Return a setting, False where torch finds that the two ways to set it disagree."""
+    try:
+        return read()
+    except RuntimeError:
+        return False

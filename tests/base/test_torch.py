@@ -54,6 +54,10 @@ def by_operator():
     torch.backends.cuda.matmul.fp32_precision = "tf32"
 
 
+def by_cudnn():
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def by_all_operators():
     torch.backends.fp32_precision = "tf32"
 
@@ -61,19 +65,22 @@ def by_all_operators():
 @pytest.fixture
 def restored():
     if BY_OPERATOR:
-        modules = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+        cudnn = torch.backends.cudnn
+        modules = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, cudnn.conv, cudnn.rnn]
         before = [(module, module.fp32_precision) for module in modules]
     yield
     if BY_OPERATOR:
         torch.backends.fp32_precision = "none"
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
     if BY_OPERATOR:
         for module, precision in before:
             module.fp32_precision = precision
 
 
 @pytest.mark.parametrize(
-    "tell", [by_flag, by_precision, by_least_precision, by_operator, by_all_operators]
+    "tell",
+    [by_flag, by_precision, by_least_precision, by_cudnn, by_operator, by_all_operators],
 )
 @pytest.mark.filterwarnings("ignore:Please use the new API")
 def test_float32_is_float32_and_what_torch_was_told_comes_back(tell, restored):
@@ -84,7 +91,8 @@ def test_float32_is_float32_and_what_torch_was_told_comes_back(tell, restored):
     with full_float32():
         inside = settings()
         # Both ways to ask must agree, or torch raises in the product.
-        assert inside["matmul"] == "highest" and inside["cuda.matmul"] is False
+        assert inside["matmul"] == "highest"
+        assert inside["cuda.matmul"] is inside["cudnn"] is False
         assert not {"tf32", "bf16"} & {str(value) for value in inside.values()}
         with full_float32():
             assert settings() == inside
