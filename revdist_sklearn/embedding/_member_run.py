@@ -122,7 +122,7 @@ class MemberRun:
                     averaged = or_on_host(average_windows, parts.pop(i), len(texts[i]))
                     done.append((i, *averaged))
             if done:
-                yield done
+                yield on_one_device(done)
 
     def _check_letters(self, texts, encoder, index):
         """Raise if a text has a letter for which the checkpoint, now loaded, has no token."""
@@ -242,6 +242,8 @@ class MemberRun:
         import torch
 
         assert self.pooling is not None
+        if reference is not None:  # states may have gone to the host
+            reference = reference.to(batch[0][1].device)
         rows = [self.pooling(texts[i], r, first, reference) for i, r, first in batch]
         return start_copy(torch.stack(rows))
 
@@ -401,6 +403,23 @@ def or_on_host(function, states, *others):
         free_memory(device)
         states = [tuple(_to_host(x) for x in part) for part in states]
         return function(states, *(_to_host(x) for x in others))
+
+
+def on_one_device(batch):
+    """Return states as they are, all on the host where some are: full devices send them there.
+
+    Parameters
+    ----------
+    batch : list of tuple
+        As ``batches_of_states`` yields them.
+
+    Returns
+    -------
+    batch : list of tuple
+    """
+    if len({str(residues.device) for _, residues, _ in batch}) == 1:
+        return batch
+    return [tuple(_to_host(x) for x in part) for part in batch]
 
 
 def _to_host(x):

@@ -192,7 +192,7 @@ def square_bytes(model, device_type="cuda"):
         (
             getattr(config, name)
             for name in ("num_attention_heads", "num_heads")
-            if hasattr(config, name)
+            if isinstance(getattr(config, name, None), int)
         ),
         1,
     )

@@ -4,7 +4,12 @@ import torch
 from conftest import out_of_memory_errors
 
 from revdist_sklearn.embedding import _member_run
-from revdist_sklearn.embedding._member_run import MemberRun, average_windows, or_on_host
+from revdist_sklearn.embedding._member_run import (
+    MemberRun,
+    average_windows,
+    on_one_device,
+    or_on_host,
+)
 from revdist_sklearn.embedding._pooling import Pooling
 from revdist_sklearn.models import _device
 from revdist_sklearn.models._device import ModelTooLarge
@@ -234,6 +239,14 @@ def test_windows_that_a_gpu_has_no_room_to_average_are_averaged_on_the_host(fake
     full = [(start, Full(states), Full(first)) for start, states, first in parts]
     residues, first = or_on_host(average_windows, full, 3)
     assert residues.tolist() == [[1.0], [2.0], [3.0]] and first.tolist() == [0.5]
+
+
+def test_states_of_a_batch_are_on_one_device():
+    """A protein of windows that were averaged on the host may come with others."""
+    there = [(0, Full(torch.ones(2, 1)), Full(torch.zeros(1)))]
+    here = [(1, torch.ones(3, 1), torch.zeros(1))]
+    assert on_one_device(there) is there and on_one_device(here) is here
+    assert all(type(x) is torch.Tensor for _, *pair in on_one_device(there + here) for x in pair)
 
 
 def test_other_errors_of_pooling_are_left_alone(fake_cuda):
