@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .base._formats import CHECKPOINT, check_format
 from .base._identity import digest
+from .base._torch import free_memory, is_out_of_memory
 from .embedding._sequences import runs
 from .embedding._workers import in_order, is_worker_death
 from .method._moments import Moments
@@ -61,7 +62,8 @@ def corpus_moments(
     n_jobs : int, default=None
         Number of workers, as in joblib: None is 1 unless in a
         :class:`joblib.parallel_config` context, -1 all processors. Under
-        ``joblib.parallel_config(backend="dask")`` the pieces go to a Dask cluster. The
+        ``joblib.parallel_config(backend="dask")`` the pieces go to a Dask cluster, ``n_jobs``
+        at a time, None and -1 as many as it has threads. Devices as in ``ESMFeaturizer``. The
         moments of given embeddings do not depend on it, to 1e-10; the embeddings themselves
         move by about 1e-8 with the threads of a process, of which a worker has fewer.
 
@@ -248,7 +250,7 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
     for rows, index in featurizer.iter_residues(sequences, **options):
         weights = 1.0 / np.bincount(index)[index] if weighting == "protein" else None
         try:
-            moments.update(rows, sample_weight=weights, proteins=index)
+            _update(moments, rows, sample_weight=weights, proteins=index)
         except ValueError as error:
             finite = np.isfinite(rows.cpu().numpy() if options else rows).all(axis=1)
             if finite.all():
@@ -261,6 +263,18 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
         if progress is not None:
             progress(len(rows))
     return moments
+
+
+def _update(moments, rows, **settings):
+    """Add rows to moments, from the host where the device has no room even to look at them."""
+    try:
+        moments.update(rows, **settings)
+        return
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(rows, np.ndarray) or not is_out_of_memory(error):
+            raise
+    free_memory(rows.device)
+    moments.update(rows.cpu().numpy(), **settings)
 
 
 def _on_device(featurizer):

@@ -1,6 +1,8 @@
 """Shared helpers: tiny random checkpoints as transformers writes them, and the grid search."""
 
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -243,6 +245,62 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
+
+
+class FakeCuda:
+    """GPUs that are none: which is current, and what is asked of which.
+
+    ``happened`` holds the number of the current GPU with each thing that was asked.
+    """
+
+    def __init__(self, n=2, total=80e9):
+        self.n, self.current, self.happened = n, 0, []
+        self.total = total
+        self.free = dict.fromkeys(range(n), total)
+        self.kept = dict.fromkeys(range(n), 0)
+
+    def note(self, what):
+        self.happened.append((self.current, what))
+
+    @contextmanager
+    def device(self, device):
+        import torch
+
+        before, self.current = self.current, torch.device(device).index or 0
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def current_stream(self, device=None):
+        return f"stream of {self.current if device is None else device.index}"
+
+    def mem_get_info(self, device):
+        self.note("measured")
+        return self.free[device.index], self.total
+
+    def memory_reserved(self, device):
+        return self.kept[device.index]
+
+    def get_device_properties(self, gpu):
+        return SimpleNamespace(uuid=f"GPU-{gpu}")
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """Have torch see two GPUs; no tensor can be put there."""
+    import torch
+
+    fake = FakeCuda()
+    names = ("device", "current_stream", "mem_get_info", "memory_reserved")
+    for name in (*names, "get_device_properties"):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: fake.note("emptied"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: fake.n)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: fake.current)
+    return fake
 
 
 @pytest.fixture

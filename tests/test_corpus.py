@@ -450,6 +450,24 @@ def test_residues_on_a_device_stay_there(featurizer, monkeypatch):
         gather(faulty)
 
 
+def test_residues_that_a_device_has_no_room_to_look_at_are_summed_on_the_host(
+    featurizer, monkeypatch
+):
+    torch = pytest.importorskip("torch")
+    expected, update, refused = gather(featurizer), Moments.update, []
+
+    def full(self, rows, **settings):
+        if isinstance(rows, torch.Tensor):
+            refused.append(len(rows))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return update(self, rows, **settings)
+
+    monkeypatch.setattr(_corpus, "_on_device", lambda featurizer: True)
+    monkeypatch.setattr(Moments, "update", full)
+    assert_same(gather(featurizer), expected)
+    assert sum(refused) == sum(map(len, PROTEINS))
+
+
 def test_a_checkpoint_of_another_precision_is_refused(featurizer, tmp_path):
     path = tmp_path / "moments.safetensors"
     corpus_moments(featurizer, PROTEINS, checkpoint=path, precision="float32")

@@ -1,4 +1,4 @@
-"""What all rooms share: blocks of columns, aliases of families, files, the hub, settings.
+"""What all rooms share: blocks of columns, aliases, files, the hub, settings, torch.
 
 May import nothing of this package.
 """

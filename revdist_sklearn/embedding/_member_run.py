@@ -11,13 +11,15 @@ from functools import cached_property
 import numpy as np
 
 from ..base._identity import digest
+from ..base._torch import free_memory, is_out_of_memory
 from ..models._device import (
     RESIDENTS,
+    ModelTooLarge,
     finish_copy,
-    free_memory,
-    is_out_of_memory,
+    on,
     resolve_device,
     start_copy,
+    tokens_of_a_square,
     tokens_that_fit,
 )
 from ..models._family import Member
@@ -117,9 +119,10 @@ class MemberRun:
                 # few proteins are incomplete at a time.
                 parts.setdefault(i, []).append((start, residues, first))
                 if len(parts[i]) == len(starts[i]):
-                    done.append((i, *average_windows(parts.pop(i), len(texts[i]))))
+                    averaged = or_on_host(average_windows, parts.pop(i), len(texts[i]))
+                    done.append((i, *averaged))
             if done:
-                yield done
+                yield on_one_device(done)
 
     def _check_letters(self, texts, encoder, index):
         """Raise if a text has a letter for which the checkpoint, now loaded, has no token."""
@@ -137,31 +140,39 @@ class MemberRun:
 
     def _forward(self, encoder, pieces, windows, index):
         """Yield each batch with its states; where memory runs out, by half as many tokens."""
-        budget = self.token_budget
+        budget, square = self.token_budget, 0.0
         if budget is None:
             # What is free is what is left beside the model.
             with RESIDENTS.room_for(encoder):
                 budget = tokens_that_fit(encoder)
+            square = tokens_of_a_square(encoder)
         lengths = [len(piece) for piece in pieces]
         left = list(range(len(pieces)))
         while left:
-            plan = batches([lengths[j] for j in left], budget, encoder.n_specials, encoder.packed)
+            plan = batches(
+                [lengths[j] for j in left], budget, encoder.n_specials, encoder.packed, square
+            )
             done, full = 0, False
             order = [[left[k] for k in batch] for batch in plan]
             for batch in order:
                 try:
                     states = encoder([pieces[j] for j in batch])
+                except ModelTooLarge:  # no batch is small enough
+                    raise
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
                     full = True
                 # Outside of the handler, whose traceback holds on to the tensors.
                 if full:
+                    if RESIDENTS.alone(encoder):
+                        break  # the same batch once more, in the room of the other models
                     if len(batch) == 1:
                         i = windows[batch[0]][0]
                         raise MemoryError(self._too_large(lengths[batch[0]], i, index))
-                    tokens = len(batch) * (lengths[batch[0]] + encoder.n_specials)
-                    budget = min(budget, tokens) // 2
+                    longest = lengths[batch[0]] + encoder.n_specials
+                    tokens = len(batch) * (longest + square * longest**2)
+                    budget = min(budget, tokens) / 2
                     break
                 done += 1
                 yield batch, states
@@ -204,8 +215,6 @@ class MemberRun:
         MemoryError
             As :meth:`batches_of_states`.
         """
-        import torch
-
         if not texts:  # no need of the model either
             return
         assert self.pooling is not None
@@ -217,17 +226,26 @@ class MemberRun:
         pending = None
         for batch in self.batches_of_states(texts, index):
             indices = [i for i, _, _ in batch]
-            rows = [self.pooling(texts[i], r, first, reference) for i, r, first in batch]
-            started = indices, start_copy(torch.stack(rows))
+            started = indices, or_on_host(self._pool, batch, texts, reference)
             # A copy from a GPU goes on while the next batch is computed.
             if pending is not None:
                 yield self._finish(*pending, texts, index, cache)
             pending = started
-            if rows[0].device.type == "cpu":
+            if pending[1][1] is None:  # there is no copy to wait for
                 yield self._finish(*pending, texts, index, cache)
                 pending = None
         if pending is not None:
             yield self._finish(*pending, texts, index, cache)
+
+    def _pool(self, batch, texts, reference):
+        """Return the rows of a batch on their way to the host's memory."""
+        import torch
+
+        assert self.pooling is not None
+        if reference is not None:  # states may have gone to the host
+            reference = reference.to(batch[0][1].device)
+        rows = [self.pooling(texts[i], r, first, reference) for i, r, first in batch]
+        return start_copy(torch.stack(rows))
 
     def _finish(self, indices, copy, texts, index, cache):
         rows = finish_copy(*copy)
@@ -349,6 +367,63 @@ def no_start_token(member):
         f"pooling='cls' needs a start token, which {member.source!r} ({member.model_type}) does "
         "not have; use 'mean' or 'max'."
     )
+
+
+def or_on_host(function, states, *others):
+    """Return what a function makes of states, on the host where their GPU has no room for it.
+
+    Parameters
+    ----------
+    function : callable
+        Called with ``states`` and ``others``.
+
+    states : list of tuple
+        Tensors among whatever else.
+
+    *others
+        Tensors and other things.
+
+    Returns
+    -------
+    result : object
+
+    Raises
+    ------
+    MemoryError, RuntimeError
+        If that does not fit into the host's memory either.
+    """
+    device = states[0][1].device
+    with on(device):
+        try:
+            return function(states, *others)
+        except (RuntimeError, MemoryError) as error:
+            if device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        # Outside of the handler, whose traceback holds on to tensors.
+        free_memory(device)
+        states = [tuple(_to_host(x) for x in part) for part in states]
+        return function(states, *(_to_host(x) for x in others))
+
+
+def on_one_device(batch):
+    """Return states as they are, all on the host where some are: full devices send them there.
+
+    Parameters
+    ----------
+    batch : list of tuple
+        As ``batches_of_states`` yields them.
+
+    Returns
+    -------
+    batch : list of tuple
+    """
+    if len({str(residues.device) for _, residues, _ in batch}) == 1:
+        return batch
+    return [tuple(_to_host(x) for x in part) for part in batch]
+
+
+def _to_host(x):
+    return x.cpu() if hasattr(x, "cpu") else x
 
 
 def average_windows(parts, length):

@@ -13,7 +13,7 @@ from ._callbacks import NO_CALLBACKS
 from ._member_run import pooled_rows
 from ._plan import EmbeddingPlan
 from ._sequences import runs
-from ._workers import in_order, is_worker_death
+from ._workers import in_order, is_worker_death, tasks_at_a_time
 
 # Residues that one task embeds, unless there is less than four tasks' work for a worker.
 PIECE_RESIDUES = 2**16
@@ -126,7 +126,7 @@ class ProteinRows:
         """Return the tasks of a model: indices, longest proteins first."""
         order = sorted(missing, key=lambda i: -len(texts[i]))
         lengths = [len(texts[i]) for i in order]
-        share = sum(lengths) // (4 * effective_n_jobs(self.n_jobs))
+        share = sum(lengths) // (4 * tasks_at_a_time(self.n_jobs))
         return [order[a:b] for a, b in runs(lengths, min(PIECE_RESIDUES, max(share, 1)))]
 
     def _collected(self, run, pieces, results, texts, cache):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..base._torch import free_memory, is_out_of_memory
 from ..models._device import resolve_device
 from ._sequences import runs
 
@@ -23,7 +24,8 @@ def residue_rows(plan, sequences, as_tensor=False):
         As ``plan.prepare`` gives them.
 
     as_tensor : bool, default=False
-        Whether to leave the rows on the device of the models, as torch tensors.
+        Whether to leave the rows on the device of the models, as torch tensors; on the host
+        where it has no room for them.
 
     Yields
     ------
@@ -31,8 +33,6 @@ def residue_rows(plan, sequences, as_tensor=False):
 
     sequence_index : ndarray of shape (n_residues,), int64
     """
-    import torch
-
     # On the CPU a tensor and its array are one memory.
     models_on = resolve_device(plan.device)
     device = models_on if as_tensor else "cpu"
@@ -44,7 +44,7 @@ def residue_rows(plan, sequences, as_tensor=False):
     members = plan.runs()
     for start, stop in runs(lengths.tolist(), most):
         ends = np.cumsum(lengths[start:stop])
-        rows = torch.empty((ends[-1], width), dtype=torch.float32, device=device)
+        rows = _room((int(ends[-1]), width), device)
         places: dict[str, list[slice]] = {}
         index: dict[str, int] = {}
         for i, end in zip(range(start, stop), ends, strict=True):
@@ -55,8 +55,21 @@ def residue_rows(plan, sequences, as_tensor=False):
         for run, columns in members:
             for batch in run.batches_of_states(texts, names):
                 for i, residues, _ in batch:
-                    states = residues.to(device)
+                    states = residues.to(rows.device)
                     for place in places[texts[i]]:
                         rows[place, columns] = states
         proteins = np.repeat(np.arange(start, stop), lengths[start:stop])
         yield (rows if as_tensor else rows.numpy()), proteins
+
+
+def _room(shape, device):
+    """Return an array of float32 on a device, on the host where the device is full."""
+    import torch
+
+    try:
+        return torch.empty(shape, dtype=torch.float32, device=device)
+    except (RuntimeError, MemoryError) as error:
+        if str(device) == "cpu" or not is_out_of_memory(error):
+            raise
+    free_memory(device)
+    return torch.empty(shape, dtype=torch.float32)

@@ -221,7 +221,7 @@ def window_starts(length, size):
     return [*range(0, length - size, max(1, size // 2)), length - size]
 
 
-def batches(lengths, budget, specials=2, packed=False):
+def batches(lengths, budget, specials=2, packed=False, square=0.0):
     """Yield batches of indices, longest first, of like lengths, up to a number of tokens.
 
     Parameters
@@ -239,6 +239,9 @@ def batches(lengths, budget, specials=2, packed=False):
     packed : bool, default=False
         Whether the model needs no padding, so that lengths may differ.
 
+    square : float, default=0.0
+        What the square of a sequence's tokens counts, in tokens: where memory grows with it.
+
     Yields
     ------
     batch : list of int
@@ -251,17 +254,18 @@ def batches(lengths, budget, specials=2, packed=False):
     [[1, 3], [0, 2, 4]]
     """
     batch: list[int] = []
-    tokens = 0
+    tokens = 0.0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch:
             longest = lengths[batch[0]]
             padded = not packed and lengths[index] < SHORTEST_IN_BATCH * longest
-            more = lengths[index] if packed else longest
-            if padded or tokens + more + specials > budget:
+            more = (lengths[index] if packed else longest) + specials
+            if padded or tokens + more + square * more**2 > budget:
                 yield batch
-                batch, tokens = [], 0
+                batch, tokens = [], 0.0
         batch.append(index)
-        tokens += lengths[index if packed else batch[0]] + specials
+        more = lengths[index if packed else batch[0]] + specials
+        tokens += more + square * more**2
     if batch:
         yield batch
 

@@ -46,6 +46,13 @@ class Encoder:
 
     pad : int
         Token that fills a batch up.
+
+    source : str
+        What messages call it.
+
+    square_bytes : int
+        Bytes that grow with the square of a padded protein's tokens: see
+        :func:`square_bytes`.
     """
 
     def __init__(self, model, alphabet, width, device=None, *, layer=None):
@@ -57,7 +64,8 @@ class Encoder:
         self._packed = None
         self.residues = "".join(alphabet.residues)
         self.layer = layer
-        self._source = alphabet.source
+        self.source = alphabet.source
+        self.square_bytes = square_bytes(model, self.device.type)
         self._before = np.array(alphabet.before, dtype=np.int64)
         self._after = np.array(alphabet.after, dtype=np.int64)
         self.pad = alphabet.pad
@@ -69,10 +77,18 @@ class Encoder:
             self._table[ord(residue)] = token
 
     def pack(self):
-        """Look for the fast path of :mod:`._packed`."""
-        from ._packed import pack
+        """Look for the fast path of :mod:`._packed`, on a GPU of :mod:`._varlen`."""
+        if self.device.type == "cpu":
+            from ._packed import pack
 
-        self._packed = pack(self.model, self.tokenize, AMINO_ACIDS, self.pad)
+            self._packed = pack(self.model, self.tokenize, AMINO_ACIDS, self.pad)
+            return
+        import torch
+
+        from ._varlen import pack as pack_on_gpu
+
+        with RESIDENTS.room_for(self), torch.inference_mode():
+            self._packed = pack_on_gpu(self.model, self.tokenize, AMINO_ACIDS, self.pad)
 
     @property
     def packed(self):
@@ -109,7 +125,7 @@ class Encoder:
         ids = self._table[np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)]
         if ids.size and ids.min() < 0:
             raise ValueError(
-                f"Model {self._source!r} has no token for {sequence[ids.argmin()]!r}; it knows "
+                f"Model {self.source!r} has no token for {sequence[ids.argmin()]!r}; it knows "
                 f"{self.residues}. Write another residue in its place, or drop the sequence."
             )
         return np.concatenate([self._before, ids, self._after])
@@ -151,3 +167,39 @@ class Encoder:
             return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
         return out.hidden_states[self.layer]
+
+
+def square_bytes(model, device_type="cuda"):
+    """Return the bytes that grow with the square of the tokens of a padded protein.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model of transformers.
+
+    device_type : str, default="cuda"
+
+    Returns
+    -------
+    n_bytes : int
+        Of a protein and squared token. A mask is there as it is and in the model's type;
+        biases by relative position (T5) once a head and once more with the mask; and the
+        scores, where no fused attention does without them, before and after the softmax,
+        which is in float32.
+    """
+    config, itemsize = model.config, model.dtype.itemsize
+    heads = next(
+        (
+            getattr(config, name)
+            for name in ("num_attention_heads", "num_heads")
+            if isinstance(getattr(config, name, None), int)
+        ),
+        1,
+    )
+    of_a_head = 0
+    if hasattr(config, "relative_attention_num_buckets"):
+        of_a_head += 2 * itemsize
+    attention = getattr(config, "_attn_implementation", None) or "eager"
+    if attention == "eager" or device_type != "cuda":
+        of_a_head += 3 * itemsize + 4
+    return heads * of_a_head + itemsize + 1

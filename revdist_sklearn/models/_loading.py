@@ -4,6 +4,7 @@ The registry is why a featurizer holds no weights: it stays small in pickles and
 clone finds the model that is already there, and a worker process loads each model once.
 """
 
+import json
 import re
 import threading
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 
 from ..base._hub import quiet
 from ..base._identity import digest
+from ..base._warnings import warn
 from ._alphabet import read_alphabet
 from ._device import RESIDENTS
 from ._encoder import Encoder
@@ -22,6 +24,9 @@ from ._residues import AMINO_ACIDS
 
 # The six members of ESM-2 and two more; beyond that the least recently used one goes.
 MAX_MODELS = 8
+
+# Devices that have a fast path.
+PACKED_ON = ("cpu", "cuda", "mps")
 
 # Keywords of `from_pretrained` with a parameter of their own, and those that are set here.
 PARAMETERS = {
@@ -240,6 +245,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
             f"{type(model).__name__} ({shown}): they would be random. Is it a whole model, "
             "saved with save_pretrained, and not an adapter or another architecture?"
         )
+    _warn_of_overflow(folder, member, dtype)
     # With a map of devices, or quantised, it is where transformers has put it.
     stays = "device_map" in options or getattr(model, "is_quantized", False)
     where = None if stays else device
@@ -249,11 +255,25 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     else:
         _cut(model, architecture, layer, member)
         encoder = Encoder(model, alphabet, member.width, where)
-    # For a CPU; whoever asks for an attention, or a place, gets it.
-    plain = stays or device.type != "cpu" or "attn_implementation" in options
+    # Whoever asks for an attention, or a place, gets it.
+    plain = stays or "attn_implementation" in options or device.type not in PACKED_ON
     if architecture.may_pack and not plain:
         encoder.pack()
     return encoder
+
+
+def _warn_of_overflow(folder, member, dtype):
+    """Warn of a T5 in float16 that was not published in it: overflow is cut, not shown."""
+    if member.model_type != "t5" or dtype != "float16":
+        return
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("dtype", config.get("torch_dtype")) != "float16":
+        warn(
+            f"Model {member.source!r} is a T5 in float16, in which its checkpoint was not "
+            "published. States of T5 encoders commonly overflow in float16, and transformers "
+            "cuts them at 64,504 without a word, so that embeddings are finite and wrong. Use "
+            "dtype='bfloat16' or 'float32'."
+        )
 
 
 def _wanted_state(layer, depth, member):

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import redirect_stderr
 
 import joblib
@@ -28,6 +29,7 @@ from sklearn.utils.validation import check_is_fitted
 from transformers import EsmModel, EsmTokenizer
 
 from revdist_sklearn.base._hub import ModelNotFoundError
+from revdist_sklearn.datasets import load_gb1_stability, load_uniprot_sample
 from revdist_sklearn.embedding import _protein_rows, _residue_rows
 from revdist_sklearn.embedding._cache import EmbeddingCache
 from revdist_sklearn.embedding._featurizer import ESMFeaturizer
@@ -1014,3 +1016,51 @@ def test_the_bundled_family_embeds_without_network(models, no_network, monkeypat
     monkeypatch.setattr(_loading, "REGISTRY", _loading.Registry(8))
     X = ESMFeaturizer(models).transform(["MKTAYIAKQR", "GSHM"])
     assert X.shape == (2, 32) and np.isfinite(X).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mutated"])
+def test_bfloat16_of_variants_is_warned_of(tiny_model, pooling):
+    settings = {"pooling": pooling, "reference": "MKTAY"}
+    emb = ESMFeaturizer(tiny_model, dtype="bfloat16", **settings)
+    with pytest.warns(UserWarning, match=r"bfloat16.*variants.*'float16'.*'float32'") as told:
+        emb.transform(["MKTAW", "MKTAF"])
+    assert len(told) == 1 and told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ESMFeaturizer(tiny_model, dtype="bfloat16").transform(["MKTAW"])
+        ESMFeaturizer(tiny_model, dtype="float16", **settings).transform(["MKTAW"])
+        emb.fit(["MKTAW"])
+
+
+@pytest.mark.parametrize("dtype, most", [("float16", 0.006), ("bfloat16", 0.05)])
+def test_half_precision_beside_the_spread_of_variants(dtype, most):
+    """As the documentation has it: an eighth in float16; more than beside diverse proteins."""
+    scan = load_gb1_stability()
+    variants, diverse = scan.sequences[:100], load_uniprot_sample().sequences[:40]
+    diverse = [sequence[:200] for sequence in diverse]
+    plain, half = ESMFeaturizer("esm2-nano"), ESMFeaturizer("esm2-nano", dtype=dtype)
+
+    def error(sequences):
+        X = plain.transform(sequences)
+        return np.linalg.norm(half.transform(sequences) - X) / np.linalg.norm(X - X.mean(0))
+
+    assert 3 * error(diverse) < error(variants) < most
+
+
+def test_residues_are_on_the_host_where_a_gpu_has_no_room_for_them(
+    tiny_model, proteins, fake_cuda, monkeypatch
+):
+    plan = ESMFeaturizer(tiny_model, device="cpu").embedding_plan("residue")
+    [(expected, _)] = _residue_rows.residue_rows(plan, proteins, True)
+    empty = torch.empty
+
+    def full(*shape, device="cpu", **options):
+        if torch.device(device).type == "cuda":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return empty(*shape, device=device, **options)
+
+    monkeypatch.setattr(torch, "empty", full)
+    monkeypatch.setattr(_residue_rows, "resolve_device", lambda device: torch.device("cuda:1"))
+    [(rows, _)] = _residue_rows.residue_rows(plan, proteins, True)
+    assert rows.device.type == "cpu" and torch.equal(rows, expected)
+    assert fake_cuda.happened == [(1, "emptied")]

@@ -187,3 +187,11 @@ def test_runs_are_consecutive_and_bounded(lengths, most):
         assert stop - start == 1 or sum(lengths[start:stop]) <= most
         if stop < len(lengths):  # as many as fit
             assert sum(lengths[start : stop + 1]) > most
+
+
+def test_squares_count_in_a_batch():
+    """20 tokens and 0.1 x 400 are 60; two of them fill a budget of 120."""
+    lengths = [18] * 5
+    assert list(batches(lengths, 120, square=0.1)) == [[0, 1], [2, 3], [4]]
+    assert list(batches(lengths, 100)) == [[0, 1, 2, 3, 4]]
+    assert list(batches(lengths, 10, square=0.1)) == [[i] for i in range(5)]

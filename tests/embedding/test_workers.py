@@ -1,10 +1,20 @@
 import os
+import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import joblib
 import pytest
 
-from revdist_sklearn.embedding._workers import in_order, is_worker_death
+from revdist_sklearn.embedding import _workers
+from revdist_sklearn.embedding._workers import (
+    in_order,
+    in_worker,
+    is_worker_death,
+    tasks_at_a_time,
+)
+from revdist_sklearn.models import _device
 
 
 def slow_first(i):
@@ -44,3 +54,131 @@ def test_a_dead_worker_is_told_from_other_errors():
     assert is_worker_death(raised.value)
     assert not is_worker_death(ValueError("dead"))
     joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
+
+
+def on_dask(function, tasks, n_jobs):
+    with joblib.parallel_config(backend="dask"):
+        return list(in_order(function, iter(tasks), n_jobs))
+
+
+@pytest.fixture
+def one_dask_worker():
+    """Run a Dask worker of four threads in this process."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=4, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster),
+    ):
+        yield cluster
+
+
+@pytest.mark.parametrize("n_jobs, most", [(1, 1), (2, 2), (None, 4), (-1, 4), (100, 4)])
+def test_a_dask_cluster_runs_as_many_tasks_as_asked_for(one_dask_worker, n_jobs, most):
+    lock, running, seen = threading.Lock(), [], []
+
+    def count(i):
+        with lock:
+            running.append(i)
+            seen.append(len(running))
+        time.sleep(0.1)
+        with lock:
+            running.remove(i)
+        return i
+
+    # Dask would pickle what it cannot find: a function of this process by reference.
+    COUNTED[0] = count
+    assert on_dask(counted, ((i,) for i in range(10)), n_jobs) == list(range(10))
+    assert max(seen) == most
+
+
+COUNTED = [None]
+
+
+def counted(i):
+    return COUNTED[0](i)
+
+
+def test_the_context_says_how_many_tasks_run_on_dask(one_dask_worker):
+    with joblib.parallel_config(backend="dask", n_jobs=3):
+        assert tasks_at_a_time(None) == 3 and tasks_at_a_time(2) == 2
+    assert tasks_at_a_time(2) == 2 and tasks_at_a_time(None) == 1
+
+
+def threads(i):
+    import torch
+
+    time.sleep(0.1)
+    return torch.get_num_threads(), os.getpid()
+
+
+def test_torch_has_a_dask_workers_share_of_the_machine(dask_cluster, monkeypatch):
+    """Two workers of one thread each; Dask tells torch to use one, whatever the machine."""
+    shares = {n for n, _ in on_dask(threads, ((i,) for i in range(4)), None)}
+    assert shares == {max(1, joblib.cpu_count() // 2)}
+    # One task at a time has the machine for itself.
+    alone = {n for n, _ in on_dask(threads, ((i,) for i in range(4)), 1)}
+    assert alone == {joblib.cpu_count()}
+
+
+def test_shares_of_machines(monkeypatch):
+    class Worker:
+        address, state = "tcp://10.0.0.7:4711", SimpleNamespace(nthreads=8)
+
+    fake = SimpleNamespace(get_worker=Worker)
+    monkeypatch.setitem(sys.modules, "distributed", fake)
+    monkeypatch.setattr(_workers, "cpu_count", lambda: 64)
+    assert _workers._share({}) is None
+    assert _workers._share({"tcp://10.0.0.7": 4, "tcp://10.0.0.8": 1}) == 16
+    assert _workers._share({"tcp://10.0.0.7": 100}) == 1
+    assert _workers._share({"tcp://10.0.0.9": 4}) == 8  # it has come since
+
+
+def test_threads_are_given_back():
+    import torch
+
+    before = torch.get_num_threads()
+    with _workers._threads(before + 3):
+        assert torch.get_num_threads() == before + 3
+    assert torch.get_num_threads() == before
+
+
+def own_gpu(folder):
+    """Have torch see two GPUs in a worker, and return which is its own."""
+    import torch
+
+    from revdist_sklearn.models import _device
+
+    torch.cuda.is_available = lambda: True
+    torch.cuda.device_count = lambda: 2
+    torch.cuda.get_device_properties = lambda gpu: SimpleNamespace(uuid=f"GPU-{gpu}")
+    torch.cuda.current_device = lambda: 0
+    torch.empty = lambda n, device: SimpleNamespace(device=torch.device(device))
+    if _device.CLAIM._folder is None:
+        _device.CLAIM = _device.Claim(folder)
+    return in_worker(names_of_gpus, ("another machine", 0), {})
+
+
+def names_of_gpus():
+    time.sleep(0.2)
+    names = (None, "cuda", "cuda:1")
+    return os.getpid(), [str(_device.resolve_device(name)) for name in names]
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_each_worker_has_a_gpu_of_its_own(backend, tmp_path, request):
+    if backend == "dask":
+        request.getfixturevalue("dask_cluster")
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        found = list(in_order(own_gpu, ((tmp_path,) for _ in range(8)), None))
+    joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
+    processes = {pid: names[0] for pid, names in found}
+    assert sorted(processes.values()) == ["cuda:0", "cuda:1"]
+    for pid, names in found:  # it keeps it from task to task
+        assert names == [processes[pid], processes[pid], "cuda:1"]
+
+
+def test_a_task_in_this_process_claims_no_gpu(fake_cuda, monkeypatch):
+    monkeypatch.setattr(_device, "CLAIM", None)
+    assert list(in_order(pow, iter([(2, 3)]), 1)) == [8]

@@ -1,5 +1,7 @@
+import json
 import shutil
 import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import save_esm
+from conftest import save_esm, save_t5
 from safetensors.torch import load_file, save_file
 from transformers import EsmModel, EsmTokenizer
 from transformers.utils import logging as transformers_logging
@@ -422,3 +424,17 @@ def test_keywords_that_are_set_elsewhere(name, words):
 def test_a_letter_without_a_token_is_named(tiny_model):
     with pytest.raises(ValueError, match=r"no token for 'J'; it knows ACDEF"):
         encoder_of(tiny_model).tokenize("MKJ")
+
+
+def test_a_t5_in_float16_is_warned_of_unless_it_was_published_so(tmp_path):
+    folder = save_t5(tmp_path / "t5", spelling="▁{}")
+    with pytest.warns(UserWarning, match=r"T5 in float16.*overflow.*'bfloat16' or 'float32'"):
+        encoder_of(folder, "float16")
+    config = json.loads((tmp_path / "t5" / "config.json").read_text())
+    for name in ("dtype", "torch_dtype"):
+        config.pop("dtype", None)
+        (tmp_path / "t5" / "config.json").write_text(json.dumps({**config, name: "float16"}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            encoder_of(folder, "float16")
+            encoder_of(folder, "bfloat16")
