@@ -128,6 +128,10 @@ class Residents:
                 self._on[str(device)] = weakref.ref(encoder)
             yield
 
+    def locks(self):
+        """Return the lock of each device that was used."""
+        return list(self._locks.values())
+
 
 RESIDENTS = Residents()
 
