@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from revdist_sklearn import Moments, ReverseDistiller
-from revdist_sklearn.embedding._cache import cache_info
+from revdist_sklearn.embedding._cache import EmbeddingCache, cache_info
 
 SAME = "same result"
 WENT_ON = "same result, gone on from what was kept"
@@ -201,6 +201,8 @@ def cached_rows(folder):
     """Return how many rows a cache holds; raises where it is not whole."""
     if not folder.exists():
         return 0
+    # As the next call does, which also takes back what a killed one had begun.
+    EmbeddingCache(folder).close()
     return sum(space["n_sequences"] for space in cache_info(folder)[0])
 
 

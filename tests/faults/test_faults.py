@@ -48,7 +48,7 @@ def inputs(nursery, tmp_path_factory):
 # Kills
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [2, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("row", ["fit", "embed", "corpus_pass", "save", "one_of_two"])
 def test_a_kill_at_any_moment_leaves_a_call_that_ends_alike(row, n, nursery, inputs, tmp_path):
     needs = [inputs] if row in ("embed", "one_of_two") else []

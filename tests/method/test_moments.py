@@ -317,3 +317,22 @@ def test_large_rows_whose_squares_are_within_the_range_count():
         moments.update(X * np.float32(100))
     assert moments.n == moments.n_rows == 500
     assert_allclose(moments.scatter, exact.scatter, rtol=1e-5)
+
+
+@pytest.mark.xfail(reason="the sums are added before the rows are counted", strict=True)
+@pytest.mark.parametrize("proteins", [None, [0] * 20])
+def test_an_interrupted_update_counts_all_of_its_rows_or_none(proteins, monkeypatch):
+    X = rows_of()
+    moments = Moments([6]).update(X[:20], proteins=proteins)
+    add_rows = _products_numpy.add_rows
+
+    def interrupted(*args):
+        add_rows(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_products_numpy, "add_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        moments.update(X[20:40], proteins=proteins)
+    monkeypatch.undo()
+    assert moments.n_rows in (20, 40)
+    assert_same(moments, Moments([6]).update(X[: moments.n_rows], proteins=proteins))
