@@ -225,9 +225,9 @@ def many_on_one_cache(nursery, folder, n_processes, inputs, expected):
 
 
 def forks(nursery, n, n_threads):
-    """Fork while a thread embeds, while one loads, and while none does either."""
+    """Fork while a thread embeds, loads or downloads, and while none does."""
     outcomes: Counter = Counter()
-    for what in ("rests", "embeds", "loads"):
+    for what in ("rests", "embeds", "loads", "downloads"):
         end = nursery.run("fork_beside", what, n, n_threads)
         assert end.code == 0, end.text
         ends = json.loads(end.text.splitlines()[-1])

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, _corpus, fit_on_corpus
+from revdist_sklearn.base._hub import quiet
 from revdist_sklearn.cli._main import main
 from revdist_sklearn.datasets import load_gb1_stability, load_uniprot_sample
+from revdist_sklearn.models._loading import REGISTRY
 
 MODELS = "esm2-nano:64"
 # A quarter of a second of embedding, in some batches.
@@ -184,13 +186,11 @@ def _workers(backend):
 
 
 def fork_beside(what, n_children, n_threads):
-    """Load and embed in a child, forked while a thread embeds or loads, or when none does.
+    """Embed in a child, forked while a thread embeds, loads or downloads, or none does.
 
     Prints how many children ended, how many hang, and how many have other rows.
     """
     import torch
-
-    from revdist_sklearn.models._loading import REGISTRY
 
     torch.set_num_threads(n_threads)
     featurizer = ESMFeaturizer(MODELS)
@@ -199,6 +199,9 @@ def fork_beside(what, n_children, n_threads):
 
     def work():
         while not stop.is_set():
+            if what == "downloads":
+                with quiet():
+                    stop.wait()
             if what == "loads":
                 REGISTRY.clear()
             featurizer.transform(PROTEINS[:3])
@@ -213,6 +216,8 @@ def fork_beside(what, n_children, n_threads):
         if not pid:
             # Of whatever happens no child may go on as its parent.
             try:
+                if what == "downloads":  # what another thread has silenced is so for loads
+                    REGISTRY.clear()
                 rows = featurizer.transform(PROTEINS[:3])
                 os._exit(int(np.abs(rows - expected).max() > 1e-5))
             finally:

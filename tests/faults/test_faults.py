@@ -259,7 +259,7 @@ def test_a_cache_whose_folder_goes_meanwhile(at, nth, nursery, inputs, expected,
 
 @pytest.mark.parametrize("n_threads", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_forks_beside_threads_do_not_hang(n_threads, nursery):
-    assert rows.forks(nursery, 4, n_threads) == {rows.SAME: 12}
+    assert rows.forks(nursery, 4, n_threads) == {rows.SAME: 16}
 
 
 def test_eight_processes_on_one_cache(nursery, inputs, expected, tmp_path):
