@@ -220,6 +220,16 @@ def _asking(repository):
 _QUIET = threading.RLock()
 
 
+def _free_quiet():
+    """Take a lock of our own in a forked process: a thread of the parent may hold that one."""
+    global _QUIET
+    _QUIET = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_free_quiet)
+
+
 @contextmanager
 def quiet(silent=True):
     """Silence the bars and reports of transformers and of the hub, for the time being.

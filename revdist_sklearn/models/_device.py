@@ -262,6 +262,10 @@ class Residents:
             self._bring(encoder, device)
             yield
 
+    def locks(self):
+        """Return the lock of each device that was used."""
+        return list(self._locks.values())
+
     def alone(self, encoder):
         """Take the other models off a model's device; return whether there were any."""
         device = encoder.device

@@ -53,6 +53,8 @@ class Encoder:
     square_bytes : int
         Bytes that grow with the square of a padded protein's tokens: see
         :func:`square_bytes`.
+    lock : threading.RLock
+        Held while a batch runs: one at a time.
     """
 
     def __init__(self, model, alphabet, width, device=None, *, layer=None):
@@ -70,7 +72,7 @@ class Encoder:
         self._after = np.array(alphabet.after, dtype=np.int64)
         self.pad = alphabet.pad
         # Older versions of transformers keep the rotary tables of the last batch in the model.
-        self._one_at_a_time = threading.Lock()
+        self.lock = threading.RLock()
         # One token a letter: indexing with the bytes of a sequence gives its token ids.
         self._table = np.full(128, -1, dtype=np.int64)
         for residue, token in alphabet.residues.items():
@@ -149,7 +151,7 @@ class Encoder:
         import torch
 
         rows = [self.tokenize(sequence) for sequence in sequences]
-        with self._one_at_a_time, RESIDENTS.room_for(self), torch.inference_mode():
+        with self.lock, RESIDENTS.room_for(self), torch.inference_mode():
             states = self._padded(rows) if self._packed is None else self._packed(rows)
         start, end = len(self._before), len(self._after)
         residues = [s[start : len(row) - end] for s, row in zip(states, rows, strict=True)]

@@ -2,9 +2,14 @@
 
 The registry is why a featurizer holds no weights: it stays small in pickles and caches, a
 clone finds the model that is already there, and a worker process loads each model once.
+
+A fork waits for the load or the batch of another thread, so that the child has models that are
+whole and locks that are free. There torch computes with one thread: OpenMP, on which its
+threads are, does not survive a fork. On a GPU nothing does: start processes by "spawn".
 """
 
 import json
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -51,9 +56,11 @@ class Registry:
     def __init__(self, size):
         self.size = size
         self._models = OrderedDict()
+        self._was_used = False
         # One load at a time: a second thread that wants the same model waits and finds it,
         # and the silencing of transformers during a load does not overlap with another.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._held_for_fork = []
 
     def __len__(self):
         return len(self._models)
@@ -77,6 +84,7 @@ class Registry:
             if key in self._models:
                 self._models.move_to_end(key)
                 return self._models[key]
+            self._was_used = True
             # Make room first, so that the new one need not fit beside the one that goes.
             while len(self._models) >= self.size:
                 self._models.popitem(last=False)
@@ -88,8 +96,43 @@ class Registry:
         with self._lock:
             self._models.clear()
 
+    def before_fork(self):
+        """Wait until no other thread loads or runs a model, and keep them from it."""
+        # Noted one by one: where Ctrl-C ends the wait, those that are held are let go.
+        for lock in self._locks():
+            lock.acquire()
+            self._held_for_fork.append(lock)
+
+    def after_fork(self):
+        """Let the threads go on."""
+        while self._held_for_fork:
+            self._held_for_fork.pop().release()
+
+    def after_fork_in_child(self):
+        """Let go in the child, whose only thread is the one that forked."""
+        self.after_fork()
+        if self._was_used:
+            import torch
+
+            torch.set_num_threads(1)
+
+    def _locks(self):
+        """Yield all locks of models, in the order in which threads take them."""
+        yield self._lock
+        # Within the lock of the registry, so that none comes or goes.
+        for model in self._models.values():
+            yield model.lock
+        yield from RESIDENTS.locks()
+
 
 REGISTRY = Registry(MAX_MODELS)
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(
+        before=REGISTRY.before_fork,
+        after_in_parent=REGISTRY.after_fork,
+        after_in_child=REGISTRY.after_fork_in_child,
+    )
 
 
 def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True):

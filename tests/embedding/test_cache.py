@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import textwrap
@@ -474,6 +475,17 @@ def test_info_changes_nothing(tmp_path):
     content = (tmp_path / FILE).read_bytes()
     cache_info(tmp_path)
     assert (tmp_path / FILE).read_bytes() == content and os.listdir(tmp_path) == [FILE]
+
+
+@pytest.mark.xfail(reason="sizes are taken before what was begun is taken back", strict=True)
+def test_info_of_a_file_whose_maker_was_killed_as_it_wrote_the_tables(tmp_path):
+    use(tmp_path)
+    # The journal of a file that was empty before: no page, no page there at first.
+    numbers = (0, 1, 0, 512, 4096)  # records, nonce, pages at first, sector, page
+    header = bytes.fromhex("d9d505f920a163d7") + struct.pack(">5I", *numbers)
+    (tmp_path / f"{FILE}-journal").write_bytes(header.ljust(512, b"\0"))
+    assert cache_info(tmp_path)[0] == []
+    assert use(tmp_path) == ([], [1, 2, 3])
 
 
 def test_a_file_without_tables_is_not_written_to(tmp_path):

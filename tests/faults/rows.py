@@ -1,0 +1,256 @@
+"""The rows of the table of faults: each brings one about some times and counts what came of it.
+
+An outcome is good where it is one of :data:`GOOD`; any other says what was found.
+"""
+
+import json
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from revdist_sklearn import Moments, ReverseDistiller
+from revdist_sklearn.embedding._cache import EmbeddingCache, cache_info
+
+SAME = "same result"
+WENT_ON = "same result, gone on from what was kept"
+TYPED = "typed error, then the same result"
+GOOD = {SAME, WENT_ON, TYPED}
+
+LOAD = "revdist_sklearn.models._loading.load"
+BATCH = "revdist_sklearn.models._encoder.Encoder.__call__"
+SEARCH = "revdist_sklearn._evaluation.score_folds"
+WRITE = "zipfile.ZipFile.open"
+REPLACE = "os.replace"
+
+
+def chain_of(folder):
+    """Return the numbers of a distiller on disk, as bytes."""
+    distiller = ReverseDistiller.from_pretrained(folder)
+    parts = [distiller.components_, distiller.mean_]
+    parts += [stage.residual_variances for stage in distiller.stages_]
+    return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+
+
+def table_of(path):
+    """Return the rows of an embedding on disk, as bytes."""
+    with np.load(path) as file:
+        return file["embedding"].tobytes()
+
+
+def _killed(nursery, folder, n, start, numbers, kept, seed=0):
+    """Kill a call at random moments, repeat it, and compare with an undisturbed one.
+
+    Parameters
+    ----------
+    nursery : Nursery
+
+    folder : Path
+
+    n : int
+        How often.
+
+    start : callable
+        Takes a folder and returns the child.
+
+    numbers : callable
+        Takes a folder and returns the result, as bytes.
+
+    kept : callable
+        Takes a folder and returns what a killed call has left: one of ``GOOD``.
+
+    Returns
+    -------
+    outcomes : Counter
+    """
+    outcomes: Counter = Counter()
+    rng = np.random.default_rng(seed)
+    (folder / "undisturbed").mkdir(parents=True)
+    began = time.monotonic()
+    end = start(folder / "undisturbed").wait()
+    assert end.code == 0, end.text
+    seconds = time.monotonic() - began
+    expected = numbers(folder / "undisturbed")
+    for i in range(n):
+        place = folder / str(i)
+        place.mkdir()
+        # One that ends before it is struck is tried anew.
+        while (child := _struck(start(place), rng.uniform(0, seconds))).code == 0:
+            assert numbers(place) == expected
+            for path in sorted(place.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+        if child.code != -signal.SIGKILL:
+            outcomes[f"before the kill: {child.text[-300:]}"] += 1
+            continue
+        left = kept(place)
+        again = start(place).wait()
+        if again.code != 0:
+            outcomes[f"repeated: {again.code}: {again.text[-300:]}"] += 1
+        elif numbers(place) != expected:
+            outcomes[f"other numbers after: {left}"] += 1
+        else:
+            outcomes[left] += 1
+    return outcomes
+
+
+def _struck(child, seconds):
+    time.sleep(seconds)
+    child.kill()
+    return child.wait()
+
+
+def kill_fit(nursery, folder, n):
+    """Kill -9 in fit and save_pretrained."""
+
+    def kept(place):
+        try:
+            chain_of(place / "d")
+        except (FileNotFoundError, ValueError) as error:
+            assert str(place) in str(error), error
+        return SAME
+
+    return _killed(
+        nursery,
+        folder,
+        n,
+        lambda place: nursery.start("fit_and_save", place / "d"),
+        lambda place: chain_of(place / "d"),
+        kept,
+    )
+
+
+def kill_embed(nursery, folder, n, inputs):
+    """Kill -9 in `revdist embed` with a cache."""
+    return _killed(
+        nursery,
+        folder,
+        n,
+        lambda place: nursery.start("embed", inputs, place / "cache", place / "z.npz"),
+        lambda place: table_of(place / "z.npz"),
+        lambda place: WENT_ON if cached_rows(place / "cache") else SAME,
+    )
+
+
+def kill_corpus_pass(nursery, folder, n):
+    """Kill -9 in a corpus pass with a checkpoint."""
+
+    def kept(place):
+        if not (place / "m").exists():
+            return SAME
+        assert Moments.load(place / "m").n_rows > 0
+        return WENT_ON
+
+    return _killed(
+        nursery,
+        folder,
+        n,
+        lambda place: nursery.start("corpus_pass", place / "m", place / "d"),
+        lambda place: chain_of(place / "d"),
+        kept,
+    )
+
+
+def kill_save(nursery, folder, n):
+    """Kill -9 in save_pretrained in the place of another distiller."""
+    sources = [folder / f"seed{seed}" for seed in (1, 2)]
+    for seed, source in enumerate(sources, start=1):
+        assert nursery.run("fit_and_save", source, seed).code == 0
+    wholes = {chain_of(source) for source in sources}
+
+    def start(place):
+        if not (place / "d").exists():
+            ReverseDistiller.from_pretrained(sources[0]).save_pretrained(place / "d")
+        return nursery.start("load_and_save", sources[1], place / "d")
+
+    def kept(place):
+        try:
+            return SAME if chain_of(place / "d") in wholes else "neither old nor new"
+        except ValueError as error:
+            return TYPED if str(place) in str(error) else repr(error)
+
+    return _killed(nursery, folder / "killed", n, start, lambda p: chain_of(p / "d"), kept)
+
+
+def kill_one_of_two(nursery, folder, n, inputs):
+    """Kill -9 of one of two processes on one cache."""
+    others = []
+
+    def start(place):
+        name = f"other{len(others)}.npz"
+        others.append((nursery.start("embed", inputs, place / "cache", place / name), place, name))
+        return nursery.start("embed", inputs, place / "cache", place / "z.npz")
+
+    def kept(place):
+        return WENT_ON if cached_rows(place / "cache") else SAME
+
+    def numbers(place):
+        found = {table_of(place / "z.npz")}
+        while others:
+            child, where, name = others.pop()
+            end = child.wait()
+            assert end.code == 0 and "does not work" not in end.text, end.text
+            found.add(table_of(where / name))
+        return found
+
+    return _killed(nursery, folder, n, start, numbers, kept)
+
+
+def cached_rows(folder):
+    """Return how many rows a cache holds; raises where it is not whole."""
+    if not folder.exists():
+        return 0
+    # As the next call does, which also takes back what a killed one had begun.
+    EmbeddingCache(folder).close()
+    return sum(space["n_sequences"] for space in cache_info(folder)[0])
+
+
+def many_on_one_cache(nursery, folder, n_processes, inputs, expected):
+    """Embed in many processes at once, with one new cache."""
+    children = [
+        nursery.start("embed", inputs, folder / "cache", folder / f"{i}.npz")
+        for i in range(n_processes)
+    ]
+    outcomes: Counter = Counter()
+    for i, child in enumerate(children):
+        end = child.wait()
+        if end.code != 0 or "Warning" in end.text:
+            outcomes[f"{end.code}: {end.text[-300:]}"] += 1
+        else:
+            rows = np.frombuffer(table_of(folder / f"{i}.npz"), dtype=np.float32)
+            wrong = int((np.abs(rows - np.frombuffer(expected, dtype=np.float32)) > 1e-5).sum())
+            outcomes[f"{wrong} wrong" if wrong else SAME] += 1
+    return outcomes
+
+
+def forks(nursery, n, n_threads):
+    """Fork while a thread embeds, loads or downloads, and while none does."""
+    outcomes: Counter = Counter()
+    for what in ("rests", "embeds", "loads", "downloads"):
+        end = nursery.run("fork_beside", what, n, n_threads)
+        assert end.code == 0, end.text
+        ends = json.loads(end.text.splitlines()[-1])
+        outcomes[SAME] += ends.pop("same")
+        outcomes.update({f"{key} when it {what}": v for key, v in ends.items() if v})
+    return outcomes
+
+
+def worker_death(nursery, backend):
+    """Kill a worker in transform with n_jobs=2."""
+    end = nursery.start("one_of_two_workers_dies", backend).wait(patience=300)
+    assert end.code == 0, end.text
+    typed = "typed error: A worker died" in end.text
+    return Counter([TYPED if typed else SAME if "completed" in end.text else end.text])
+
+
+def left_over(folder):
+    """Return the temporary files below a folder."""
+    return [path for path in Path(folder).rglob("*") if path.name.endswith(".tmp")]
+
+
+def figures_of_many_calls(nursery, n, cache):
+    """Return open files and memory in kB before some calls, and after."""
+    end = nursery.run("many_calls", n, cache)
+    assert end.code == 0, end.text
+    return json.loads(end.text.splitlines()[-1])

@@ -1,0 +1,280 @@
+"""What the children of the nursery run, and the faults that are put in their way."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from revdist_sklearn import ESMFeaturizer, ReverseDistiller, _corpus, fit_on_corpus
+from revdist_sklearn.base._hub import quiet
+from revdist_sklearn.cli._main import main
+from revdist_sklearn.datasets import load_gb1_stability, load_uniprot_sample
+from revdist_sklearn.models._loading import REGISTRY
+
+MODELS = "esm2-nano:64"
+# A quarter of a second of embedding, in some batches.
+PROTEINS = sorted(load_uniprot_sample().sequences, key=len)[300:348]
+BLOCKS = (16, 64, 160)
+
+
+def warm_up():
+    """Import what tasks need, so that a fork has it; run no model and start no thread."""
+    import torch
+    import transformers
+
+    for name in ("EsmModel", "AutoConfig"):
+        getattr(transformers, name)
+    torch.set_num_threads(1)
+
+
+def arm(at, do, nth, limit):
+    """Put a fault in the way of this process; see ``Nursery.start``."""
+    if limit is not None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if at is None:
+        return
+    *names, last = at.split(".")
+    owner, names = __import__(names[0]), names[1:]
+    if owner.__name__ == "revdist_sklearn":
+        import importlib
+
+        depth = sum(not name[0].isupper() for name in names)
+        owner = importlib.import_module(".".join([owner.__name__, *names[:depth]]))
+        names = names[depth:]
+    for name in names:
+        owner = getattr(owner, name)
+    function, calls = getattr(owner, last), []
+
+    def faulty(*arguments, **options):
+        calls.append(1)
+        if len(calls) == nth:
+            if isinstance(do, int):
+                os.kill(os.getpid(), do)
+            else:
+                shutil.rmtree(do)
+        return function(*arguments, **options)
+
+    setattr(owner, last, faulty)
+
+
+def rows_of(seed):
+    """Return rows of three blocks that depend on one another."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(800, 4)) @ rng.normal(size=(4, sum(BLOCKS))) + rng.normal(
+        size=(800, sum(BLOCKS))
+    )
+
+
+def fit_and_save(folder, seed=0):
+    """Fit a distiller and write it."""
+    ReverseDistiller(BLOCKS).fit(rows_of(seed)).save_pretrained(folder)
+
+
+def load_and_save(source, folder):
+    """Write a distiller, fitted before, in the place of another."""
+    ReverseDistiller.from_pretrained(source).save_pretrained(folder)
+
+
+def corpus_pass(checkpoint, output, n_jobs=1):
+    """Fit on a corpus with a checkpoint after each of a dozen pieces."""
+    _corpus.PIECE_RESIDUES, _corpus.CHECKPOINT_SECONDS = 600, 0.0
+    distiller = ReverseDistiller(n_components=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the corpus is small
+        fit_on_corpus(
+            distiller, ESMFeaturizer(MODELS), PROTEINS, checkpoint=checkpoint, n_jobs=n_jobs
+        )
+    distiller.save_pretrained(output)
+
+
+def write_inputs(folder):
+    """Write what the shell reads: proteins, measurements and a distiller."""
+    folder = Path(folder)
+    text = "".join(f">p{i}\n{sequence}\n" for i, sequence in enumerate(PROTEINS))
+    (folder / "proteins.fasta").write_text(text)
+    sequences, y = load_gb1_stability(return_X_y=True)
+    lines = [f"{sequence},{value}" for sequence, value in zip(sequences[:60], y, strict=False)]
+    text = "\n".join(["mutated_sequence,DMS_score", *lines]) + "\n"
+    (folder / "measured.csv").write_text(text)
+    corpus_pass(folder / "moments", folder / "distiller")
+    (folder / "moments").unlink()
+
+
+def embed(inputs, cache, output, n_jobs=1):
+    """Run ``revdist embed``."""
+    inputs = Path(inputs)
+    options = {
+        "--models": MODELS,
+        "--fasta": inputs / "proteins.fasta",
+        "--distiller": inputs / "distiller",
+        "--cache-dir": cache,
+        "--n-jobs": n_jobs,
+        "--output": output,
+    }
+    return main(["embed", *(str(word) for option in options.items() for word in option)])
+
+
+def fit(inputs, folder):
+    """Run ``revdist fit``."""
+    fasta = str(Path(inputs) / "proteins.fasta")
+    return main(["fit", "--models", MODELS, "--fasta", fasta, "--output", folder])
+
+
+def evaluate(inputs, output):
+    """Run ``revdist evaluate``, which searches."""
+    inputs = Path(inputs)
+    options = {
+        "--models": MODELS,
+        "--fasta": inputs / "proteins.fasta",
+        "--distiller": inputs / "distiller",
+        "--output": output,
+    }
+    words = (str(word) for option in options.items() for word in option)
+    return main(["evaluate", str(inputs / "measured.csv"), *words])
+
+
+def one_of_two_workers_dies(backend):
+    """Embed on two workers, joblib's or Dask's, of which one is killed; and then again."""
+    import joblib
+
+    sequences = sorted(load_uniprot_sample().sequences, key=len)[300:500]
+    alone = ESMFeaturizer(MODELS)
+    expected = alone.transform(sequences)
+    with _workers(backend) as numbers, joblib.parallel_config(backend=backend):
+        featurizer = alone.set_params(n_jobs=2)
+        featurizer.transform(sequences[:8])  # they are up
+        strike = threading.Timer(0.2, os.kill, (numbers()[0], signal.SIGKILL))
+        strike.start()
+        try:
+            rows = featurizer.transform(sequences)
+            print("completed")
+        except RuntimeError as error:
+            print(f"typed error: {error}")
+            rows = featurizer.transform(sequences)
+        strike.join()
+    np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-5)
+
+
+@contextmanager
+def _workers(backend):
+    """Yield a function that tells the process numbers of the workers."""
+    if backend == "dask":
+        import distributed
+
+        with (
+            distributed.LocalCluster(
+                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            ) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield lambda: list(client.run(os.getpid).values())
+    else:
+        from joblib.externals.loky import get_reusable_executor, reusable_executor
+
+        yield lambda: list(reusable_executor._executor._processes)
+        get_reusable_executor().shutdown(wait=True)
+
+
+def fork_beside(what, n_children, n_threads):
+    """Embed in a child, forked while a thread embeds, loads or downloads, or none does.
+
+    Prints how many children ended, how many hang, and how many have other rows.
+    """
+    import torch
+
+    torch.set_num_threads(n_threads)
+    featurizer = ESMFeaturizer(MODELS)
+    expected = featurizer.transform(PROTEINS[:3])
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            if what == "downloads":
+                with quiet():
+                    stop.wait()
+            if what == "loads":
+                REGISTRY.clear()
+            featurizer.transform(PROTEINS[:3])
+
+    worker = threading.Thread(target=work)
+    if what != "rests":
+        worker.start()
+    ends = {"same": 0, "hangs": 0, "other": 0}
+    for i in range(n_children):
+        time.sleep(0.011 * (1 + i % 7))
+        pid = os.fork()
+        if not pid:
+            # Of whatever happens no child may go on as its parent.
+            try:
+                if what == "downloads":  # what another thread has silenced is so for loads
+                    REGISTRY.clear()
+                rows = featurizer.transform(PROTEINS[:3])
+                os._exit(int(np.abs(rows - expected).max() > 1e-5))
+            finally:
+                os._exit(1)
+        end = time.monotonic() + 5
+        while not (found := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < end:
+            time.sleep(0.005)
+        if not found[0]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        ends["hangs" if not found[0] else "other" if found[1] else "same"] += 1
+    stop.set()
+    if what != "rests":
+        worker.join()
+    print(json.dumps(ends))
+
+
+def many_calls(n_calls, cache=""):
+    """Print open files and memory in kB before some calls on ever new sequences, and after."""
+    featurizer = ESMFeaturizer(MODELS, cache_dir=cache or None)
+    distiller = ReverseDistiller((32, 64)).fit(np.random.default_rng(0).normal(size=(300, 96)))
+    warm, figures = 60, []  # libraries take their memory in the first calls
+    for i in range(warm + n_calls + 1):
+        of_call = PROTEINS[i % 40 : i % 40 + 3]
+        few = [sequence[i % 50 : i % 50 + 20 + i % 7] for sequence in of_call]
+        distiller.transform(featurizer.transform(few))
+        if i in (warm, warm + n_calls):
+            status = Path("/proc/self/status").read_text()
+            memory = int(status.split("VmRSS:")[1].split()[0])
+            figures.append((len(os.listdir("/proc/self/fd")), memory))
+    print(json.dumps(figures))
+
+
+def on_full_disk(folder, task, *arguments):
+    """Run a task on a disk of our own of 32 kB, at ``folder``, that others do not see."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, recursive_private = 0x00020000, 0x4000 | 0x40000
+    Path(folder).mkdir(exist_ok=True)
+    if (
+        libc.unshare(new_namespace)
+        or libc.mount(None, b"/", None, recursive_private, None)
+        or libc.mount(b"none", folder.encode(), b"tmpfs", 0, b"size=32k")
+    ):
+        print("no disk of our own")
+        return 77
+    try:
+        return globals()[task](*arguments)
+    finally:
+        print("left:", sorted(path.name for path in Path(folder).rglob("*")))
+
+
+def read_only(folder, task, *arguments):
+    """Run a task as a user who may not write to a folder."""
+    os.chmod(folder, 0o555)
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    return globals()[task](*arguments)
