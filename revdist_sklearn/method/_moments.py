@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..base._blocks import Blocks
+from ..base._provenance import merged
 from . import _products_numpy, _products_torch
 from ._finite import check_finite
 from ._level import Level
@@ -53,6 +54,11 @@ class Moments:
     n_rows : int
         Rows of positive weight.
 
+    provenance : dict or None
+        Of moments that ``corpus_moments`` gathered: ``members``, the models with digests of
+        their weights; ``corpora``, digest, proteins and residues of each corpus; and
+        ``version``. None where other rows are among them.
+
     residue : Level
         ``n`` (sum of the weights), ``mean`` of shape (D,) and ``scatter`` of shape (D, D),
         all float64, of the rows.
@@ -82,6 +88,9 @@ class Moments:
     >>> both.n, bool(np.allclose(both.mean, rows.mean(axis=0)))
     (100.0, True)
     """
+
+    # Of the class, for those that were pickled before there was any.
+    provenance: dict | None = None
 
     def __init__(self, block_sizes, *, block_names=None, precision=None):
         if precision not in (None, "float32", "float64"):
@@ -216,6 +225,7 @@ class Moments:
         if kind in ("float16", "bfloat16"):
             self.half = kind
         self.n_rows += counted
+        self.provenance = None
         return self
 
     def merge(self, other):
@@ -236,6 +246,8 @@ class Moments:
         )
         if other.n_rows == 0:
             return self
+        first = self.n_rows == 0
+        self.provenance = other.provenance if first else merged(self.provenance, other.provenance)
         if other.protein is None or (self.protein is None and self.n_rows > 0):
             self._drop_proteins()
         else:
@@ -263,7 +275,7 @@ class Moments:
         OSError
             If it cannot be written; what stood there before is still there.
         """
-        header = {name: getattr(self, name) for name in HEADER}
+        header = {name: getattr(self, name) for name in (*HEADER, "provenance")}
         levels = {"residue": self.residue, "protein": self.protein}
         write_levels(path, {**header, "extra": metadata or {}}, levels)
 
@@ -289,8 +301,11 @@ class Moments:
         FormatError
             If a newer version has written the file.
 
-        ValueError
-            If the file is no complete file of moments.
+        DamagedFileError
+            If the file is no complete file of moments, to the last bit.
+
+        FileNotFoundError
+            If there is no such file.
         """
         header, levels = read_levels(path)
         moments = cls(
@@ -298,7 +313,7 @@ class Moments:
             block_names=header["block_names"],
             precision=header["precision"],
         )
-        for name in ("n_rows", "product_precision", "half"):
+        for name in ("n_rows", "product_precision", "half", "provenance"):
             setattr(moments, name, header[name])
         moments.residue, moments._protein = levels["residue"], levels["protein"]
         return (moments, header["extra"]) if return_metadata else moments

@@ -7,6 +7,7 @@ clone finds the model that is already there, and a worker process loads each mod
 import re
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from pickle import UnpicklingError
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..base._identity import digest
 from ._alphabet import read_alphabet
 from ._device import RESIDENTS
 from ._encoder import Encoder
-from ._fingerprint import fingerprint
+from ._fingerprint import fingerprint, marks
 from ._residues import AMINO_ACIDS
 
 # The six members of ESM-2 and two more; beyond that the least recently used one goes.
@@ -85,9 +86,15 @@ class Registry:
 
 
 REGISTRY = Registry(MAX_MODELS)
+# Times that a model is loaded anew because its files have changed meanwhile.
+LOADS = 3
 
 
-def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True):
+class _Changed(Exception):
+    """Files of a model were written while it was loaded."""
+
+
+def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True, weights=None):
     """Return a member's encoder from the registry of this process.
 
     Parameters
@@ -111,6 +118,9 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     silent : bool, default=True
         Whether to silence transformers' and the hub's own bars and reports.
 
+    weights : str or None, default=None
+        Fingerprint that the model must have; None takes what is there.
+
     Returns
     -------
     encoder : Encoder
@@ -120,6 +130,9 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     ModelNotFoundError
         If there are no weights.
 
+    RuntimeError
+        If its files are others than those of ``weights``, or keep changing.
+
     ValueError
         If the checkpoint lacks weights, its vocabulary lacks residues, it has no such
         layer, it is no encoder that reads residue by residue, or ``model_kwargs`` hold what
@@ -127,12 +140,35 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     """
     options = check_model_kwargs(model_kwargs)
     folder = member.folder(silent)
-    key = (
-        fingerprint(folder),
-        *(dtype, layer, str(device)),
-        *(member.trust_remote_code, described(options)),
+    settings = dtype, layer, str(device), member.trust_remote_code, described(options)
+    for _ in range(LOADS):
+        mark = fingerprint(folder)
+        if weights is not None and mark != weights:
+            raise RuntimeError(changed(member, "while it was in use"))
+
+        def load_as_it_is(mark=mark):
+            try:
+                encoder = load(folder, member, dtype, layer, device, options, silent)
+            except (ValueError, OSError):  # as of what is half written
+                if fingerprint(folder) != mark:
+                    raise _Changed from None
+                raise
+            if fingerprint(folder) != mark:
+                raise _Changed
+            return encoder
+
+        with suppress(_Changed):
+            return REGISTRY.get((mark, *settings), load_as_it_is)
+    raise RuntimeError(changed(member, f"during each of {LOADS} attempts to load it"))
+
+
+def changed(member, when):
+    """Return the message that the files of a model have changed."""
+    return (
+        f"The files of {member.source!r} have changed {when}, so that embeddings of two models "
+        "would be mixed up. Wait until whatever writes there has ended, and run the same call "
+        "again, or give a copy of the folder."
     )
-    return REGISTRY.get(key, lambda: load(folder, member, dtype, layer, device, options, silent))
 
 
 def check_model_kwargs(model_kwargs):
@@ -204,6 +240,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     import torch
     import transformers
 
+    files = marks(folder)
     architecture = member.architecture
     generic = architecture.layers is None
     model_class = getattr(transformers, architecture.model_class, None)
@@ -249,6 +286,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     else:
         _cut(model, architecture, layer, member)
         encoder = Encoder(model, alphabet, member.width, where)
+    encoder.files = files
     # For a CPU; whoever asks for an attention, or a place, gets it.
     plain = stays or device.type != "cpu" or "attn_implementation" in options
     if architecture.may_pack and not plain:
