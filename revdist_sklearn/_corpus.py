@@ -239,7 +239,7 @@ def _empty_moments(blocks, precision):
     return Moments(blocks.sizes, block_names=blocks.names, precision=precision)
 
 
-def piece_moments(featurizer, sequences, start, weighting, precision, weights=None, progress=None):
+def piece_moments(featurizer, sequences, start, weighting, precision, marks=None, progress=None):
     """Return the moments of some consecutive sequences; what a worker runs.
 
     Parameters
