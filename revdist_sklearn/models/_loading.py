@@ -18,7 +18,7 @@ from ..base._identity import digest
 from ._alphabet import read_alphabet
 from ._device import RESIDENTS
 from ._encoder import Encoder
-from ._fingerprint import fingerprint, marks
+from ._fingerprint import fingerprint, marks, written_over
 from ._residues import AMINO_ACIDS
 
 # The six members of ESM-2 and two more; beyond that the least recently used one goes.
@@ -54,7 +54,7 @@ class Registry:
     def __len__(self):
         return len(self._models)
 
-    def get(self, key, load):
+    def get(self, key, load, is_whole=lambda model: True):
         """Return the model under ``key``, loading it where it is not there.
 
         Parameters
@@ -65,14 +65,18 @@ class Registry:
         load : callable
             Called without arguments; returns the model.
 
+        is_whole : callable, default=lambda model: True
+            Tells of a model that is there whether it still is what was loaded.
+
         Returns
         -------
         model : object
         """
         with self._lock:
-            if key in self._models:
+            if key in self._models and is_whole(self._models[key]):
                 self._models.move_to_end(key)
                 return self._models[key]
+            self._models.pop(key, None)
             # Make room first, so that the new one need not fit beside the one that goes.
             while len(self._models) >= self.size:
                 self._models.popitem(last=False)
@@ -158,8 +162,13 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
             return encoder
 
         with suppress(_Changed):
-            return REGISTRY.get((mark, *settings), load_as_it_is)
+            return REGISTRY.get((mark, *settings), load_as_it_is, _is_whole)
     raise RuntimeError(changed(member, f"during each of {LOADS} attempts to load it"))
+
+
+def _is_whole(encoder):
+    # Of a copy that has been written over since, perhaps: equal folders share a model.
+    return not written_over(encoder.files)
 
 
 def changed(member, when):

@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -522,7 +523,9 @@ def test_keywords_reach_transformers(tiny_model, registry):
 
 def test_registry_key_holds_keywords_by_value(tiny_model, registry, monkeypatch):
     loads = []
-    monkeypatch.setattr(_loading, "load", lambda *args: loads.append(args) or object())
+    monkeypatch.setattr(
+        _loading, "load", lambda *args: loads.append(args) or SimpleNamespace(files={})
+    )
 
     def of(**model_kwargs):
         return get(tiny_model, **model_kwargs)
