@@ -50,7 +50,7 @@ def damage_is_told(what, way_out, faults=FAULTS):
     way_out : str
         Its end.
 
-    faults : tuple of type, default=FAULTS
+    faults : type or tuple of types, default=FAULTS
         Exceptions that stand for damage.
 
     Raises
