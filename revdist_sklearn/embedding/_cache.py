@@ -82,6 +82,9 @@ COMMIT;
 WHOLE = "CASE WHEN typeof({0}) = 'blob' AND length({0}) = {1} THEN {0} END"
 
 
+# What SQLite raises; the second where a name in its message is damaged.
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
 # Keeps from the garbage collector, which would close them, connections of a parent process.
 _INHERITED: list[sqlite3.Connection] = []
 
@@ -194,7 +197,7 @@ class EmbeddingCache:
                             continue
                         rows[len(found)] = row
                         found.append(i)
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 self._give_up(error)
                 found = []
         return found, rows[: len(found)]
@@ -240,7 +243,7 @@ class EmbeddingCache:
                         [number, canonical_json(space)],
                     )
                     self._insert(number, keys, blobs)
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 self._give_up(error, reading=True)
 
     def _open(self):
@@ -250,7 +253,7 @@ class EmbeddingCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._connection, self._format = _connect(self.folder / FILE, make=True)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *ERRORS) as error:
             self._give_up(error)
 
     def _number(self, space):
@@ -487,7 +490,7 @@ def clear_cache(folder):
                 connection.execute("BEGIN EXCLUSIVE")
         except ForeignDatabase as error:
             raise OSError(f"No cache in {folder}: {error}. It is left alone.") from error
-        except sqlite3.Error as error:
+        except ERRORS as error:
             # Whatever else it is, a damaged file or one of another version, is there to go.
             if "locked" in str(error):
                 raise OSError(

@@ -271,6 +271,24 @@ def test_other_tables_than_ours_are_not_read(tmp_path, script):
     assert clear_cache(tmp_path) == len(content) and os.listdir(tmp_path) == []
 
 
+def test_a_schema_that_is_no_text_is_a_warning(tmp_path):
+    """SQLite's message quotes what it cannot parse, whatever bytes that is."""
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(SPACE, TEXTS[:4], ROWS[:4])
+    content = (tmp_path / FILE).read_bytes()
+    damaged = content.replace(
+        b"embedding BLOB NOT NULL, check", b"embedding BLOB NOT NULL\xc5 check"
+    )
+    assert damaged != content
+    (tmp_path / FILE).write_bytes(damaged)
+    with pytest.warns(UserWarning) as caught:
+        assert use(tmp_path) == ([], [])
+    one_warning(caught)
+    with pytest.raises(OSError, match="cannot be read"):
+        cache_info(tmp_path)
+    assert clear_cache(tmp_path) == len(content)
+
+
 def test_tables_are_those_that_are_compared(tmp_path):
     EmbeddingCache(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / FILE)) as connection:
