@@ -93,7 +93,8 @@ def compact(pipeline):
         featurizer.embedding_plan("residue"),
         "the featurizer gives",
         "so no model can be left out. Fit it on the featurizer's models: "
-        "ReverseDistiller(block_sizes=...), or fit_on_corpus.",
+        "ReverseDistiller(block_sizes=...), or fit_on_corpus; the same models under other names "
+        "are known by a fit_on_corpus of this version.",
     )
     prefix, after = _prefix(steps[at + 1 :], distiller.n_components_)
     cut = distiller.truncate(prefix)

@@ -36,11 +36,11 @@ def replace_file(path, write):
         _remove_left_behind(path)
         mode = _mode_of_new(temporary)
         write(temporary)
+        _sync(temporary, os.O_RDWR)  # Windows syncs what it may write
         os.chmod(temporary, mode)
-        _sync(temporary)
         os.replace(temporary, path)
         with suppress(OSError):  # some file systems, and Windows, do not let a folder be synced
-            _sync(path.parent)
+            _sync(path.parent, os.O_RDONLY)
     except (OSError, SafetensorError) as error:  # the second: of a full disk
         kind = type(error) if isinstance(error, OSError) else OSError
         raise _refused(kind, path, error) from error
@@ -67,8 +67,8 @@ def _mode_of_new(path):
         return os.fstat(file.fileno()).st_mode & 0o777
 
 
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync(path, flags):
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -317,7 +317,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             If one protein alone does not fit into the device's memory.
 
         RuntimeError
-            If a worker died.
+            If a worker died, or the files of a model change meanwhile.
         """
         return self._embed(self.embedding_plan(), X, NO_CALLBACKS)
 

@@ -591,14 +591,15 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
 
     def _check_frame(self, found, names):
         """Raise unless a frame has the columns of the fit, in their order."""
-        way_out = "give the columns of the same models in the same order."
-        self.blocks_.check(found, "X has", "ReverseDistiller was fitted on", way_out)
+        way_out = "give the columns of the same models in the same order"
+        same = f"{way_out}, or an array, X.to_numpy(), of the same models under other names."
+        self.blocks_.check(found, "X has", "ReverseDistiller was fitted on", same)
         numbers = [name.rpartition("__")[2] for name in names]
         expected = [column for size in self.blocks_.sizes for column in range(size)]
         if all(map(str.isdigit, numbers)) and [*map(int, numbers)] != expected:
             raise ValueError(
                 "X has the columns of each block, but its columns in another order than those "
-                f"ReverseDistiller was fitted on; {way_out}"
+                f"ReverseDistiller was fitted on; {way_out}."
             )
 
     def _given_blocks(self, n_columns):

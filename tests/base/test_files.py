@@ -69,10 +69,10 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_synced_is_no_fault(tmp_path, monkeypatch):
     sync = _files._sync
 
-    def refuse(path):
+    def refuse(path, flags):
         if path.is_dir():
             raise OSError("not here")
-        sync(path)
+        sync(path, flags)
 
     monkeypatch.setattr(_files, "_sync", refuse)
     replace_file(tmp_path / "a", lambda temporary: temporary.write_text("new"))
