@@ -262,13 +262,13 @@ class EmbeddingCache:
     def _select(self, number, digests, n_bytes):
         """Return, by digest, embedding and checksum, each None where it is of no such length."""
         assert self._connection is not None
-        columns = ["digest", WHOLE.format("embedding", "?2")]
+        columns = ["digest", WHOLE.format("embedding", int(n_bytes))]
         if self._format >= DIGEST_SINCE:
             columns.append(WHOLE.format("checksum", CHECKSUM))
-        marks = ",".join(f"?{i}" for i in range(3, 3 + len(digests)))
+        marks = ",".join("?" * len(digests))
         found = self._connection.execute(
-            f"SELECT {', '.join(columns)} FROM rows WHERE space = ?1 AND digest IN ({marks})",
-            [number, n_bytes, *digests],
+            f"SELECT {', '.join(columns)} FROM rows WHERE space = ? AND digest IN ({marks})",
+            [number, *digests],
         )
         return {digest: rest for digest, *rest in found}
 
