@@ -121,7 +121,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         ``reference`` (of "mutated"), the window of a long protein and ``model_kwargs`` are the
         same. Rows are written batch by batch, each with a checksum: a damaged one is
         computed again, with a warning, and a folder that cannot be written to is a
-        warning. The file system must support locks, as local ones and NFS 4 do. ``revdist cache info`` and ``revdist cache clear`` look after it.
+        warning. The file system must support locks, as local ones and NFS 4 do.
+        ``revdist cache info`` and ``revdist cache clear`` look after it.
 
     n_jobs : int or None, default=None
         Workers of ``transform``, as in joblib: None is 1 unless in a
