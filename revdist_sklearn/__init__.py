@@ -1,8 +1,12 @@
 """Nested protein language model embeddings by reverse distillation, for scikit-learn."""
 
+# Before the imports: files tell by which version they were written.
+__version__ = "0.1.0"
+
 from ._compact import compact
 from ._corpus import corpus_moments, fit_on_corpus
 from .base._blocks import Blocks
+from .base._damage import DamagedFileError
 from .base._formats import FormatError
 from .base._hub import ModelNotFoundError
 from .embedding._featurizer import ESMFeaturizer
@@ -18,6 +22,7 @@ from .prefix._selector import PrefixSelector
 
 __all__ = [
     "Blocks",
+    "DamagedFileError",
     "ESMFeaturizer",
     "EmbeddingPlan",
     "FormatError",
@@ -34,5 +39,3 @@ __all__ = [
     "corpus_moments",
     "fit_on_corpus",
 ]
-
-__version__ = "0.1.0"

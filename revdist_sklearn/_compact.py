@@ -7,7 +7,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from .base._blocks import Blocks
+from ._provenance import check_models
 from .embedding._featurizer import ESMFeaturizer
 from .method._distiller import ReverseDistiller
 from .prefix._selector import PrefixSelector
@@ -52,8 +52,9 @@ def compact(pipeline):
         If it is neither a pipeline nor a search of one.
 
     ValueError
-        If the steps are of another kind, or one between distiller and selector needs all
-        columns.
+        If the steps are of another kind, one between distiller and selector needs all
+        columns, or the distiller was fitted on other models: known by their weights where it
+        was fitted on a corpus and these are on this machine, else by their names, if any.
 
     Examples
     --------
@@ -87,13 +88,13 @@ def compact(pipeline):
     [at] = found
     featurizer, distiller = kinds[at - 1], kinds[at]
     check_is_fitted(distiller)
-    # By width alone: arrays between the two steps carry no names.
-    Blocks(distiller.block_sizes_).check(
-        featurizer.embedding_plan("residue").blocks,
+    check_models(
+        distiller,
+        featurizer.embedding_plan("residue"),
         "the featurizer gives",
-        "the distiller was fitted on",
-        "so no model can be left out. Fit it on the featurizer's blocks: "
-        "ReverseDistiller(block_sizes=...), or fit_on_corpus.",
+        "so no model can be left out. Fit it on the featurizer's models: "
+        "ReverseDistiller(block_sizes=...), or fit_on_corpus; the same models under other names "
+        "are known by a fit_on_corpus of this version.",
     )
     prefix, after = _prefix(steps[at + 1 :], distiller.n_components_)
     cut = distiller.truncate(prefix)

@@ -10,6 +10,9 @@ import numpy as np
 from joblib import effective_n_jobs
 from tqdm.auto import tqdm
 
+from . import __version__
+from ._provenance import members_of
+from .base._damage import DamagedFileError, damage_is_told, integer
 from .base._formats import CHECKPOINT, check_format
 from .base._identity import digest
 from .base._torch import free_memory, is_out_of_memory
@@ -17,6 +20,8 @@ from .embedding._sequences import runs
 from .embedding._workers import in_order, is_worker_death
 from .method._moments import Moments
 from .models._device import resolve_device
+from .models._fingerprint import fingerprint
+from .models._loading import changed
 
 # Residues that one task embeds and sums. Pieces follow from the input alone, so that the
 # number of workers does not change the result.
@@ -78,16 +83,18 @@ def corpus_moments(
     Returns
     -------
     moments : Moments
-        At residue level and at protein level, with the blocks of the featurizer.
+        At residue level and at protein level, with the blocks of the featurizer; their
+        ``provenance`` tells the weights of its models and the corpus.
 
     Raises
     ------
     ValueError
         If the featurizer does not pool by the mean, a sequence is not valid, an embedding is
-        not finite, or the checkpoint belongs to other input.
+        not finite, or the checkpoint belongs to other input; as :exc:`DamagedFileError`, if
+        the checkpoint is damaged.
 
     RuntimeError
-        If a worker died.
+        If a worker died, or the files of a model change meanwhile.
 
     OSError
         If the checkpoint cannot be written; what it held before is still there.
@@ -117,7 +124,9 @@ def corpus_moments(
     verbose = featurizer.verbose if verbose is None else verbose
     empty = _empty_moments(plan.blocks, precision)
     pieces = list(runs([len(sequence) for sequence in sequences], PIECE_RESIDUES))
-    store = _Checkpoint(checkpoint, plan, sequences, weighting, empty)
+    members = members_of(plan)
+    marks = [member["fingerprint"] for member in members]
+    store = _Checkpoint(checkpoint, plan, sequences, weighting, empty, len(pieces))
     moments, done = store.load()
 
     with tqdm(
@@ -125,7 +134,7 @@ def corpus_moments(
     ) as bar:
         bar.update(sum(len(s) for start, stop in pieces[:done] for s in sequences[start:stop]))
         tasks = (
-            (featurizer, sequences[start:stop], start, weighting, precision)
+            (featurizer, sequences[start:stop], start, weighting, precision, marks)
             for start, stop in pieces[done:]
         )
         # In this process the bar moves with each batch, elsewhere with each piece.
@@ -148,6 +157,17 @@ def corpus_moments(
             if is_worker_death(error):
                 raise RuntimeError(_worker_died(done, len(pieces), checkpoint)) from error
             raise
+    moments.provenance = {
+        "members": members,
+        "corpora": [
+            {
+                "digest": _digest_of(sequences, hashlib.sha256()),
+                "n_proteins": len(sequences),
+                "n_residues": sum(map(len, sequences)),
+            }
+        ],
+        "version": __version__,
+    }
     return moments
 
 
@@ -221,7 +241,7 @@ def _empty_moments(blocks, precision):
     return Moments(blocks.sizes, block_names=blocks.names, precision=precision)
 
 
-def piece_moments(featurizer, sequences, start, weighting, precision, progress=None):
+def piece_moments(featurizer, sequences, start, weighting, precision, marks=None, progress=None):
     """Return the moments of some consecutive sequences; what a worker runs.
 
     Parameters
@@ -237,14 +257,24 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
 
     precision : {"float32", "float64"} or None
 
+    marks : list of str or None, default=None
+        Fingerprints that the models must have, before the pass and after it.
+
     progress : callable or None
         Called with the number of residues after each batch.
 
     Returns
     -------
     moments : Moments
+
+    Raises
+    ------
+    RuntimeError
+        If the models are others.
     """
-    moments = _empty_moments(featurizer.embedding_plan("residue").blocks, precision)
+    plan = featurizer.embedding_plan("residue")
+    _check_unchanged(plan, marks)
+    moments = _empty_moments(plan.blocks, precision)
     # Off the host the residues stay where the models are; only products come back.
     options = {"as_tensor": True} if _on_device(featurizer) else {}
     for rows, index in featurizer.iter_residues(sequences, **options):
@@ -262,6 +292,7 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
             ) from error
         if progress is not None:
             progress(len(rows))
+    _check_unchanged(plan, marks)
     return moments
 
 
@@ -275,6 +306,15 @@ def _update(moments, rows, **settings):
             raise
     free_memory(rows.device)
     moments.update(rows.cpu().numpy(), **settings)
+
+
+def _check_unchanged(plan, marks):
+    """Raise where a piece of the corpus would be of other weights than the pieces before."""
+    if marks is None:
+        return
+    for member, expected in zip(plan.members, marks, strict=True):
+        if fingerprint(member.folder(plan.silent)) != expected:
+            raise RuntimeError(changed(member, "since the pass over the corpus began"))
 
 
 def _on_device(featurizer):
@@ -298,9 +338,10 @@ def _worker_died(done, total, checkpoint):
 class _Checkpoint:
     """The moments so far, on disk, and the piece to go on from."""
 
-    def __init__(self, path, plan, sequences, weighting, empty):
+    def __init__(self, path, plan, sequences, weighting, empty, n_pieces):
         self.path = None if path is None else Path(path)
         self.empty = empty
+        self.n_pieces = n_pieces
         self.merging = False
         self.saved_at = time.monotonic()
         if self.path is None:
@@ -318,14 +359,24 @@ class _Checkpoint:
         """Return the moments so far and the number of pieces in them."""
         if self.path is None or not self.path.exists():
             return self.empty, 0
-        moments, facts = Moments.load(self.path, return_metadata=True)
+        try:
+            moments, facts = Moments.load(self.path, return_metadata=True)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error} {self._way_out()}") from error
         number = check_format(facts.get("format", 1), CHECKPOINT, f"The checkpoint {self.path}")
         if facts.get("fingerprint") != FINGERPRINTS[number](*self.facts):
             raise ValueError(
                 f"The checkpoint {self.path} belongs to another corpus, family or setting; name "
                 "another file, or remove it to start anew."
             )
-        return moments, facts["pieces"]
+        with damage_is_told(f"The checkpoint {self.path} is damaged", self._way_out()):
+            done = integer(facts, "pieces")
+            if done > self.n_pieces or moments.blocks != self.empty.blocks:
+                raise ValueError(f"it holds {done} pieces of {self.n_pieces}: {moments}")
+        return moments, done
+
+    def _way_out(self):
+        return "As a checkpoint, remove it to start anew, or name another file."
 
     def save(self, moments, done, *, last=False):
         """Write, unless that was done within the last minute."""

@@ -3,12 +3,14 @@
 import os
 import re
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from .base._aliases import FAMILIES
 from .base._blocks import Blocks
+from .base._damage import damage_is_told
 from .base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
 from .method._chain import Chain, Stage
 from .method._distiller import ReverseDistiller
@@ -21,6 +23,8 @@ NAME = re.compile(
     r"-(?P<setting>[^-]+-[^-]+-[^-]+)\.npz"
 )
 SMALLEST = "8M"
+# Bytes of the record at the end of a zip file; the number of entries stands at 10.
+END_OF_ZIP = 22
 
 
 def load_published_scalers(
@@ -65,7 +69,9 @@ def load_published_scalers(
     ------
     ValueError
         If a file lacks an array, its widths do not follow on those before, or files of
-        several settings, or not those of one family, are given.
+        several settings, or not those of one family, are given. As :exc:`DamagedFileError`,
+        if it is damaged: its checksums, those of zip files, do not match, or an array is none
+        of finite numbers, or of another shape than the others ask for.
 
     ModelNotFoundError
         If there is neither such a folder nor such a repository.
@@ -92,18 +98,10 @@ def load_published_scalers(
     stages: list[Stage] = []
     sizes: list[int] = []
     for number, path in enumerate(paths, start=2):
-        state = _read(path)
-        V, pca_mean = _get(state, path, "pca__components_").T, _get(state, path, "pca__mean_")
-        coef = np.atleast_2d(_get(state, path, "regressor__coef_"))
-        intercept = _get(state, path, "regressor__intercept_")
-        if "regressor__input_components_" in state:  # pcr
-            kept = int(_get(state, path, "regressor__n_significant_pcs_"))
-            W = _get(state, path, "regressor__input_components_")[:, :kept] @ coef.T
-            prefix_mean = _get(state, path, "regressor__input_mean_")
-            mean = intercept + _get(state, path, "regressor__output_mean_") + pca_mean
-        else:
-            W = coef.T
-            kept, prefix_mean, mean = len(W), np.zeros(len(W)), intercept + pca_mean
+        what, way_out = f"{path} is no whole scaler", "fetch or save it again."
+        # Whatever it raises: a zip's flags lead to any compression, encryption or shape.
+        with open(path, "rb") as stream, damage_is_told(what, way_out, Exception):
+            V, W, kept, mean, prefix_mean, variances = _stage_of(_read(stream))
         if not stages:
             sizes.append(len(W))
             stages.append(_base(len(W)))
@@ -114,9 +112,6 @@ def load_published_scalers(
                 f"{expected}; give the files of one family, smallest first."
             )
         sizes.append(len(V))
-        variances = np.full(len(V), np.nan)  # of the directions that the file holds
-        known = state.get("pca__explained_variance_", variances[: V.shape[1]])
-        variances[: V.shape[1]] = known
         stages.append(
             Stage(
                 block=str(number),
@@ -263,9 +258,60 @@ def _base(width):
     )
 
 
-def _read(path):
-    with np.load(path, allow_pickle=False) as file:
-        # Arrays of objects would run code on loading; the needed ones are all plain.
+def _stage_of(state):
+    """Return what the arrays of a file come to.
+
+    Parameters
+    ----------
+    state : dict of str to ndarray
+
+    Returns
+    -------
+    V, W : ndarray of shape (k_i, q) and (k_{i-1}, k_i)
+        Residual directions, and coefficients of the regression.
+
+    kept : int
+        Directions of the prefix in use.
+
+    mean, prefix_mean : ndarray of shape (k_i,) and (k_{i-1},)
+
+    variances : ndarray of shape (k_i,)
+        Of the directions that the file holds; NaN beyond.
+    """
+    V = _get(state, "pca__components_", (None, None)).T
+    k, q = V.shape
+    coef = np.atleast_2d(_get(state, "regressor__coef_"))
+    mean = _get(state, "regressor__intercept_", (k,)) + _get(state, "pca__mean_", (k,))
+    if "regressor__input_components_" in state:  # pcr
+        kept = int(_get(state, "regressor__n_significant_pcs_").item())
+        axes = _get(state, "regressor__input_components_", (None, None))
+        if not 0 <= kept <= axes.shape[1]:
+            raise ValueError(f"it keeps {kept} of {axes.shape[1]} components")
+        W = axes[:, :kept] @ coef.T
+        prefix_mean = _get(state, "regressor__input_mean_", (len(W),))
+        mean = mean + _get(state, "regressor__output_mean_", (k,))
+    else:
+        W = coef.T
+        kept, prefix_mean = len(W), np.zeros(len(W))
+    variances = np.full(k, np.nan)
+    if "pca__explained_variance_" in state:
+        variances[:q] = _get(state, "pca__explained_variance_", (q,))
+    return V, W, kept, mean, prefix_mean, variances
+
+
+def _read(stream):
+    """Return the plain arrays of a file; those of objects would run code on loading."""
+    with zipfile.ZipFile(stream) as file:
+        # Also of arrays that are not asked for: a damaged one must not be taken for objects.
+        if (name := file.testzip()) is not None:
+            raise ValueError(f"its {name} does not match its checksum")
+        # An entry that swallows those after it, as its comment, is not noticed by zipfile.
+        stream.seek(-END_OF_ZIP - len(file.comment), os.SEEK_END)
+        n_entries = int.from_bytes(stream.read(END_OF_ZIP)[10:12], "little")
+        if n_entries != len(file.infolist()):
+            raise ValueError(f"{len(file.infolist())} of its {n_entries} arrays are there")
+    stream.seek(0)
+    with np.load(stream, allow_pickle=False) as file:
         return {name: file[name] for name in file.files if _is_plain(file, name)}
 
 
@@ -277,10 +323,19 @@ def _is_plain(file, name):
     return True
 
 
-def _get(state, path, name):
+def _get(state, name, shape=None):
+    """Return an array of finite numbers as float64; None in ``shape`` stands for any length."""
     if name not in state:
         raise ValueError(
-            f"{path} has no array {name!r}; it is no scaler of the reverse-distillation package "
-            f"(arrays: {', '.join(sorted(state)) or 'none'})."
+            f"it has no array {name!r}, as those of the reverse-distillation package have; "
+            f"arrays: {', '.join(sorted(state)) or 'none'}"
         )
-    return np.asarray(state[name], dtype=np.float64)
+    array = state[name]
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise ValueError(f"its {name} ({array.dtype}) are not all finite numbers")
+    if shape is not None and (
+        len(shape) != array.ndim
+        or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True))
+    ):
+        raise ValueError(f"its {name} has shape {array.shape} and not {shape}")
+    return array.astype(np.float64)

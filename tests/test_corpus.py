@@ -9,9 +9,12 @@ import sys
 import joblib
 import numpy as np
 import pytest
+from conftest import save_esm
 from numpy.testing import assert_allclose
 
+import revdist_sklearn
 from revdist_sklearn import (
+    DamagedFileError,
     ESMFeaturizer,
     Moments,
     ReverseDistiller,
@@ -386,6 +389,79 @@ def test_a_checkpoint_of_other_weights_is_refused(featurizer, tmp_path):
     gather(ESMFeaturizer([str(first)]), checkpoint=path)
     with pytest.raises(ValueError, match="belongs to another corpus"):
         gather(ESMFeaturizer([str(second)]), checkpoint=path)
+
+
+@pytest.mark.parametrize("when", ["between", "within"])
+def test_weights_that_change_during_the_pass_end_it(tmp_path, many_pieces, monkeypatch, when):
+    """Moments of two models would be of none; what was merged before is kept."""
+    folder, path = save_esm(tmp_path / "m"), tmp_path / "moments.safetensors"
+    pieces, piece_moments = [], _corpus.piece_moments
+
+    def counted(featurizer, sequences, *arguments, **options):
+        pieces.append(sequences)
+        if len(pieces) == 2 and when == "between":
+            save_esm(folder, seed=7)
+        return piece_moments(featurizer, sequences, *arguments, **options)
+
+    class Saves(ESMFeaturizer):
+        def iter_residues(self, sequences):
+            yield from super().iter_residues(sequences)
+            if len(pieces) == 2 and when == "within":
+                save_esm(folder, seed=7)
+
+    monkeypatch.setattr(_corpus, "piece_moments", counted)
+    with pytest.raises(RuntimeError, match="have changed since the pass over the corpus began"):
+        gather(Saves([folder]), checkpoint=path)
+    assert Moments.load(path).n_proteins == len(pieces[0])
+    with pytest.raises(ValueError, match="belongs to another corpus, family"):
+        gather(Saves([folder]), checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda facts: facts.update(pieces=99), "99 pieces of 1"),
+        (lambda facts: facts.update(pieces=True), "pieces is True"),
+        (lambda facts: facts.pop("pieces"), "'pieces' is missing"),
+    ],
+)
+def test_a_checkpoint_that_is_none_is_told(featurizer, tmp_path, change, words):
+    path = tmp_path / "moments.safetensors"
+    moments = gather(featurizer, checkpoint=path)
+    _, facts = Moments.load(path, return_metadata=True)
+    change(facts)
+    moments.save(path, metadata=facts)
+    with pytest.raises(DamagedFileError, match=rf"The checkpoint .*{words}.*remove it to start"):
+        gather(featurizer, checkpoint=path)
+
+
+def test_a_damaged_checkpoint_says_how_to_go_on(featurizer, tmp_path, monkeypatch):
+    path = tmp_path / "moments.safetensors"
+    gather(featurizer, checkpoint=path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+    monkeypatch.setattr(ESMFeaturizer, "iter_residues", None)
+    with pytest.raises(DamagedFileError, match=r"digest does not .*As a checkpoint, remove it"):
+        gather(featurizer, checkpoint=path)
+    assert path.read_bytes() == content
+
+
+def test_moments_tell_of_models_and_corpus(featurizer, tmp_path):
+    path = tmp_path / "moments.safetensors"
+    for moments in (
+        gather(featurizer),
+        gather(featurizer, checkpoint=path),
+        gather(featurizer, checkpoint=path),
+    ):
+        assert moments.provenance == gather(featurizer).provenance
+    members, [corpus], version = moments.provenance.values()
+    assert [member["block"] for member in members] == ["esm2_nano_032", "esm2_nano_064"]
+    assert members[0]["weights"] != members[1]["weights"]
+    assert (corpus["n_proteins"], corpus["n_residues"]) == (5, sum(map(len, PROTEINS)))
+    assert version == revdist_sklearn.__version__
+    other = corpus_moments(featurizer, PROTEINS[::-1], verbose=False).provenance
+    assert other["members"] == members and other["corpora"][0]["digest"] != corpus["digest"]
 
 
 def _corpus_family(featurizer):

@@ -5,6 +5,8 @@ They were written by commit af046fd, before anything was renamed.
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -177,12 +179,12 @@ def test_a_cache_is_written_to_in_its_format(cache, monkeypatch):
 # What a later version has written
 
 
-def test_a_newer_distiller_is_a_typed_error(tmp_path):
-    ReverseDistiller((3, 5, 8)).fit(
-        np.random.default_rng(0).normal(size=(99, 16))
-    ).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": _formats.DISTILLER + 1}))
+def test_a_newer_distiller_is_a_typed_error(tmp_path, monkeypatch):
+    with monkeypatch.context() as later:
+        later.setattr("revdist_sklearn.method._distiller_file.DISTILLER", 4)
+        ReverseDistiller((3, 5, 8)).fit(
+            np.random.default_rng(0).normal(size=(99, 16))
+        ).save_pretrained(tmp_path)
     with pytest.raises(FormatError, match=r"format 4.*reads up to 3\. Update it: pip"):
         ReverseDistiller.from_pretrained(tmp_path)
 
@@ -202,22 +204,14 @@ def test_newer_moments_and_checkpoints_are_typed_errors(tmp_path, monkeypatch):
         corpus_moments(emb, ["MKTAYIAKQR"], checkpoint=tmp_path / "c")
 
 
-def test_a_newer_cache_is_left_alone(tmp_path, monkeypatch):
-    with monkeypatch.context() as later:
-        later.setattr("revdist_sklearn.embedding._cache.SCHEMA", _later_schema())
-        EmbeddingCache(tmp_path).close()
-    with pytest.warns(UserWarning, match=r"format 3, by another version.*reads up to 2") as caught:
+def test_a_newer_cache_is_left_alone(tmp_path):
+    EmbeddingCache(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "embeddings.sqlite3")) as connection:
+        connection.execute("PRAGMA user_version = 4")
+    with pytest.warns(UserWarning, match=r"format 4, by another version.*reads up to 3") as caught:
         ESMFeaturizer("esm2-nano:32", cache_dir=tmp_path).transform(["MKTAYIAKQR"])
     assert "Name another `cache_dir`" in str(caught[0].message)
     assert "cache clear" not in str(caught[0].message)
     with pytest.raises(FormatError, match="pip install -U") as refused:
         cache_info(tmp_path)
     assert isinstance(refused.value, OSError) and "clear" not in str(refused.value)
-
-
-def _later_schema():
-    from revdist_sklearn.embedding import _cache
-
-    return _cache.SCHEMA.replace(
-        f"user_version = {_formats.CACHE}", f"user_version = {_formats.CACHE + 1}"
-    )

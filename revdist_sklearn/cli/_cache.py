@@ -28,10 +28,12 @@ def _info(arguments):
         print(f"No embeddings in {arguments.folder}.")
         return
     for space in spaces:
-        facts = [space["dtype"], f"layer {space['layer']}", f"pooling {space['pooling']}"]
-        facts += [f"window {space['window']}"] if space["window"] is not None else []
+        # Of other origin than a featurizer it may tell less.
+        facts = [str(space.get("dtype"))]
+        facts += [f"{name} {space.get(name)}" for name in ("layer", "pooling")]
+        facts += [f"window {space['window']}"] if space.get("window") is not None else []
         print(
-            f"{space['model']} ({', '.join(facts)}): {space['n_sequences']:,} sequences, "
+            f"{space.get('model')} ({', '.join(facts)}): {space['n_sequences']:,} sequences, "
             f"{_megabytes(space['n_bytes'])}"
         )
     print(f"On disk: {_megabytes(size)}")

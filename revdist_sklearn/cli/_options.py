@@ -3,6 +3,7 @@
 import sys
 
 from .. import ESMFeaturizer, ReverseDistiller
+from .._provenance import check_models
 from ..datasets import load_uniprot_sample
 from ._readers import read_fasta
 
@@ -66,12 +67,12 @@ def distiller_of(arguments, featurizer):
     if distiller.blocks_.names is not None:  # else their widths are the user's word
         # Models beyond the prefix need not be those of the fit.
         d = getattr(arguments, "n_components", None)
-        needed = (distiller if d is None else distiller.truncate(d)).blocks_
-        given = featurizer.embedding_plan("residue").blocks
-        needed.check(
-            given if d is None else given.first(len(needed)),
+        needed = distiller if d is None else distiller.truncate(d)
+        check_models(
+            needed,
+            featurizer.embedding_plan("residue"),
             "--models gives",
-            "the distiller was fitted on",
             "give the models of the fit, in the same order.",
+            n=None if d is None else len(needed.blocks_),
         )
     return distiller

@@ -2,8 +2,15 @@
 
 SQLite comes with Python, is safe for several writers, and leaves nothing half-written when a
 process is killed; ``benchmarks/bench_cache.py`` compares it with LMDB and zarr. Its rollback
-journal is kept, as the faster write-ahead log does not work between the hosts of a cluster; the
-file system must support POSIX locks, as NFS 4 does.
+journal is kept, as the faster write-ahead log does not work between the hosts of a cluster.
+
+The file system must support POSIX locks (``fcntl``), as local ones and NFS 4 do; where they do
+nothing, as on some network mounts, writers damage each other's pages. What is read is safe there
+too: each row carries a checksum of its key and its numbers, and the tables are compared with
+those of this package, so that what is damaged, however it came to it, is computed again, with
+one warning. Files of formats 1 and 2 have no checksums: they are read and written as they were,
+and only the length of their rows is checked, and that they are finite; ``revdist cache clear``
+begins a file with checksums.
 
 Sequences are not stored, only their digests: the file is smaller, and tells whether it holds a
 sequence only to those who have the sequence already.
@@ -20,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base._formats import CACHE, FormatError, check_format
+from ..base._formats import CACHE, DIGEST_SINCE, FormatError, check_format
 from ..base._identity import canonical_json
 from ..base._warnings import warn
 
@@ -34,24 +41,49 @@ KEYS = 500
 # Bytes of a sequence's BLAKE2b digest: a collision among 1e9 sequences has a chance of 1e-21.
 DIGEST = 16
 
+# Bytes of a row's BLAKE2b checksum: damage goes unseen with a chance of 1e-19.
+CHECKSUM = 8
+
+# Of format 3 and of those before it.
+ROWS = """CREATE TABLE rows (
+    space INTEGER NOT NULL, digest BLOB NOT NULL, embedding BLOB NOT NULL, checksum BLOB NOT NULL
+)"""
+ROWS_OF_FORMAT_1 = """CREATE TABLE rows (
+    space INTEGER NOT NULL, digest BLOB NOT NULL, embedding BLOB NOT NULL
+)"""
+SPACES = "CREATE TABLE spaces (number INTEGER UNIQUE NOT NULL, description TEXT NOT NULL)"
+INDEX = "CREATE UNIQUE INDEX of_sequence ON rows (space, digest)"
+
+
+def _master(rows):
+    """Return what ``sqlite_master`` holds of a file: these tables, and no view or trigger."""
+    return {
+        ("table", "spaces", SPACES),
+        ("index", "sqlite_autoindex_spaces_1", None),
+        ("table", "rows", rows),
+        ("index", "of_sequence", INDEX),
+    }
+
+
+MASTERS = {1: _master(ROWS_OF_FORMAT_1), 2: _master(ROWS_OF_FORMAT_1), 3: _master(ROWS)}
+
 # In one transaction, so that a killed process leaves all of it or an empty file.
 SCHEMA = f"""
 BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS spaces (number INTEGER UNIQUE NOT NULL, description TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS rows (
-    space INTEGER NOT NULL, digest BLOB NOT NULL, embedding BLOB NOT NULL
-);
-CREATE UNIQUE INDEX IF NOT EXISTS of_sequence ON rows (space, digest);
+{SPACES.replace("TABLE", "TABLE IF NOT EXISTS")};
+{ROWS.replace("TABLE", "TABLE IF NOT EXISTS")};
+{INDEX.replace("INDEX", "INDEX IF NOT EXISTS")};
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {CACHE};
 COMMIT;
 """
 
-# What was damaged is replaced.
-INSERT = """
-INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET embedding = excluded.embedding
-WHERE length(embedding) != length(excluded.embedding)
-"""
+# A blob is read only where it has the length of a row, for which SQLite does not read it.
+WHOLE = "CASE WHEN typeof({0}) = 'blob' AND length({0}) = {1} THEN {0} END"
+
+
+# What SQLite raises; the second where a name in its message is damaged.
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
 # Keeps from the garbage collector, which would close them, connections of a parent process.
 _INHERITED: list[sqlite3.Connection] = []
@@ -59,6 +91,10 @@ _INHERITED: list[sqlite3.Connection] = []
 
 class ForeignDatabase(sqlite3.DatabaseError):
     """The file under our name is a database of another program."""
+
+
+class DamagedCache(sqlite3.DatabaseError):
+    """The file does not hold the tables that this package makes."""
 
 
 class NewerCache(FormatError, OSError):
@@ -91,6 +127,7 @@ class EmbeddingCache:
         self._may_write = True
         self._connection: sqlite3.Connection | None = None
         self._format = CACHE
+        self._n_damaged = 0
         self._open()
 
     def __enter__(self):
@@ -100,7 +137,18 @@ class EmbeddingCache:
         self.close()
 
     def close(self):
-        """Let go of the file."""
+        """Let go of the file, and tell how many damaged rows there were."""
+        self._let_go()
+        n, self._n_damaged = self._n_damaged, 0
+        if n:
+            warn(
+                f"{n} row(s) of the cache in {str(self.folder)!r} were damaged: their checksum or "
+                "length is wrong, or they are not finite. They were computed again. If it goes "
+                f"on, look after the disk, or empty the cache: revdist cache clear {self.folder}",
+                UserWarning,
+            )
+
+    def _let_go(self):
         if self._connection is not None:
             if self._process == os.getpid():
                 self._connection.close()
@@ -125,7 +173,7 @@ class EmbeddingCache:
             Indices into ``sequences``, ascending.
 
         rows : ndarray of shape (len(found), width), float32
-            As they were put, bit for bit.
+            As they were put, bit for bit: what is damaged is not found.
         """
         self._reopen_after_fork()
         width = space["width"]
@@ -139,16 +187,17 @@ class EmbeddingCache:
                     if self._connection is None:
                         break
                     digests = [_digest(s) for s in sequences[start : start + KEYS]]
-                    marks = ",".join("?" * len(digests))
-                    select = "SELECT digest, embedding FROM rows WHERE space = ? AND digest IN"
-                    of_keys = self._connection.execute(f"{select} ({marks})", [number, *digests])
-                    known = dict(of_keys)
+                    known = self._select(number, digests, 4 * width)
                     for i, digest in enumerate(digests, start=start):
-                        # Of another length only if the file was damaged: as if it were not there.
-                        if len(known.get(digest, b"")) == 4 * width:
-                            rows[len(found)] = np.frombuffer(known[digest], dtype="<f4")
-                            found.append(i)
-            except sqlite3.Error as error:
+                        if digest not in known:
+                            continue
+                        row = _row(number, digest, *known[digest])
+                        if row is None:
+                            self._n_damaged += 1
+                            continue
+                        rows[len(found)] = row
+                        found.append(i)
+            except ERRORS as error:
                 self._give_up(error)
                 found = []
         return found, rows[: len(found)]
@@ -168,7 +217,7 @@ class EmbeddingCache:
         Raises
         ------
         ValueError
-            If ``rows`` has another shape or dtype.
+            If ``rows`` has another shape or dtype, or is not finite.
         """
         expected = len(sequences), space["width"]
         if rows.shape != expected or rows.dtype != np.float32:
@@ -176,6 +225,8 @@ class EmbeddingCache:
                 f"`rows` has shape {rows.shape} and dtype {rows.dtype}; it must have shape "
                 f"{expected} and dtype float32."
             )
+        if not np.isfinite(rows).all():
+            raise ValueError("`rows` are not finite, and would not be found again.")
         self._reopen_after_fork()
         if not len(sequences):
             return
@@ -185,15 +236,14 @@ class EmbeddingCache:
             if self._connection is None or not self._may_write:
                 return
             number = self._number(space)
-            records = [(number, key, blob) for key, blob in zip(keys, blobs, strict=True)]
             try:
                 with self._connection:
                     self._connection.execute(
                         "INSERT OR IGNORE INTO spaces VALUES (?, ?)",
                         [number, canonical_json(space)],
                     )
-                    self._connection.executemany(INSERT, records)
-            except sqlite3.Error as error:
+                    self._insert(number, keys, blobs)
+            except ERRORS as error:
                 self._give_up(error, reading=True)
 
     def _open(self):
@@ -203,23 +253,53 @@ class EmbeddingCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._connection, self._format = _connect(self.folder / FILE, make=True)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *ERRORS) as error:
             self._give_up(error)
 
     def _number(self, space):
         return NUMBERS[self._format](space)
 
+    def _select(self, number, digests, n_bytes):
+        """Return, by digest, embedding and checksum, each None where it is of no such length."""
+        assert self._connection is not None
+        columns = ["digest", WHOLE.format("embedding", int(n_bytes))]
+        if self._format >= DIGEST_SINCE:
+            columns.append(WHOLE.format("checksum", CHECKSUM))
+        marks = ",".join("?" * len(digests))
+        found = self._connection.execute(
+            f"SELECT {', '.join(columns)} FROM rows WHERE space = ? AND digest IN ({marks})",
+            [number, *digests],
+        )
+        return {digest: rest for digest, *rest in found}
+
+    def _insert(self, number, keys, blobs):
+        """Insert rows; what is there stays, unless it is damaged."""
+        assert self._connection is not None
+        columns = ["space", "digest", "embedding"]
+        present = ["space", "digest", WHOLE.format("embedding", "length(excluded.embedding)")]
+        records: list[tuple] = [(number, key, blob) for key, blob in zip(keys, blobs, strict=True)]
+        if self._format >= DIGEST_SINCE:
+            columns.append("checksum")
+            present.append(WHOLE.format("checksum", CHECKSUM))
+            records = [(*record, _checksum(*record)) for record in records]
+        updates = ", ".join(f"{name} = excluded.{name}" for name in columns[2:])
+        self._connection.executemany(
+            f"INSERT INTO rows ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
+            f"ON CONFLICT DO UPDATE SET {updates} WHERE is_damaged({', '.join(present)})",
+            records,
+        )
+
     def _reopen_after_fork(self):
         """Take a connection of our own: a parent's may be neither used nor closed."""
         if self._connection is not None and self._process != os.getpid():
-            self.close()
+            self._let_go()
             self._open()
 
     def _give_up(self, error, reading=False):
         """Warn, the first time, and go on without the cache, or without writing to it."""
         is_first, self._may_write = self._may_write, False
         if not reading:
-            self.close()
+            self._let_go()
         if not is_first:
             return
         left = "nothing more is written to it" if reading else "it is not used"
@@ -240,21 +320,30 @@ def _connect(path, make=False):
     connection = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
     try:
         # The tables first: who has just made them has marked the file in the same transaction.
-        [n_tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        master = _read_master(connection)
         [application] = connection.execute("PRAGMA application_id").fetchone()
         [version] = connection.execute("PRAGMA user_version").fetchone()
-        if n_tables and application != APPLICATION:
+        if master and application != APPLICATION:
             raise ForeignDatabase(f"{path.name} is a database of another program")
-        if n_tables:
-            _check_version(version, path)
-        elif make:
+        if make and not master:
             connection.executescript(SCHEMA)
             # Another process may have made it meanwhile.
+            master = _read_master(connection)
             [version] = connection.execute("PRAGMA user_version").fetchone()
+        if master:
+            _check_version(version, path)
+            # A view or a trigger in place of a table would give rows of its own.
+            if master != MASTERS[version]:
+                raise DamagedCache(f"{path.name} has other tables than format {version}")
+        connection.create_function("is_damaged", -1, lambda *facts: _row(*facts) is None)
     except BaseException:
         connection.close()
         raise
     return connection, version
+
+
+def _read_master(connection):
+    return set(connection.execute("SELECT type, name, sql FROM sqlite_master"))
 
 
 def _is_newer(error):
@@ -295,7 +384,21 @@ def _as_number(digest):
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-NUMBERS = {1: _number_of_format_1, 2: _number}
+NUMBERS = {1: _number_of_format_1, 2: _number, 3: _number}
+
+
+def _row(number, digest, blob, *checksum):
+    """Return a row as it was put, None where it is damaged; before format 3 it has no checksum."""
+    if blob is None or checksum not in ((), (_checksum(number, digest, blob),)):
+        return None
+    row = np.frombuffer(blob, dtype="<f4")
+    return row if np.isfinite(row).all() else None
+
+
+def _checksum(number, digest, blob):
+    """Return what tells whether a row is of its space and sequence, and whole."""
+    key = number.to_bytes(8, "big", signed=True)
+    return hashlib.blake2b(blob, key=key + digest, digest_size=CHECKSUM).digest()
 
 
 def _digest(sequence):
@@ -327,14 +430,15 @@ def cache_info(folder):
     if not _size(path):
         return [], 0
     try:
-        with closing(_connect(path)[0]) as connection:
+        connection, version = _connect(path)
+        with closing(connection):
             # Of the index alone: the rows are many times its size.
             of_space = "SELECT space, count(*) AS n FROM rows GROUP BY space"
             rows = connection.execute(
-                f"SELECT description, n FROM spaces JOIN ({of_space}) ON space = number "
+                f"SELECT number, description, n FROM spaces JOIN ({of_space}) ON space = number "
                 "ORDER BY spaces.rowid"
             ).fetchall()
-        spaces = [(json.loads(text), n) for text, n in rows]
+        spaces = [(_described(text, number, version), n) for number, text, n in rows]
     except ForeignDatabase as error:
         raise OSError(f"No cache in {folder}: {error}.") from error
     except (sqlite3.Error, ValueError) as error:
@@ -346,6 +450,17 @@ def cache_info(folder):
     return [
         {**space, "n_sequences": n, "n_bytes": 4 * n * space["width"]} for space, n in spaces
     ], _size(path)
+
+
+def _described(text, number, version):
+    """Return a space by its description, which must be that of its number."""
+    try:
+        space = json.loads(text)
+        if isinstance(space["width"], int) and NUMBERS[version](space) == number:
+            return space
+    except (ValueError, TypeError, LookupError, RecursionError):
+        pass  # whatever it is, it is none
+    raise ValueError(f"the description of space {number} is damaged")
 
 
 def clear_cache(folder):
@@ -375,7 +490,7 @@ def clear_cache(folder):
                 connection.execute("BEGIN EXCLUSIVE")
         except ForeignDatabase as error:
             raise OSError(f"No cache in {folder}: {error}. It is left alone.") from error
-        except sqlite3.Error as error:
+        except ERRORS as error:
             # Whatever else it is, a damaged file or one of another version, is there to go.
             if "locked" in str(error):
                 raise OSError(

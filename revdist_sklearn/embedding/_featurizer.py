@@ -135,8 +135,10 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         candidates, processes and runs that share it embed no sequence twice. A row is found
         again if the weights (by content, or commit of the hub), ``dtype``, ``layer``, ``pooling``,
         ``reference`` (of "mutated"), the window of a long protein and ``model_kwargs`` are the
-        same. Rows are written batch by batch; a folder that cannot be written to is a
-        warning. ``revdist cache info`` and ``revdist cache clear`` look after it.
+        same. Rows are written batch by batch, each with a checksum: a damaged one is
+        computed again, with a warning, and a folder that cannot be written to is a
+        warning. The file system must support locks, as local ones and NFS 4 do.
+        ``revdist cache info`` and ``revdist cache clear`` look after it.
 
     n_jobs : int or None, default=None
         Workers of ``transform``, as in joblib: None is 1 unless in a
@@ -334,7 +336,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             If one protein alone does not fit into the device's memory.
 
         RuntimeError
-            If a worker died.
+            If a worker died, or the files of a model change meanwhile.
         """
         return self._embed(self.embedding_plan(), X, NO_CALLBACKS)
 

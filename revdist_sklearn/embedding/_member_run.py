@@ -23,8 +23,8 @@ from ..models._device import (
     tokens_that_fit,
 )
 from ..models._family import Member
-from ..models._fingerprint import fingerprint
-from ..models._loading import described, get_encoder
+from ..models._fingerprint import fingerprint, written_over
+from ..models._loading import changed, described, get_encoder
 from ._cache import EmbeddingCache
 from ._pooling import Pooling
 from ._sequences import batches, window_starts
@@ -74,6 +74,8 @@ class MemberRun:
             device=resolve_device(self.device),
             model_kwargs=self.model_kwargs,
             silent=self.silent,
+            # Rows are filed under these.
+            weights=self._identity["weights"],
         )
 
     def batches_of_states(self, texts, index=None):
@@ -100,6 +102,9 @@ class MemberRun:
 
         MemoryError
             If a single protein, or window of one, does not fit into memory.
+
+        RuntimeError
+            If the files of the model change meanwhile.
         """
         encoder = self.encoder()
         self._check_letters(texts, encoder, index)
@@ -174,6 +179,8 @@ class MemberRun:
                     tokens = len(batch) * (longest + square * longest**2)
                     budget = min(budget, tokens) / 2
                     break
+                if written_over(encoder.files):
+                    raise RuntimeError(changed(self.member, "while it was in use"))
                 done += 1
                 yield batch, states
                 del states

@@ -346,9 +346,10 @@ def _product_error(S, largest, Q):
     """Return the error that products leave in a covariance S along Q, in units of EPSILON.
 
     It is within the largest eigenvalue, and within what its entries, each rounded for itself,
-    add up to: the smaller of the two where a few columns are outliers.
+    add up to: the smaller of the two where a few columns are outliers. Q has rounding too.
     """
-    return np.minimum(largest * np.sum(Q**2, axis=0), len(S) * (np.diag(S) @ Q**2))
+    whole = largest * np.sum(Q**2, axis=0)
+    return np.clip(len(S) * (np.diag(S) @ Q**2), EPSILON["float64"] * whole, whole)
 
 
 @dataclass(frozen=True)

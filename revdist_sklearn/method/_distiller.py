@@ -1,6 +1,6 @@
 """The nested embedding as a scikit-learn transformer."""
 
-from copy import copy
+from copy import copy, deepcopy
 from itertools import accumulate
 from numbers import Integral, Real
 
@@ -16,6 +16,7 @@ from sklearn.utils.validation import (
 
 from ..base._aliases import alias_blocks, alias_of
 from ..base._blocks import Blocks
+from ..base._provenance import of_first
 from ..base._validation import check_integer
 from ..base._warnings import warn
 from ._chain import (
@@ -27,7 +28,7 @@ from ._chain import (
     solve_chain,
     truncate_chain,
 )
-from ._distiller_file import damaged, fetch, read_chain, write_chain
+from ._distiller_file import damaged, fetch, plain, read_chain, write_chain
 from ._finite import check_finite
 from ._moments import Moments, coarser
 
@@ -112,6 +113,12 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
 
     n_samples_seen_ : int
         Rows of positive weight.
+
+    provenance_ : dict or None
+        What a fit on a corpus knows of it: ``members``, the models with digests of their
+        weights; ``corpora``, digest, proteins and residues of each corpus; and the
+        ``version`` of this package. By it ``compact`` and ``revdist`` know the models of the
+        fit again, whatever their folders are called. None after a fit on rows.
 
     n_features_in_ : int
         D, the number of columns of X.
@@ -220,6 +227,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             columns, or if a stage would get no columns.
         """
         self._forget()
+        self.provenance_ = None
         half = _half_kind(X)
         X = self._validate_rows(X, reset=True, ensure_min_samples=2)
         moments = self._new_moments(X)
@@ -281,7 +289,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         copy(self)._adopt(moments, quietly=not first)
         self._update(moments, X, half, sample_weight, proteins)
         self._adopt(moments, quietly=True)
-        self._moments, self._chain = moments, None
+        self._moments, self._chain, self.provenance_ = moments, None, None
         for name in SOLVED:  # those of the rows so far
             self.__dict__.pop(name, None)
         return self
@@ -306,6 +314,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             )
         self._forget()
         self._adopt_moments(moments)
+        self.provenance_ = deepcopy(moments.provenance)
         return self._finish(moments)
 
     def check_moments(self, moments):
@@ -412,29 +421,41 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             blocks=chain.blocks,
             stage_sizes=self._stage_sizes[:n_blocks],
             n_samples_seen=self.n_samples_seen_,
+            provenance=of_first(getattr(self, "provenance_", None), n_blocks),
         )
 
     def save_pretrained(self, folder):
         """Write the fitted distiller to a folder, as safetensors and JSON.
+
+        ``chain.safetensors`` holds all of it, with a digest, and is put in its place in one
+        step; ``config.json`` is a copy of its header to be looked at.
 
         Parameters
         ----------
         folder : path-like
             Made where it does not exist.
 
+        Raises
+        ------
+        OSError
+            If it cannot be written; what stood there is still there.
+
         See Also
         --------
         from_pretrained : Reads it.
         """
+        chain = self._solved()
+        self._validate_params()
         header = {
-            "parameters": self.get_params(),
+            "parameters": {name: plain(value, name) for name, value in self.get_params().items()},
             "block_sizes": self.blocks_.sizes,
             "block_names": self.blocks_.names,
             "stage_sizes": self._stage_sizes,
             "n_samples_seen": self.n_samples_seen_,
             "feature_names_in": list(getattr(self, "feature_names_in_", [])),
+            "provenance": getattr(self, "provenance_", None),
         }
-        write_chain(folder, self._solved(), header)
+        write_chain(folder, chain, header)
 
     @classmethod
     def from_pretrained(cls, folder, *, revision=None, local_files_only=False, token=None):
@@ -443,7 +464,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         folder : path-like or str
-            The folder, or the id of a hub repository that holds its two files.
+            The folder, or the id of a hub repository that holds its files.
 
         revision : str, default=None
             Commit, tag or branch of a hub repository.
@@ -469,11 +490,12 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         FormatError
             If a newer version has written it.
 
-        ValueError
-            If its files are damaged.
+        DamagedFileError
+            If its file is not what was written.
         """
-        chain, header = read_chain(fetch(folder, revision, local_files_only, token))
-        try:
+        found = fetch(folder, revision, local_files_only, token)
+        chain, header = read_chain(found)
+        with damaged(found):
             parameters = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in header["parameters"].items()
@@ -483,11 +505,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 blocks=Blocks(header["block_sizes"], header["block_names"]),
                 stage_sizes=tuple(header["stage_sizes"]),
                 n_samples_seen=header["n_samples_seen"],
+                provenance=header["provenance"],
             )
-            names = header["feature_names_in"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(folder, error) from error
-        if names:
+            distiller._validate_params()
+        if names := header["feature_names_in"]:
             distiller.feature_names_in_ = np.asarray(names, dtype=object)
         return distiller
 
@@ -540,9 +561,9 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         self.stage_dims_ = np.array([stage.width for stage in chain.stages])
         self._chain = chain
 
-    def _with_chain(self, chain, *, blocks, stage_sizes, n_samples_seen):
+    def _with_chain(self, chain, *, blocks, stage_sizes, n_samples_seen, provenance=None):
         """Return the estimator, fitted by a chain that was solved elsewhere."""
-        self._moments = None
+        self._moments, self.provenance_ = None, provenance
         self._tell(chain)
         self._set_blocks(blocks)
         self._stage_sizes, self.n_samples_seen_ = stage_sizes, n_samples_seen
@@ -581,14 +602,15 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
 
     def _check_frame(self, found, names):
         """Raise unless a frame has the columns of the fit, in their order."""
-        way_out = "give the columns of the same models in the same order."
-        self.blocks_.check(found, "X has", "ReverseDistiller was fitted on", way_out)
+        way_out = "give the columns of the same models in the same order"
+        same = f"{way_out}, or an array, X.to_numpy(), of the same models under other names."
+        self.blocks_.check(found, "X has", "ReverseDistiller was fitted on", same)
         numbers = [name.rpartition("__")[2] for name in names]
         expected = [column for size in self.blocks_.sizes for column in range(size)]
         if all(map(str.isdigit, numbers)) and [*map(int, numbers)] != expected:
             raise ValueError(
                 "X has the columns of each block, but its columns in another order than those "
-                f"ReverseDistiller was fitted on; {way_out}"
+                f"ReverseDistiller was fitted on; {way_out}."
             )
 
     def _given_blocks(self, n_columns):

@@ -1,33 +1,54 @@
-"""A fitted chain as a folder of safetensors and JSON: no pickle, nothing that runs code."""
+"""A fitted chain as one safetensors file in a folder: no pickle, nothing that runs code.
+
+All of it is in ``chain.safetensors``: header, arrays and their digest, so that the folder holds
+the old distiller or the new one, whenever its writer is killed. ``config.json`` is a copy of
+the header for people and for the hub, and for older versions of this package, which find there
+that they are too old. It is not read, except beside files of formats 1 and 2.
+"""
 
 import json
-import uuid
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ..base._blocks import Blocks
+from ..base._damage import (
+    damage_is_told,
+    integer,
+    integers,
+    one_of,
+    strings,
+)
 from ..base._files import replace_file
 from ..base._formats import (
+    DIGEST_SINCE,
     DISTILLER,
     PARAMETERS,
     STAGE_FIELDS,
-    FormatError,
     check_format,
     renamed,
 )
 from ..base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
+from ..base._provenance import checked_provenance
+from ..base._tensor_file import checked, read_tensors, write_tensors
 from ._chain import Chain, Stage, principal_directions
 
 CONFIG, WEIGHTS = "config.json", "chain.safetensors"
 ARRAYS = [f.name for f in fields(Stage) if f.type is np.ndarray]
+# Of these, what is not known is NaN.
+MAY_BE_NAN = ("component_shares", "residual_variances")
+WAY_OUT = "save it again with ReverseDistiller.save_pretrained, or fetch it again."
 
 
 def write_chain(folder, chain, header):
-    """Write a chain and a JSON-ready header to a folder, made where it does not exist."""
+    """Write a chain and a JSON-ready header to a folder, made where it does not exist.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what stood there is still there.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"mean": chain.mean}
@@ -40,9 +61,10 @@ def write_chain(folder, chain, header):
         stages.append({f.name: getattr(stage, f.name) for f in fields(Stage)})
         for name in ARRAYS:
             del stages[-1][name]
+        if np.isnan(stage.condition):  # of a file from before it was kept; no JSON
+            del stages[-1]["condition"]
     config = {
         "format": DISTILLER,
-        "id": uuid.uuid4().hex,
         **header,
         "rotated": bool(chain.rotated),
         "precision": chain.precision,
@@ -50,12 +72,10 @@ def write_chain(folder, chain, header):
         "chain_block_names": chain.blocks.names,
         "stages": stages,
     }
-    text = json.dumps(config, indent=1, default=lambda array: array.tolist()) + "\n"
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    # The id tells files of two distillers apart where a fault came between them.
-    metadata = {"id": config["id"]}
-    replace_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata))
-    replace_file(folder / CONFIG, lambda path: path.write_text(text))
+    text = json.dumps(config, indent=1) + "\n"
+    write_tensors(folder / WEIGHTS, "distiller", config, tensors)
+    # After it: a file of format 2 needs the one that stands there.
+    replace_file(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read_chain(folder):
@@ -66,57 +86,133 @@ def read_chain(folder):
     FormatError
         If a newer version has written it.
 
-    ValueError
-        If a file is damaged.
+    DamagedFileError
+        If its file is not what was written.
 
     FileNotFoundError
         If the folder holds no chain.
     """
     folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {name}: it holds no distiller. Give a folder that "
-                "ReverseDistiller.save_pretrained or `revdist fit` wrote, or a hub id."
-            )
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-        with safe_open(folder / WEIGHTS, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            saved_as = (file.metadata() or {}).get("id")
-        number = check_format(config["format"], DISTILLER, str(folder))
-        if config["id"] != saved_as:
-            raise KeyError("its two files come from different distillers")
+    _check_there(folder, WEIGHTS)
+    with damage_is_told(f"{folder} holds no complete distiller", WAY_OUT):
+        config, tensors, metadata = read_tensors(folder / WEIGHTS, "distiller", DISTILLER)
+        if config is None:
+            config = _config_of_old(folder, metadata)
+        number = config["format"]
         config["parameters"] = renamed(config["parameters"], PARAMETERS, number)
         config["stages"] = [renamed(stage, STAGE_FIELDS, number) for stage in config["stages"]]
         if number == 1:
             config, tensors = _with_base(config, tensors)
-        stages = tuple(
-            Stage(**{**stage, **{name: tensors[f"stage.{i}.{name}"] for name in ARRAYS}})
-            for i, stage in enumerate(config["stages"])
-        )
-        chain = Chain(
-            Blocks(config["chain_block_sizes"], config["chain_block_names"]),
-            stages,
-            config["rotated"],
-            tensors["mean"],
-            tensors.get("cross_covariance"),
-            config["precision"],
-            tensors.get("noise"),
-        )
-    except FormatError:
-        raise
-    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise damaged(folder, error) from error
+        chain = _chain(config, tensors)
+        _check_header(config, chain)
     return chain, config
 
 
-def damaged(folder, error):
-    """Return the error that the files of a folder are not whole, for what was found wrong."""
-    return ValueError(
-        f"{folder} holds no complete distiller ({error!r}); save it again with "
-        "ReverseDistiller.save_pretrained."
-    )
+def plain(value, name):
+    """Return a parameter as JSON takes it: what stands for a list as one, numbers as Python's.
+
+    Raises
+    ------
+    TypeError
+        If JSON takes it in no form.
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    try:
+        return [plain(item, name) for item in value]
+    except TypeError as error:
+        raise TypeError(
+            f"{name}={value!r} ({type(value).__name__}) cannot be written as JSON; give numbers, "
+            "texts or a tuple of these."
+        ) from error
+
+
+def damaged(folder):
+    """Return the context that makes of what goes wrong in it the error of a damaged distiller."""
+    return damage_is_told(f"{folder} holds no complete distiller", WAY_OUT)
+
+
+def _check_there(folder, name):
+    if not (folder / name).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {name}: it holds no distiller. Give a folder that "
+            "ReverseDistiller.save_pretrained or `revdist fit` wrote, or a hub id."
+        )
+
+
+def _config_of_old(folder, metadata):
+    """Return the header of formats 1 and 2, a file of its own."""
+    _check_there(folder, CONFIG)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    number = check_format(config["format"], DISTILLER, str(folder))
+    if number >= DIGEST_SINCE:
+        raise ValueError(f"its {WEIGHTS} lacks the header")
+    if config["id"] != metadata.get("id"):
+        raise ValueError("its two files come from different distillers")
+    return config
+
+
+def _chain(config, tensors):
+    """Return the chain of a header and tensors, each of the shape that the others ask for."""
+    blocks = Blocks(integers(config, "chain_block_sizes"), strings(config, "chain_block_names"))
+    rotated = one_of(config, "rotated", (False, True))
+    if not isinstance(config["stages"], list) or not 1 <= len(config["stages"]) <= len(blocks):
+        raise ValueError(f"its stages are not 1 to {len(blocks)}")
+    stages: list[Stage] = []
+    width = 0
+    for i, values in enumerate(config["stages"]):
+        size, n_added = blocks.sizes[i], integer(values, "n_added", 1)
+        shapes = {
+            "component_shares": (n_added,),
+            "residual_variances": (size,),
+            "directions": (size, n_added),
+            "coef": (width, n_added),
+            "mean": (size,),
+            "prefix_mean": (width,),
+        }
+        arrays = {
+            name: checked(tensors, f"stage.{i}.{name}", shape, allow_nan=name in MAY_BE_NAN)
+            for name, shape in shapes.items()
+        }
+        width += n_added
+        one_of(values, "width", (width,))
+        integer(values, "n_regression")
+        if not isinstance(values["block"], str):
+            raise ValueError(f"the block of its stage {i} is no text")
+        for name in ("explained_before", "condition"):
+            if type(values.get(name, np.nan)) not in (int, float):
+                raise ValueError(f"{name} of its stage {i} is no number")
+        stages.append(Stage(**values, **arrays))
+    base = stages[0].directions
+    if not rotated and not np.array_equal(base, np.eye(*base.shape)):
+        raise ValueError("its base is turned, and said not to be")
+    covariance = None
+    if "cross_covariance" in tensors:
+        covariance = checked(tensors, "cross_covariance", (blocks.n_columns, width))
+    noise = checked(tensors, "noise", (width,)) if "noise" in tensors else None
+    mean = checked(tensors, "mean", (blocks.n_columns,))
+    precision = one_of(config, "precision", ("float64", "float32"))
+    return Chain(blocks, tuple(stages), rotated, mean, covariance, precision, noise)
+
+
+def _check_header(config, chain):
+    """Raise where what the header tells of the estimator does not suit the chain."""
+    blocks = Blocks(integers(config, "block_sizes"), strings(config, "block_names"))
+    sizes = integers(config, "stage_sizes")
+    integer(config, "n_samples_seen")
+    names = strings(config, "feature_names_in")
+    if blocks.first(len(chain.blocks)).sizes != chain.blocks.sizes:
+        raise ValueError(f"its blocks are {blocks}, and those of its chain {chain.blocks}")
+    added = tuple(stage.n_added for stage in chain.stages)
+    if len(sizes) != len(blocks) or added[:-1] != sizes[: len(added) - 1]:
+        raise ValueError(f"its stage_sizes {sizes} are not those of its stages, {added}")
+    if added[-1] > sizes[len(added) - 1]:
+        raise ValueError(f"its last stage adds {added[-1]} columns, more than stage_sizes tell")
+    if names and len(names) != blocks.n_columns:
+        raise ValueError(f"it names {len(names)} of {blocks.n_columns} columns")
+    config["provenance"] = checked_provenance(config.get("provenance"), len(blocks))
 
 
 def _with_base(config, tensors):

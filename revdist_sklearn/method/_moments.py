@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..base._blocks import Blocks
+from ..base._provenance import merged
 from . import _products_numpy, _products_torch
 from ._chain import EPSILON
 from ._finite import check_finite
@@ -57,6 +58,11 @@ class Moments:
     n_rows : int
         Rows of positive weight.
 
+    provenance : dict or None
+        Of moments that ``corpus_moments`` gathered: ``members``, the models with digests of
+        their weights; ``corpora``, digest, proteins and residues of each corpus; and
+        ``version``. None where other rows are among them.
+
     residue : Level
         ``n`` (sum of the weights), ``mean`` of shape (D,) and ``scatter`` of shape (D, D),
         all float64, of the rows.
@@ -86,6 +92,9 @@ class Moments:
     >>> both.n, bool(np.allclose(both.mean, rows.mean(axis=0)))
     (100.0, True)
     """
+
+    # Of the class, for those that were pickled before there was any.
+    provenance: dict | None = None
 
     def __init__(self, block_sizes, *, block_names=None, precision=None):
         if precision not in (None, "float32", "float64"):
@@ -205,6 +214,7 @@ class Moments:
         with self._changing():
             self._add(products, rows, weights, proteins, means)
             self.n_rows += counted
+            self.provenance = None
         return self
 
     def _add(self, products, rows, weights, proteins, means):
@@ -276,6 +286,8 @@ class Moments:
         return self
 
     def _merge(self, other):
+        first = self.n_rows == 0
+        self.provenance = other.provenance if first else merged(self.provenance, other.provenance)
         if other.protein is None or (self.protein is None and self.n_rows > 0):
             self._drop_proteins()
         else:
@@ -302,7 +314,7 @@ class Moments:
             If it cannot be written; what stood there before is still there.
         """
         self.check_whole()
-        header = {name: getattr(self, name) for name in HEADER}
+        header = {name: getattr(self, name) for name in (*HEADER, "provenance")}
         levels = {"residue": self.residue, "protein": self.protein}
         write_levels(path, {**header, "extra": metadata or {}}, levels)
 
@@ -328,8 +340,11 @@ class Moments:
         FormatError
             If a newer version has written the file.
 
-        ValueError
-            If the file is no complete file of moments.
+        DamagedFileError
+            If the file is no complete file of moments, to the last bit.
+
+        FileNotFoundError
+            If there is no such file.
         """
         header, levels = read_levels(path)
         moments = cls(
@@ -337,7 +352,7 @@ class Moments:
             block_names=header["block_names"],
             precision=header["precision"],
         )
-        for name in ("n_rows", "product_precision", "row_precision"):
+        for name in ("n_rows", "product_precision", "row_precision", "provenance"):
             setattr(moments, name, header[name])
         moments.residue, moments._protein = levels["residue"], levels["protein"]
         return (moments, header["extra"]) if return_metadata else moments

@@ -1,14 +1,15 @@
 """Levels of moments as one safetensors file: no pickle, nothing that runs code."""
 
-import json
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from ..base._files import replace_file
-from ..base._formats import MOMENTS, FormatError, check_format
+from ..base._blocks import Blocks
+from ..base._damage import damage_is_told, integer, integers, one_of, strings
+from ..base._formats import MOMENTS
+from ..base._provenance import checked_provenance
+from ..base._tensor_file import checked, read_tensors, write_tensors
+from ._chain import EPSILON
 from ._level import Level
 
 # What a file keeps beside the levels, of the moments themselves.
@@ -39,8 +40,7 @@ def write_levels(path, header, levels):
             tensors[f"{name}.n"] = np.array([level.n])
             tensors[f"{name}.mean"] = level.mean
             tensors[f"{name}.scatter"] = level.scatter
-    metadata = {"moments": json.dumps({"format": MOMENTS, **header})}
-    replace_file(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+    write_tensors(Path(path), "moments", {"format": MOMENTS, **header}, tensors)
 
 
 def read_levels(path):
@@ -51,32 +51,40 @@ def read_levels(path):
     FormatError
         If a newer version has written it.
 
-    ValueError
+    DamagedFileError
         If it is no complete file of moments.
+
+    FileNotFoundError
+        If there is no such file.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})["moments"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-        number = check_format(header.get("format", 1), MOMENTS, str(path))  # none in the first
-        if number < 3:
+    way_out = "write it with Moments.save."
+    with damage_is_told(f"{path} holds no moments, or is incomplete", way_out):
+        header, tensors, _ = read_tensors(Path(path), "moments", MOMENTS)
+        if header is None:
+            raise KeyError("moments")
+        if header.get("format", 1) < 3 and "half" in header:
             # The type of rows was kept of half precision alone, and products followed it.
             header["row_precision"] = header["half"] or header["product_precision"]
         missing = [name for name in (*HEADER, "extra") if name not in header]
         if missing:
-            raise KeyError(f"its header lacks {', '.join(missing)}")
-        levels = {"residue": _level(tensors, "residue"), "protein": None}
+            raise ValueError(f"its header lacks {', '.join(missing)}")
+        blocks = Blocks(integers(header, "block_sizes"), strings(header, "block_names"))
+        integer(header, "n_rows")
+        one_of(header, "precision", (None, "float32", "float64"))
+        one_of(header, "product_precision", ("float32", "float64"))
+        one_of(header, "row_precision", tuple(EPSILON))
+        if not isinstance(header["extra"], dict):
+            raise ValueError("its extra is no object")
+        header["provenance"] = checked_provenance(header.get("provenance"), len(blocks))
+        levels = {"residue": _level(tensors, "residue", blocks.n_columns), "protein": None}
         if any(key.startswith("protein.") for key in tensors):
-            levels["protein"] = _level(tensors, "protein")
-    except FormatError:
-        raise
-    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path} holds no moments, or is incomplete ({error}); write it with Moments.save."
-        ) from error
+            levels["protein"] = _level(tensors, "protein", blocks.n_columns)
     return header, levels
 
 
-def _level(tensors, name):
-    n, mean, scatter = (tensors[f"{name}.{part}"] for part in ("n", "mean", "scatter"))
-    return Level.of(n[0], mean, scatter)
+def _level(tensors, name, n_columns):
+    [n] = checked(tensors, f"{name}.n", (1,))
+    if n < 0:
+        raise ValueError(f"its {name}.n is {n}, less than 0")
+    mean = checked(tensors, f"{name}.mean", (n_columns,))
+    return Level.of(n, mean, checked(tensors, f"{name}.scatter", (n_columns, n_columns)))

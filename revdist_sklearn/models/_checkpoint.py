@@ -1,8 +1,8 @@
 """Files of a checkpoint: which there are, and how to get them from the hub."""
 
-import json
 from pathlib import Path
 
+from ..base._damage import damage_is_told, read_json_object
 from ..base._hub import ModelNotFoundError, one_of
 
 # From most to least wanted; an index lists the files of weights in several parts.
@@ -37,6 +37,9 @@ def weight_files(folder):
     ------
     ModelNotFoundError
         If there are none, or a part is missing.
+
+    DamagedFileError
+        If an index is none.
     """
     folder = Path(folder)
     name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
@@ -47,14 +50,23 @@ def weight_files(folder):
         )
     if not name.endswith(".index.json"):
         return [folder / name]
-    index = json.loads((folder / name).read_text(encoding="utf-8"))
-    parts = sorted({folder / part for part in index["weight_map"].values()})
+    way_out = "save or fetch the model again."
+    index = read_json_object(folder / name, way_out)
+    with damage_is_told(f"{folder / name} is damaged", way_out):
+        parts = sorted({folder / _inside(part) for part in index["weight_map"].values()})
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         raise ModelNotFoundError(
             f"Folder {str(folder)!r} lacks {', '.join(missing)}, which its {name} names."
         )
     return parts
+
+
+def _inside(part):
+    """Return the name of a part, which is a file of the folder itself."""
+    if not isinstance(part, str) or part in ("", ".", "..") or set(part) & set("/\\"):
+        raise ValueError(f"it names {part!r}, which is no file of its folder")
+    return part
 
 
 def fetch_config(repository, with_code=False):

@@ -38,6 +38,9 @@ class Encoder:
     is_placed : bool
         Whether it must stay there.
 
+    files : dict
+        Marks of the files that it was loaded from.
+
     itemsize : int
         Bytes of a number in what it computes in.
 
@@ -53,6 +56,7 @@ class Encoder:
     square_bytes : int
         Bytes that grow with the square of a padded protein's tokens: see
         :func:`square_bytes`.
+
     lock : threading.RLock
         Held while a batch runs: one at a time.
     """
@@ -61,6 +65,7 @@ class Encoder:
         self.model = model
         self.is_placed = device is None
         self.device = model.device if device is None else device
+        self.files: dict = {}
         self.width = width
         self.itemsize = model.dtype.itemsize
         self._packed = None

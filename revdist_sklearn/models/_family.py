@@ -3,13 +3,13 @@
 Nothing here loads weights or imports torch.
 """
 
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..base._aliases import FAMILIES, block_name, find_alias, known_aliases
 from ..base._blocks import Blocks
+from ..base._damage import read_json_object
 from ..base._hub import (
     HubRepository,
     ModelNotFoundError,
@@ -278,8 +278,8 @@ def _configured(member):
             )
     else:
         path = fetch_config(member._repository, member.trust_remote_code)
-    written = json.loads(Path(path).read_text(encoding="utf-8"))
-    member = replace(member, model_type=written.get("model_type") or "")
+    written = read_json_object(path, "save or fetch the model again.")
+    member = replace(member, model_type=str(written.get("model_type") or ""))
     _check_known(member, written)
     # Older versions write only what differs from the defaults: transformers knows those.
     from transformers import AutoConfig

@@ -1,7 +1,9 @@
 """What a checkpoint's files hold, as one text: the same where the model is the same."""
 
 import hashlib
+import os
 import re
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,12 +11,17 @@ from ._checkpoint import weight_files
 
 # What a fingerprint covers beside weights: settings, vocabularies and code.
 SMALL_FILES = (".json", ".txt", ".model", ".py")
+# Nanoseconds: a file that changed within them may change once more in the same tick of its
+# file system's clock, so that its times would not tell.
+JUST_CHANGED = 2_000_000_000
+# Times that a file is read anew because it changes meanwhile.
+READINGS = 3
 
 
 def fingerprint(folder):
     """Return a text that is the same for two folders only if they hold the same model.
 
-    A snapshot of the hub is named by its commit. Of other folders the contents of
+    A snapshot in the hub's cache is named by its commit. Of other folders the contents of
     configuration, vocabulary and weights are hashed: a date tells nothing when files are
     copied, and a path nothing when a training run saves into it again. Hashing reads a
     folder once a process and change of its files, a fraction of the time to load it.
@@ -27,21 +34,97 @@ def fingerprint(folder):
     Returns
     -------
     fingerprint : str
+
+    Raises
+    ------
+    OSError
+        If a file keeps changing while it is read.
     """
     folder = Path(folder)
-    if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name):
-        return f"{folder.parent.parent.name}@{folder.name}"
     small = [p for p in folder.iterdir() if p.suffix in SMALL_FILES and p.is_file()]
+    files = sorted({*small, *weight_files(folder)})
+    if _is_snapshot(folder, files):
+        return f"{folder.parent.parent.name}@{folder.name}"
     digest = hashlib.sha256()
-    for path in sorted({*small, *weight_files(folder)}):
-        stat = path.stat()
-        digest.update(f"{path.name} {_digest(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    for path in files:
+        digest.update(f"{path.name} {digest_of_file(path)}\n".encode())
     return digest.hexdigest()
 
 
+def weights_digest(folder):
+    """Return a text that is the same for two folders only if their files of weights are equal.
+
+    Unlike :func:`fingerprint` it reads the weights of a snapshot of the hub as well, and is the
+    same whatever lies beside them.
+
+    Parameters
+    ----------
+    folder : path
+        Folder of a model.
+
+    Returns
+    -------
+    digest : str
+    """
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        digest.update(f"{path.name} {digest_of_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def marks(folder):
+    """Return what tells whether files of weights are written over: their state and contents."""
+    return {path: (_stat(path), digest_of_file(path)) for path in weight_files(folder)}
+
+
+def written_over(of_files):
+    """Return whether a file of some :func:`marks` was written over where it lies.
+
+    A loaded model may be no more than a map of its file, and would change with it. A file that
+    was replaced by another goes on under the map, and is none of them.
+    """
+    for path, (before, digest) in of_files.items():
+        try:
+            now = _stat(path)
+            if now != before and now[-1] == before[-1] and digest_of_file(path) != digest:
+                return True
+        except FileNotFoundError:
+            pass
+    return False
+
+
+def _is_snapshot(folder, files):
+    """Return whether a folder is one of the hub's cache: links into the blobs of a repository.
+
+    Another folder of such a name may hold anything, today this and tomorrow that.
+    """
+    if folder.parent.name != "snapshots" or not re.fullmatch("[0-9a-f]{40}", folder.name):
+        return False
+    blobs = (folder.parent.parent / "blobs").resolve()
+    return all(path.is_symlink() and path.resolve().parent == blobs for path in files)
+
+
+def digest_of_file(path):
+    """Return the SHA-256 of a file as it is now, in hexadecimal."""
+    for _ in range(READINGS):
+        before = _stat(path)
+        # Size, times and place are part of the key; the time of the last change of the inode
+        # is no one's to set.
+        just_changed = time.time_ns() - before[2] < JUST_CHANGED
+        digest = (_digest.__wrapped__ if just_changed else _digest)(path, before)
+        if _stat(path) == before:
+            return digest
+    raise OSError(f"{path} changes while it is read; wait until it is written, and try again.")
+
+
+def _stat(path):
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
 @lru_cache(maxsize=1024)
-def _digest(path, size, changed):
-    """Return the hash of a file; size and time of the last change are part of the key."""
+def _digest(path, stat):
+    """Return the hash of a file; what :func:`_stat` tells of it is part of the key."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

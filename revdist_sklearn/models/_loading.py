@@ -13,6 +13,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from pickle import UnpicklingError
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..base._warnings import warn
 from ._alphabet import read_alphabet
 from ._device import RESIDENTS
 from ._encoder import Encoder
-from ._fingerprint import fingerprint
+from ._fingerprint import fingerprint, marks, written_over
 from ._residues import AMINO_ACIDS
 
 # The six members of ESM-2 and two more; beyond that the least recently used one goes.
@@ -65,7 +66,7 @@ class Registry:
     def __len__(self):
         return len(self._models)
 
-    def get(self, key, load):
+    def get(self, key, load, is_whole=lambda model: True):
         """Return the model under ``key``, loading it where it is not there.
 
         Parameters
@@ -76,14 +77,18 @@ class Registry:
         load : callable
             Called without arguments; returns the model.
 
+        is_whole : callable, default=lambda model: True
+            Tells of a model that is there whether it still is what was loaded.
+
         Returns
         -------
         model : object
         """
         with self._lock:
-            if key in self._models:
+            if key in self._models and is_whole(self._models[key]):
                 self._models.move_to_end(key)
                 return self._models[key]
+            self._models.pop(key, None)
             self._was_used = True
             # Make room first, so that the new one need not fit beside the one that goes.
             while len(self._models) >= self.size:
@@ -126,6 +131,8 @@ class Registry:
 
 
 REGISTRY = Registry(MAX_MODELS)
+# Times that a model is loaded anew because its files have changed meanwhile.
+LOADS = 3
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(
@@ -135,7 +142,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     )
 
 
-def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True):
+class _Changed(Exception):
+    """Files of a model were written while it was loaded."""
+
+
+def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True, weights=None):
     """Return a member's encoder from the registry of this process.
 
     Parameters
@@ -159,6 +170,9 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     silent : bool, default=True
         Whether to silence transformers' and the hub's own bars and reports.
 
+    weights : str or None, default=None
+        Fingerprint that the model must have; None takes what is there.
+
     Returns
     -------
     encoder : Encoder
@@ -168,6 +182,9 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     ModelNotFoundError
         If there are no weights.
 
+    RuntimeError
+        If its files are others than those of ``weights``, or keep changing.
+
     ValueError
         If the checkpoint lacks weights, its vocabulary lacks residues, it has no such
         layer, it is no encoder that reads residue by residue, or ``model_kwargs`` hold what
@@ -175,12 +192,40 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
     """
     options = check_model_kwargs(model_kwargs)
     folder = member.folder(silent)
-    key = (
-        fingerprint(folder),
-        *(dtype, layer, str(device)),
-        *(member.trust_remote_code, described(options)),
+    settings = dtype, layer, str(device), member.trust_remote_code, described(options)
+    for _ in range(LOADS):
+        mark = fingerprint(folder)
+        if weights is not None and mark != weights:
+            raise RuntimeError(changed(member, "while it was in use"))
+
+        def load_as_it_is(mark=mark):
+            try:
+                encoder = load(folder, member, dtype, layer, device, options, silent)
+            except (ValueError, OSError):  # as of what is half written
+                if fingerprint(folder) != mark:
+                    raise _Changed from None
+                raise
+            if fingerprint(folder) != mark:
+                raise _Changed
+            return encoder
+
+        with suppress(_Changed):
+            return REGISTRY.get((mark, *settings), load_as_it_is, _is_whole)
+    raise RuntimeError(changed(member, f"during each of {LOADS} attempts to load it"))
+
+
+def _is_whole(encoder):
+    # Of a copy that has been written over since, perhaps: equal folders share a model.
+    return not written_over(encoder.files)
+
+
+def changed(member, when):
+    """Return the message that the files of a model have changed."""
+    return (
+        f"The files of {member.source!r} have changed {when}, so that embeddings of two models "
+        "would be mixed up. Wait until whatever writes there has ended, and run the same call "
+        "again, or give a copy of the folder."
     )
-    return REGISTRY.get(key, lambda: load(folder, member, dtype, layer, device, options, silent))
 
 
 def check_model_kwargs(model_kwargs):
@@ -252,6 +297,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     import torch
     import transformers
 
+    files = marks(folder)
     architecture = member.architecture
     generic = architecture.layers is None
     model_class = getattr(transformers, architecture.model_class, None)
@@ -298,6 +344,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     else:
         _cut(model, architecture, layer, member)
         encoder = Encoder(model, alphabet, member.width, where)
+    encoder.files = files
     # Whoever asks for an attention, or a place, gets it.
     plain = stays or "attn_implementation" in options or device.type not in PACKED_ON
     if architecture.may_pack and not plain:

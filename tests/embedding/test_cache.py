@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import struct
@@ -11,6 +12,7 @@ import threading
 import time
 import warnings
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def cache(tmp_path):
 
 
 def test_rows_come_back_bit_for_bit(cache):
-    odd = np.array([[np.nan, -0.0, np.inf]], dtype=np.float32)
+    odd = np.array([[1e-45, -0.0, np.finfo(np.float32).max]], dtype=np.float32)
     cache.put(SPACE, TEXTS[:2], ROWS[:2])
     cache.put(SPACE, ["W"], odd)
     found, rows = cache.get(SPACE, ["Y", TEXTS[1], "W", TEXTS[0]])
@@ -134,13 +136,164 @@ def test_an_interrupted_batch_does_not_mix_up_spaces(tmp_path, monkeypatch):
         assert second.get(SPACE, ["A", "C"])[0] == [0]
 
 
-def test_damaged_rows_are_not_found_and_replaced(cache):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_refused(cache, value):
+    with pytest.raises(ValueError, match="not finite"):
+        cache.put(SPACE, ["A"], np.full((1, 3), value, dtype=np.float32))
+    assert cache.get(SPACE, ["A"])[0] == []
+
+
+def blob(*values):
+    return f"x'{np.array(values, dtype='<f4').tobytes().hex()}'"
+
+
+# What a row may hold that was not put there; the second row is "C".
+DAMAGE = {
+    "cut short": "embedding = x'00'",
+    "empty": "embedding = x''",
+    "too long": "embedding = zeroblob(16)",
+    "huge": "embedding = zeroblob(30000000)",
+    "zeroed": "embedding = zeroblob(12)",
+    "NaN": f"embedding = {blob(np.nan, 1, 2)}",
+    "text": "embedding = 'twelve bytes'",
+    "integer": "embedding = 12",
+    "real": "embedding = 1.5",
+}
+DAMAGE_WITH_CHECKSUMS = {
+    "large": f"embedding = {blob(1e38, 1e38, 1e38)}",
+    "of another row": "embedding = (SELECT embedding FROM rows WHERE rowid = 2)",
+    "another row": "(embedding, checksum) = "
+    "(SELECT embedding, checksum FROM rows WHERE rowid = 2)",
+    "checksum": "checksum = zeroblob(8)",
+    "checksum cut short": "checksum = x''",
+    "checksum of text": "checksum = 'eight by'",
+    "checksum huge": "checksum = zeroblob(30000000)",
+}
+
+
+@pytest.fixture
+def cache_of_format_2(tmp_path):
+    shutil.copytree(Path(__file__).parents[1] / "data" / "format_2" / "cache", tmp_path / "old")
+    with EmbeddingCache(tmp_path / "old") as cache:
+        assert cache._format == 2
+        cache._connection.execute("DELETE FROM rows")
+        yield cache
+
+
+# Without a checksum a row of zeros is one that could be.
+OF_FORMAT_2 = [(2, damage) for damage in DAMAGE if damage != "zeroed"]
+
+
+@pytest.mark.parametrize(
+    "version, damage", [*OF_FORMAT_2, *((3, d) for d in DAMAGE | DAMAGE_WITH_CHECKSUMS)]
+)
+@pytest.mark.filterwarnings("ignore:.*were damaged")
+def test_damaged_rows_are_not_found_and_replaced(request, monkeypatch, version, damage):
+    cache = request.getfixturevalue("cache" if version == 3 else "cache_of_format_2")
     cache.put(SPACE, ["A", "C"], ROWS[:2])
+    change = (DAMAGE | DAMAGE_WITH_CHECKSUMS)[damage]
     with cache._connection as connection:
-        connection.execute("UPDATE rows SET embedding = x'00' WHERE rowid = 1")
+        connection.execute(f"UPDATE rows SET {change} WHERE rowid = 1")
+    read, row = [], _cache._row
+    monkeypatch.setattr(_cache, "_row", lambda *facts: read.extend(facts[2:]) or row(*facts))
     assert cache.get(SPACE, ["A", "C"])[0] == [1]
     cache.put(SPACE, ["A"], ROWS[5:6])
-    np.testing.assert_array_equal(cache.get(SPACE, ["A", "C"])[1], ROWS[[5, 1]])
+    # Nothing is read that has not the length of a row.
+    assert all(blob is None or len(blob) <= 12 for blob in read)
+    found, rows = cache.get(SPACE, ["A", "C"])
+    assert found == [0, 1]
+    np.testing.assert_array_equal(rows, ROWS[[5, 1]])
+
+
+def test_rows_under_the_key_of_another_are_not_found(cache):
+    """As where locks do nothing, so that two writers mix up pages."""
+    other = {**SPACE, "layer": 0}
+    cache.put(SPACE, ["A", "C"], ROWS[:2])
+    cache.put(other, ["D"], ROWS[2:3])
+    keys = [
+        (_cache._number(space), _cache._digest(t)) for space, t in ((SPACE, "D"), (other, "A"))
+    ]
+    with cache._connection as connection:
+        for row, key in enumerate(keys, start=1):
+            connection.execute(
+                "UPDATE rows SET space = ?, digest = ? WHERE rowid = ?", [*key, row]
+            )
+    assert cache.get(SPACE, ["A", "C", "D"])[0] == []
+    assert cache.get(other, ["A", "D"])[0] == [1]
+    with pytest.warns(UserWarning, match="^2 row"):
+        cache.close()
+
+
+def test_damaged_rows_are_one_warning_with_their_number(tmp_path):
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(SPACE, TEXTS[:50], ROWS[:50])
+        cache.put({**SPACE, "layer": 0}, TEXTS[:50], ROWS[:50])
+        with cache._connection as connection:
+            connection.execute("UPDATE rows SET checksum = zeroblob(8) WHERE rowid % 10 = 1")
+    with pytest.warns(UserWarning) as caught:
+        with EmbeddingCache(tmp_path) as cache:
+            for layer in (-1, 0):
+                found = cache.get({**SPACE, "layer": layer}, TEXTS[:50])[0]
+                assert found == [i for i in range(50) if i % 10]
+    message = one_warning(caught)
+    assert message.startswith(f"10 row(s) of the cache in '{tmp_path}' were damaged")
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON rows BEGIN DELETE FROM rows; END",
+        "ALTER TABLE rows RENAME TO real; CREATE VIEW rows AS SELECT space, digest, "
+        "zeroblob(12) AS embedding, checksum FROM real",
+        "CREATE VIEW more AS SELECT * FROM rows",
+        "CREATE TABLE more (x)",
+        "CREATE INDEX more ON rows (embedding)",
+        "DROP INDEX of_sequence",
+        "DROP TABLE spaces",
+        "ALTER TABLE rows ADD COLUMN more",
+        "ALTER TABLE rows DROP COLUMN checksum",
+        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 1",
+    ],
+)
+def test_other_tables_than_ours_are_not_read(tmp_path, script):
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(SPACE, TEXTS[:4], ROWS[:4])
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        connection.executescript(script)
+    content = (tmp_path / FILE).read_bytes()
+    with pytest.warns(UserWarning, match="other tables than format") as caught:
+        assert use(tmp_path) == ([], [])
+    one_warning(caught)
+    assert (tmp_path / FILE).read_bytes() == content
+    with pytest.raises(OSError, match=r"other tables .*Empty it: revdist cache clear"):
+        cache_info(tmp_path)
+    assert clear_cache(tmp_path) == len(content) and os.listdir(tmp_path) == []
+
+
+def test_a_schema_that_is_no_text_is_a_warning(tmp_path):
+    """SQLite's message quotes what it cannot parse, whatever bytes that is."""
+    with EmbeddingCache(tmp_path) as cache:
+        cache.put(SPACE, TEXTS[:4], ROWS[:4])
+    content = (tmp_path / FILE).read_bytes()
+    damaged = content.replace(
+        b"embedding BLOB NOT NULL, check", b"embedding BLOB NOT NULL\xc5 check"
+    )
+    assert damaged != content
+    (tmp_path / FILE).write_bytes(damaged)
+    with pytest.warns(UserWarning) as caught:
+        assert use(tmp_path) == ([], [])
+    one_warning(caught)
+    with pytest.raises(OSError, match="cannot be read"):
+        cache_info(tmp_path)
+    assert clear_cache(tmp_path) == len(content)
+
+
+def test_tables_are_those_that_are_compared(tmp_path):
+    EmbeddingCache(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        assert _cache._read_master(connection) == _cache.MASTERS[CACHE]
 
 
 # More than one process
@@ -500,10 +653,26 @@ def test_a_file_without_tables_is_not_written_to(tmp_path):
     assert clear_cache(tmp_path) == len(content)
 
 
-def test_info_of_a_damaged_description(cache):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'{'",
+        "3",
+        "'3'",
+        "'[]'",
+        "'{}'",
+        "x'ff'",
+        "'" + "[" * 10**5 + "'",
+        """'{"layer":0,"width":3}'""",
+        """'{"layer":-1,"width":"3"}'""",
+        """'{"width":NaN}'""",
+    ],
+)
+def test_info_of_a_damaged_description(cache, text):
     cache.put(SPACE, ["A"], ROWS[:1])
+    assert len(cache_info(cache.folder)[0]) == 1
     with cache._connection:
-        cache._connection.execute("UPDATE spaces SET description = '{'")
+        cache._connection.execute(f"UPDATE spaces SET description = {text}")
     with pytest.raises(OSError, match="revdist cache clear"):
         cache_info(cache.folder)
 

@@ -430,6 +430,82 @@ def test_other_weights_in_the_same_folder_are_another_model(tmp_path, tokens_see
     assert np.abs(emb.transform([WILD]) - X).max() > 0.01
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_weights_that_are_written_over_in_use_are_told_and_no_row_is_kept(
+    tmp_path, monkeypatch, cached
+):
+    """A loaded model is a map of its file, and changes with it."""
+    folder, other = save_esm(tmp_path / "m", seed=1), save_esm(tmp_path / "other", seed=2)
+    path = os.path.join(folder, "model.safetensors")
+    cache = tmp_path / "cache" if cached else None
+    emb = ESMFeaturizer(folder, cache_dir=cache, token_budget=12)
+    monkeypatch.setattr(_loading, "REGISTRY", _loading.Registry(8))
+    expected = emb.transform(["MKTAY"])
+    forward = _loading.Encoder.__call__
+
+    def overwrite(self, sequences):
+        with open(os.path.join(other, "model.safetensors"), "rb") as source:
+            new = source.read()
+        with open(path, "r+b") as file:
+            file.write(new)
+        return forward(self, sequences)
+
+    with monkeypatch.context() as later:
+        later.setattr(_loading.Encoder, "__call__", overwrite)
+        with pytest.raises(RuntimeError, match="have changed while it was in use, so that"):
+            emb.transform(["GIVEQ", "FVNQH"])
+    new = ESMFeaturizer(other).transform(["MKTAY", "GIVEQ", "FVNQH"])
+    np.testing.assert_array_equal(emb.transform(["MKTAY", "GIVEQ", "FVNQH"]), new)
+    assert np.abs(new[0] - expected).max() > 0.01
+
+
+def test_a_model_whose_file_was_written_over_is_not_taken_for_a_copy_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(_loading, "REGISTRY", _loading.Registry(8))
+    folder = save_esm(tmp_path / "m", seed=1)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    expected = ESMFeaturizer(folder).transform(["MKTAY"])
+    path = os.path.join(folder, "model.safetensors")
+    with open(path, "r+b") as file:  # all zero, in the loaded model too
+        file.seek(os.path.getsize(path) // 3)
+        file.write(bytes(os.path.getsize(path) - file.tell()))
+    np.testing.assert_array_equal(ESMFeaturizer(copy).transform(["MKTAY"]), expected)
+
+
+def test_weights_that_are_replaced_in_use_go_on(tmp_path, monkeypatch):
+    folder, other = save_esm(tmp_path / "m", seed=1), save_esm(tmp_path / "other", seed=2)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    forward = _loading.Encoder.__call__
+
+    def replace(self, sequences):
+        if os.path.exists(os.path.join(other, "model.safetensors")):
+            os.replace(*(os.path.join(name, "model.safetensors") for name in (other, folder)))
+        return forward(self, sequences)
+
+    with monkeypatch.context() as later:
+        later.setattr(_loading.Encoder, "__call__", replace)
+        X = ESMFeaturizer(folder, token_budget=12).transform(["GIVEQ", "FVNQH"])
+    np.testing.assert_array_equal(X, ESMFeaturizer(copy).transform(["GIVEQ", "FVNQH"]))
+
+
+def test_weights_that_change_after_the_look_up_are_not_filed_under_the_old(tmp_path, monkeypatch):
+    folder = save_esm(tmp_path / "m", seed=1)
+    emb = ESMFeaturizer(folder, cache_dir=tmp_path / "cache")
+    get = EmbeddingCache.get
+
+    def get_then_save(self, space, sequences):
+        found = get(self, space, sequences)
+        save_esm(folder, seed=2)
+        return found
+
+    with monkeypatch.context() as later:
+        later.setattr(EmbeddingCache, "get", get_then_save)
+        with pytest.raises(RuntimeError, match="have changed while it was in use"):
+            emb.transform(["MKTAY"])
+    expected = ESMFeaturizer(save_esm(tmp_path / "old", seed=1)).transform(["MKTAY"])
+    save_esm(folder, seed=1)
+    np.testing.assert_array_equal(emb.transform(["MKTAY"]), expected)
+
+
 def test_the_same_weights_in_another_folder_are_the_same_model(tiny_model, tokens_seen, tmp_path):
     X = ESMFeaturizer(tiny_model, cache_dir=tmp_path / "cache").transform(VARIANTS)
     copy = shutil.copytree(tiny_model, tmp_path / "copy")

@@ -297,7 +297,6 @@ def test_partial_fit_solves_once_when_asked(monkeypatch):
     assert len(calls) == 2
 
 
-@pytest.mark.xfail(reason="the means of proteins are added by several threads", strict=True)
 def test_threads_that_ask_at_once_for_a_chain_get_one(monkeypatch):
     X, proteins = family(), np.arange(500) // 5
     lazy = ReverseDistiller(SIZES, residual_level="protein").partial_fit(X, proteins=proteins)

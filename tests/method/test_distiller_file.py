@@ -1,15 +1,17 @@
 import json
+import subprocess
+import sys
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from revdist_sklearn import Moments, ReverseDistiller
+from revdist_sklearn import DamagedFileError, FormatError, Moments, ReverseDistiller
+from revdist_sklearn.base._tensor_file import read_tensors, write_tensors
 from revdist_sklearn.method._chain import apply_chain
-from revdist_sklearn.method._distiller_file import read_chain, write_chain
+from revdist_sklearn.method._distiller_file import read_chain
 
 
 def rows(n=200):
@@ -49,18 +51,47 @@ def test_truncated_and_named(tmp_path):
         again.transform(X.iloc[:, 4:8])
 
 
+def rewritten(folder, change):
+    """Write a distiller again with its header and tensors changed, and the digest of that."""
+    path = folder / "chain.safetensors"
+    header, tensors, _ = read_tensors(path, "distiller", 3)
+    changed = change(header, tensors)
+    write_tensors(path, "distiller", header if changed is None else changed, tensors)
+
+
 def test_damage_is_named(tmp_path):
     ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
-    with pytest.raises(ValueError, match="written in format 99"):
+    weights = tmp_path / "chain.safetensors"
+    weights.write_bytes(weights.read_bytes().replace(b'\\"alpha\\": 1.0', b'\\"alpha\\": 2.0'))
+    with pytest.raises(DamagedFileError, match=r"holds no complete distiller .*save it again"):
         ReverseDistiller.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="holds no complete distiller"):
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no chain\.safetensors"):
         ReverseDistiller.from_pretrained(tmp_path)
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+
+
+def test_a_newer_format_is_told_before_all_else(tmp_path):
+    ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path)
+    rewritten(tmp_path, lambda header, tensors: {"format": 4, "of another form": tensors.clear()})
+    with pytest.raises(FormatError, match=r"format 4.*reads up to 3"):
         ReverseDistiller.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("config", [None, "{", '{"format": 3}', '{"format": 99}', "other"])
+def test_reading_does_not_depend_on_the_copy_of_the_header(tmp_path, config):
+    distiller = ReverseDistiller((4, 8)).fit(rows())
+    distiller.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert told["format"] == 3 and told["block_sizes"] == [4, 8] and told["provenance"] is None
+    if config is None:
+        (tmp_path / "config.json").unlink()
+    elif config == "other":
+        ReverseDistiller((4, 8), n_components=6).fit(rows()).save_pretrained(tmp_path / "b")
+        (tmp_path / "b" / "config.json").replace(tmp_path / "config.json")
+    else:
+        (tmp_path / "config.json").write_text(config)
+    again = ReverseDistiller.from_pretrained(tmp_path)
+    assert_array_equal(again.transform(rows()), distiller.transform(rows()))
 
 
 def test_neither_folder_nor_hub(monkeypatch):
@@ -85,12 +116,36 @@ def test_numpy_parameters_are_written(tmp_path):
     assert_array_equal(again.transform(rows()), distiller.transform(rows()))
 
 
-def test_files_of_two_distillers_are_told_apart(tmp_path):
-    for name, n in (("a", None), ("b", 6)):
-        ReverseDistiller((4, 8), n_components=n).fit(rows()).save_pretrained(tmp_path / name)
-    (tmp_path / "b" / "config.json").replace(tmp_path / "a" / "config.json")
-    with pytest.raises(ValueError, match="different distillers"):
-        ReverseDistiller.from_pretrained(tmp_path / "a")
+@pytest.mark.parametrize(
+    "sizes, expected",
+    [
+        (range(1, 4), (1, 2, 3)),
+        (np.arange(1, 4, dtype=np.int16), (1, 2, 3)),
+        ([np.int64(1), 2, np.uint8(3)], (1, 2, 3)),
+    ],
+)
+def test_whatever_stands_for_a_list_comes_back_as_a_tuple(tmp_path, sizes, expected):
+    X = rows()[:, :6]
+    distiller = ReverseDistiller(sizes, residual_sizes=range(1, 3), alpha=np.float32(0.5))
+    distiller.set_params(rotate_base=np.bool_(True)).fit(X).save_pretrained(tmp_path)
+    again = ReverseDistiller.from_pretrained(tmp_path)
+    assert again.block_sizes == expected and again.residual_sizes == (1, 2)
+    assert again.alpha == 0.5 and again.rotate_base is True
+    assert_array_equal(again.transform(X), distiller.transform(X))
+    assert_array_equal(again.fit(X).transform(X), distiller.transform(X))
+
+
+def test_a_parameter_that_json_does_not_take_leaves_the_old_distiller(tmp_path):
+    old = ReverseDistiller((4, 8)).fit(rows())
+    old.save_pretrained(tmp_path)
+    new = ReverseDistiller((4, 8), n_components=6).fit(rows()).set_params(block_sizes=[object()])
+    with pytest.raises(TypeError, match=r"block_sizes=\[<object .* cannot be written as JSON"):
+        new.save_pretrained(tmp_path)
+    new.set_params(block_sizes=(4, 8), regressor="lasso")
+    with pytest.raises(ValueError, match="regressor"):
+        new.save_pretrained(tmp_path)
+    again = ReverseDistiller.from_pretrained(tmp_path)
+    assert_array_equal(again.transform(rows()), old.transform(rows()))
 
 
 SETTINGS = [
@@ -162,31 +217,20 @@ def test_a_folder_is_made_and_what_stood_there_is_replaced(tmp_path):
     assert len(list(folder.iterdir())) == 2
 
 
-def test_each_save_has_an_id_of_its_own_in_both_files(tmp_path):
-    distiller, ids = ReverseDistiller((4, 8)).fit(rows()), []
-    for name in "ab":
-        distiller.save_pretrained(tmp_path / name)
-        ids.append(json.loads((tmp_path / name / "config.json").read_text())["id"])
-        with safe_open(tmp_path / name / "chain.safetensors", framework="numpy") as file:
-            assert file.metadata()["id"] == ids[-1]
-    assert ids[0] != ids[1]
-
-
-@pytest.mark.parametrize("name", ["config.json", "chain.safetensors"])
-def test_either_file_is_missed_by_its_name(tmp_path, name):
-    ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"has no {name}"):
+def test_a_folder_without_the_file_holds_no_distiller(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no chain\.safetensors: it holds no"):
         ReverseDistiller.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("entry", ["format", "id", "parameters", "stages", "rotated", "precision"])
+ENTRIES = ["parameters", "stages", "rotated", "precision", "block_sizes", "stage_sizes"]
+ENTRIES += ["n_samples_seen", "feature_names_in", "chain_block_sizes", "chain_block_names"]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
 def test_an_entry_that_is_missing_is_damage(tmp_path, entry):
     ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config[entry]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=f"holds no complete distiller.*{entry}"):
+    rewritten(tmp_path, lambda header, _: {k: v for k, v in header.items() if k != entry})
+    with pytest.raises(DamagedFileError, match=f"holds no complete distiller.*{entry}"):
         ReverseDistiller.from_pretrained(tmp_path)
 
 
@@ -222,10 +266,12 @@ def test_a_hub_repository_is_asked_for_the_two_files(tmp_path, monkeypatch):
 
 
 def test_a_chain_without_its_covariance_comes_back_without(tmp_path):
-    chain = ReverseDistiller((4, 8)).fit(rows())._chain
-    write_chain(tmp_path, replace(chain, cross_covariance=None), {"parameters": {}})
+    distiller = ReverseDistiller((4, 8)).fit(rows())
+    chain = distiller._chain
+    distiller._chain = replace(chain, cross_covariance=None)
+    distiller.save_pretrained(tmp_path)
     again, header = read_chain(tmp_path)
-    assert again.cross_covariance is None and header["parameters"] == {}
+    assert again.cross_covariance is None and header["parameters"]["block_sizes"] == [4, 8]
     assert again.stages == chain.stages and again.blocks == chain.blocks
 
 
@@ -255,6 +301,9 @@ def write_format_1(folder, distiller, *, keep_covariance=True, parameters=None):
         "block_names": distiller.blocks_.names,
         "block_sizes": distiller.blocks_.sizes,
         "n_base": chain.stages[0].n_added,
+        "stage_sizes": distiller._stage_sizes,
+        "n_samples_seen": distiller.n_samples_seen_,
+        "feature_names_in": [],
         "precision": chain.precision,
         "stages": stages,
     }
@@ -318,24 +367,179 @@ def test_a_base_without_variance_of_format_1(tmp_path):
     assert_array_equal(base.residual_variances, 0)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *(lambda config, name=name: config.pop(name) for name in ("block_sizes", "stage_sizes")),
-        *(lambda config, name=name: config.pop(name) for name in ("n_samples_seen", "parameters")),
-        lambda config: config["stages"][1].pop("n_added"),
-        lambda config: config["stages"][1].update(more=1),
-        lambda config: config.update(stages=3),
-        lambda config: config.update(format="1"),
-    ],
-)
-def test_a_configuration_that_is_not_whole_is_damage(tmp_path, change):
+# Headers and tensors that some other program might write, each with a digest of its own.
+
+
+def stage(number, **values):
+    return lambda header, tensors: header["stages"][number].update(values)
+
+
+def entry(**values):
+    return lambda header, tensors: header.update(values)
+
+
+def array(name, change):
+    return lambda header, tensors: tensors.update({name: change(tensors[name])})
+
+
+CHANGES = [
+    lambda header, tensors: [header],
+    lambda header, tensors: header["stages"][1].clear(),
+    lambda header, tensors: header["stages"].clear(),
+    lambda header, tensors: tensors.update(mean=tensors.pop("stage.1.coef")),
+    entry(stages=3),
+    entry(stages=[]),
+    entry(stages=[3, 4]),
+    entry(format="1"),
+    entry(format=True),
+    entry(rotated=1),
+    entry(rotated=True, stages=None),
+    entry(precision="float16"),
+    entry(block_sizes=[4, 9]),
+    entry(block_sizes=[4, 8, 1]),
+    entry(block_sizes=[4, True]),
+    entry(block_sizes="48"),
+    entry(block_names=["a"]),
+    entry(block_names=[1, 2]),
+    entry(chain_block_sizes=[10**12, 8]),
+    entry(chain_block_sizes=[4.0, 8]),
+    entry(chain_block_names="ab"),
+    entry(stage_sizes=[4, 3]),
+    entry(stage_sizes=[3, 4]),
+    entry(stage_sizes=[4]),
+    entry(n_samples_seen=-1),
+    entry(n_samples_seen=1e3),
+    entry(feature_names_in=["a"]),
+    entry(feature_names_in=5),
+    entry(parameters=[1]),
+    entry(parameters={"no_such": 1}),
+    entry(parameters={"regressor": "lasso"}),
+    entry(parameters={"n_components": 0}),
+    entry(provenance=[]),
+    entry(provenance={"members": [], "corpora": [], "version": "1"}),
+    entry(provenance={"members": [{}, {}], "corpora": [], "version": "1"}),
+    stage(1, more=1),
+    stage(1, n_added=3),
+    stage(1, n_added="4"),
+    stage(1, width=9),
+    stage(1, width=8.0),
+    stage(1, n_regression=None),
+    stage(1, block=2),
+    stage(1, explained_before="much"),
+    stage(0, n_added=0),
+    array("mean", lambda a: a[:1]),
+    array("mean", lambda a: a.astype(np.float16)),
+    array("mean", lambda a: a * np.nan),
+    array("stage.0.directions", lambda a: a[::-1]),
+    array("stage.1.directions", lambda a: a > 0),
+    array("stage.1.directions", lambda a: a.astype(np.complex64)),
+    array("stage.1.directions", lambda a: a / 0),
+    array("stage.1.directions", lambda a: a.T),
+    array("stage.1.coef", lambda a: a.astype(np.float32)),
+    array("stage.1.coef", lambda a: a[None]),
+    array("stage.1.mean", lambda a: a[:1]),
+    array("stage.1.prefix_mean", lambda a: a[0]),
+    array("stage.1.component_shares", lambda a: a + np.inf),
+    array("stage.1.residual_variances", lambda a: a[1:]),
+    array("cross_covariance", lambda a: a[:, :-1]),
+    array("cross_covariance", lambda a: a * np.inf),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_no_distiller_is_one_typed_error(tmp_path, change):
     ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    change(config)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="holds no complete distiller"):
+    rewritten(tmp_path, change)
+    with pytest.raises(DamagedFileError, match=r"holds no complete distiller \(.*; save it again"):
         ReverseDistiller.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps([config]))
-    with pytest.raises(ValueError, match="holds no complete distiller"):
+
+
+def test_what_is_not_known_may_be_nan(tmp_path):
+    distiller = ReverseDistiller((4, 8)).fit(rows())
+    distiller.save_pretrained(tmp_path)
+    for name in ("component_shares", "residual_variances"):
+        rewritten(tmp_path, array(f"stage.1.{name}", lambda a: a * np.nan))
+    rewritten(tmp_path, stage(1, explained_before=float("nan")))
+    again = ReverseDistiller.from_pretrained(tmp_path)
+    assert_array_equal(again.transform(rows()), distiller.transform(rows()))
+
+
+def test_a_header_or_digest_that_is_not_there_is_damage(tmp_path):
+    ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path)
+    path = tmp_path / "chain.safetensors"
+    _, tensors, metadata = read_tensors(path, "distiller", 3)
+    for name, words in (("digest", "digest is missing"), ("distiller", "lacks the header")):
+        save_file(tensors, path, {k: v for k, v in metadata.items() if k != name})
+        with pytest.raises(DamagedFileError, match=words):
+            ReverseDistiller.from_pretrained(tmp_path)
+    save_file(load_file(path), path)
+    with pytest.raises(DamagedFileError, match="lacks the header"):
         ReverseDistiller.from_pretrained(tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from revdist_sklearn import ReverseDistiller
+from revdist_sklearn.base import _tensor_file
+
+new = ReverseDistiller.from_pretrained(sys.argv[1])
+moments = 0
+
+def moment():
+    global moments
+    if moments == n:
+        os.kill(os.getpid(), signal.SIGKILL)
+    moments += 1
+
+def stops(call):
+    def wrapped(*args, **options):
+        moment()
+        result = call(*args, **options)
+        moment()
+        return result
+    return wrapped
+
+def half_written(tensors, path, metadata):
+    path.write_bytes(b"half")
+    moment()
+    save_file(tensors, path, metadata)
+
+# Before and after every call by which files change: at each the process is killed once.
+save_file = _tensor_file.save_file
+names = ("chmod", "fsync", "replace", "unlink", "mkdir", "open")
+for n, folder in enumerate(sorted(Path(sys.argv[2]).iterdir())):
+    child = os.fork()
+    if not child:
+        for name in names:
+            setattr(os, name, stops(getattr(os, name)))
+        _tensor_file.save_file = stops(half_written)
+        new.save_pretrained(folder)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+    print(folder)
+"""
+
+
+@pytest.mark.parametrize("before", ["today", "format 1"])
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new_distiller(tmp_path, before):
+    X = rows()
+    old = ReverseDistiller((4, 8)).fit(X)
+    new = ReverseDistiller((4, 8), n_components=6).fit(rows())
+    new.save_pretrained(tmp_path / "new")
+    for i in range(60):
+        folder = tmp_path / "killed" / f"{i:02d}"
+        folder.mkdir(parents=True)
+        if before == "today":
+            old.save_pretrained(folder)
+        else:
+            write_format_1(folder, old)
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "new"), str(tmp_path / "killed")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    killed = done.stdout.split()
+    assert 10 < len(killed) < 60
+    widths = [ReverseDistiller.from_pretrained(f).transform(X).shape[1] for f in killed]
+    assert set(widths) == {8, 6} and widths == sorted(widths, reverse=True)

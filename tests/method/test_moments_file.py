@@ -6,9 +6,9 @@ from numpy.testing import assert_array_equal
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from revdist_sklearn import FormatError, Moments, ReverseDistiller
-from revdist_sklearn.base._formats import MOMENTS
-from revdist_sklearn.method import _moments_file
+from revdist_sklearn import DamagedFileError, FormatError, Moments, ReverseDistiller
+from revdist_sklearn.base import _tensor_file
+from revdist_sklearn.base._tensor_file import write_tensors
 
 PROTEINS = np.repeat(np.arange(20), 10)
 
@@ -103,28 +103,40 @@ def test_moments_of_no_rows(path):
 
 
 def rewrite_format(path, number):
-    """Give a file another number of its format, or none."""
+    """Give a file another number of its format, or none, and take its digest away."""
+
+    def change(header, tensors):
+        del header["format"]
+        header |= {} if number is None else {"format": number}
+
+    rewritten(path, change, digest=False)
+
+
+def rewritten(path, change, digest=True):
+    """Write the file at the path again, after a change of its header and tensors."""
     with safe_open(path, framework="numpy") as file:
         header = json.loads(file.metadata()["moments"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}
-    del header["format"]
-    header |= {} if number is None else {"format": number}
-    if number in (None, 1, 2):
-        del header["row_precision"]
-        header["half"] = None
-    save_file(tensors, path, {"moments": json.dumps(header)})
+    change(header, tensors)
+    if digest:
+        write_tensors(path, "moments", header, tensors)
+    else:
+        save_file(tensors, path, {"moments": json.dumps(header)})
 
 
 def test_the_number_of_the_format(path):
     moments = Moments((2, 4)).update(rows())
     moments.save(path)
-    rewrite_format(path, MOMENTS + 1)
+    rewrite_format(path, 4)
     with pytest.raises(FormatError, match=r"m\.safetensors was written in format 4"):
+        Moments.load(path)
+    rewrite_format(path, 3)
+    with pytest.raises(DamagedFileError, match="its digest is missing"):
         Moments.load(path)
     rewrite_format(path, 0)
     with pytest.raises(ValueError, match="format 0"):
         Moments.load(path)
-    for number in (3, 2, 1, None):  # the first had none
+    for number in (2, 1, None):  # the first had none
         Moments((2, 4)).update(rows()).save(path)
         rewrite_format(path, number)
         assert Moments.load(path).residue == moments.residue
@@ -145,27 +157,18 @@ def test_what_cannot_be_written_leaves_the_old_file(path, monkeypatch):
         temporary.write_bytes(b"half")
         raise SafetensorError("no space left")
 
-    monkeypatch.setattr(_moments_file, "save_file", full)
+    monkeypatch.setattr(_tensor_file, "save_file", full)
     with pytest.raises(OSError, match=r"m\.safetensors cannot be written: no space left"):
         Moments((2, 4)).save(path)
     assert Moments.load(path).residue == moments.residue
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def damaged(path, change):
-    """Write the file at the path again, after a change of its header and tensors."""
-    with safe_open(path, framework="numpy") as file:
-        header = json.loads(file.metadata()["moments"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
-    change(header, tensors)
-    save_file(tensors, path, {"moments": json.dumps(header)})
-
-
 @pytest.mark.parametrize("name", ["residue.n", "residue.mean", "residue.scatter", "protein.mean"])
 def test_a_level_that_lacks_a_part_is_damage(tmp_path, name):
     path = tmp_path / "m.safetensors"
     Moments([3]).update(np.eye(3), proteins=[0, 1, 1]).save(path)
-    damaged(path, lambda header, tensors: tensors.pop(name))
+    rewritten(path, lambda header, tensors: tensors.pop(name))
     with pytest.raises(ValueError, match=rf"m\.safetensors holds no moments.*{name}"):
         Moments.load(path)
 
@@ -174,7 +177,7 @@ def test_a_level_that_lacks_a_part_is_damage(tmp_path, name):
 def test_a_header_that_lacks_an_entry_is_damage(tmp_path, name):
     path = tmp_path / "m.safetensors"
     Moments([3]).update(np.eye(3)).save(path)
-    damaged(path, lambda header, tensors: header.pop(name))
+    rewritten(path, lambda header, tensors: header.pop(name))
     with pytest.raises(ValueError, match=rf"m\.safetensors holds no moments.*lacks {name}"):
         Moments.load(path)
 
@@ -184,3 +187,85 @@ def test_a_header_that_is_no_json_is_damage(tmp_path):
     save_file({"a": np.eye(2)}, path, {"moments": "{"})
     with pytest.raises(ValueError, match=r"m\.safetensors holds no moments"):
         Moments.load(path)
+
+
+def entry(**values):
+    return lambda header, tensors: header.update(values)
+
+
+def array(name, change):
+    return lambda header, tensors: tensors.update({name: change(tensors[name])})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        entry(block_sizes=[10**12]),
+        entry(block_sizes=[]),
+        entry(block_sizes=[True, 2]),
+        entry(block_sizes="3"),
+        entry(block_names=["a", "b"]),
+        entry(block_names=[3]),
+        entry(n_rows=-1),
+        entry(n_rows=3.0),
+        entry(precision="float16"),
+        entry(product_precision=None),
+        entry(row_precision="half"),
+        entry(extra=[]),
+        entry(provenance={"members": []}),
+        array("residue.n", lambda a: -a),
+        array("residue.n", lambda a: np.repeat(a, 2)),
+        array("residue.n", lambda a: a.astype(np.int64)),
+        array("residue.mean", lambda a: a[:2]),
+        array("residue.mean", lambda a: a.astype(np.float32)),
+        array("residue.scatter", lambda a: a[:, :2]),
+        array("residue.scatter", lambda a: a * np.nan),
+        array("residue.scatter", lambda a: a.astype(np.complex64)),
+        array("protein.scatter", lambda a: a + np.inf),
+        array("protein.mean", lambda a: a > 0),
+    ],
+)
+def test_what_are_no_moments_is_one_typed_error(path, change):
+    Moments([3]).update(np.eye(3), proteins=[0, 1, 1]).save(path)
+    rewritten(path, change)
+    with pytest.raises(DamagedFileError, match=r"m\.safetensors holds no moments, .*; write it"):
+        Moments.load(path)
+
+
+def test_what_is_no_file_is_no_damage(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(FileNotFoundError, match="is no file"):
+            Moments.load(path)
+
+
+MEMBERS = [{"block": "a", "fingerprint": "1", "weights": "2"}]
+CORPUS = {"digest": "3", "n_proteins": 2, "n_residues": 9}
+
+
+def from_corpus(members=MEMBERS, digest="3"):
+    moments = Moments([3], block_names=["a"]).update(np.eye(3))
+    corpora = [{**CORPUS, "digest": digest}]
+    moments.provenance = {"members": members, "corpora": corpora, "version": "0.1.0"}
+    return moments
+
+
+def test_provenance_comes_back_and_is_merged(path):
+    moments = from_corpus()
+    moments.save(path)
+    loaded = Moments.load(path)
+    assert loaded.provenance == moments.provenance
+    both = loaded.merge(from_corpus(digest="4"))
+    assert [corpus["digest"] for corpus in both.provenance["corpora"]] == ["3", "4"]
+    assert moments.provenance["corpora"] == [CORPUS]
+    assert Moments([3], block_names=["a"]).merge(moments).provenance == moments.provenance
+    assert loaded.merge(Moments([3], block_names=["a"])).provenance == both.provenance
+
+
+def test_rows_of_another_origin_end_it():
+    others = [{**MEMBERS[0], "weights": "9"}]
+    assert from_corpus().merge(from_corpus(others)).provenance is None
+    assert (
+        from_corpus().merge(Moments([3], block_names=["a"]).update(np.eye(3))).provenance is None
+    )
+    assert from_corpus().update(np.eye(3)).provenance is None
+    assert from_corpus().update(np.empty((0, 3))).provenance is not None

@@ -1,9 +1,13 @@
 import json
+import os
+import pickle
 import shutil
 import threading
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers import EsmModel, EsmTokenizer
 from transformers.utils import logging as transformers_logging
 
+from revdist_sklearn import DamagedFileError
 from revdist_sklearn.base._hub import ModelNotFoundError
-from revdist_sklearn.models import _device, _loading
+from revdist_sklearn.models import _device, _fingerprint, _loading
 from revdist_sklearn.models._architectures import ARCHITECTURES
 from revdist_sklearn.models._device import resolve_device
 from revdist_sklearn.models._family import resolve_family
+from revdist_sklearn.models._fingerprint import weights_digest
 from revdist_sklearn.models._loading import (
     Registry,
     check_model_kwargs,
@@ -331,10 +337,168 @@ def test_fingerprint_follows_each_file_that_matters(tmp_path):
     assert len(seen) == 2 + len(names)
 
 
-def test_fingerprint_of_a_hub_snapshot_is_its_commit(tmp_path):
-    folder = tmp_path / "models--acme--tiny" / "snapshots" / ("0123456789" * 4)
+def snapshot_of(repository, source, *, linked=True):
+    """Put a model where the hub's cache has one: links into blobs, or files of that place."""
+    folder = repository / "snapshots" / ("0123456789" * 4)
     folder.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for path in Path(source).iterdir():
+        if linked:
+            shutil.copy(path, repository / "blobs" / path.name)
+            (folder / path.name).symlink_to(Path("../../blobs") / path.name)
+        else:
+            shutil.copy(path, folder)
+    return folder
+
+
+def test_fingerprint_of_a_hub_snapshot_is_its_commit(tmp_path, tiny_model):
+    folder = snapshot_of(tmp_path / "models--acme--tiny", tiny_model)
     assert fingerprint(folder) == "models--acme--tiny@" + "0123456789" * 4
+    assert weights_digest(folder) == weights_digest(tiny_model)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_only_named_like_a_snapshot_is_known_by_its_contents(tmp_path, tiny_model, linked):
+    folder = snapshot_of(tmp_path / "models--acme--tiny", tiny_model, linked=linked)
+    if linked:  # but one file to somewhere else
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors").symlink_to(Path(tiny_model) / "model.safetensors")
+    assert fingerprint(folder) == fingerprint(tiny_model)
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").write_bytes(content[:-1] + b"x")
+    assert fingerprint(folder) != fingerprint(tiny_model)
+
+
+def test_the_digest_of_weights_is_of_them_alone(tmp_path, tiny_model):
+    copy = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+    (copy / "trainer_state.json").write_text("{}")
+    assert fingerprint(copy) != fingerprint(tiny_model)
+    assert weights_digest(copy) == weights_digest(tiny_model)
+    content = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(content[:-1] + b"x")
+    assert weights_digest(copy) != weights_digest(tiny_model)
+
+
+@pytest.mark.parametrize("just_changed", [0, _fingerprint.JUST_CHANGED])
+def test_a_change_that_keeps_size_and_date_is_seen(tmp_path, monkeypatch, just_changed):
+    monkeypatch.setattr(_fingerprint, "JUST_CHANGED", just_changed)
+    folder = Path(save_esm(tmp_path / "m"))
+    path, before = folder / "model.safetensors", fingerprint(folder)
+    stat, content = path.stat(), path.read_bytes()
+    time.sleep(0.05)  # more than a tick of the file system's clock
+    for rewrite in (overwrite, replace_by_another):
+        rewrite(path, content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert path.stat().st_mtime_ns == stat.st_mtime_ns
+        assert fingerprint(folder) != before
+        overwrite(path, content)
+        assert fingerprint(folder) == before
+
+
+def test_a_change_within_a_tick_of_the_clock_is_seen(tmp_path, monkeypatch):
+    folder = Path(save_esm(tmp_path / "m"))
+    path, before = folder / "model.safetensors", fingerprint(folder)
+    stat = _fingerprint._stat(path)
+    monkeypatch.setattr(_fingerprint, "_stat", lambda path: stat)
+    overwrite(path, path.read_bytes()[:-1] + b"x")
+    assert fingerprint(folder) != before
+
+
+def test_a_file_is_read_once_while_it_stays(tiny_model, monkeypatch):
+    monkeypatch.setattr(_fingerprint, "JUST_CHANGED", 0)
+    before = fingerprint(tiny_model)
+    monkeypatch.setattr("builtins.open", None)
+    assert fingerprint(tiny_model) == before
+
+
+def test_a_file_that_keeps_changing_is_told(tiny_model, monkeypatch):
+    count = iter(range(99))
+    monkeypatch.setattr(_fingerprint, "_stat", lambda path: (0, 0, next(count), 0))
+    with pytest.raises(OSError, match="changes while it is read; wait until"):
+        fingerprint(tiny_model)
+
+
+def overwrite(path, content):
+    """Change a file where it is; the map of a loaded model changes with it."""
+    with open(path, "r+b") as file:
+        file.write(content)
+
+
+def replace_by_another(path, content):
+    """Put another file in the place of one, as most programs save."""
+    path.with_suffix(".new").write_bytes(content)
+    path.with_suffix(".new").replace(path)
+
+
+def test_weights_that_change_before_they_are_read_are_filed_under_their_own(
+    tmp_path, registry, monkeypatch
+):
+    folder = save_esm(tmp_path / "m")
+    fingerprints = []
+
+    def load_late(*arguments):
+        if not fingerprints:
+            save_esm(folder, seed=5)
+        fingerprints.append(fingerprint(folder))
+        return load(*arguments)
+
+    monkeypatch.setattr(_loading, "load", load_late)
+    encoder = get(folder)
+    [key] = registry._models
+    assert key[0] == fingerprint(folder) == fingerprints[-1] and len(fingerprints) == 2
+    states, _ = encoder(["MKTAY"])
+    np.testing.assert_allclose(states[0], states_by_hand(folder, "MKTAY")[1:-1], atol=1e-5)
+    assert get(folder) is encoder
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_weights_that_never_stop_changing_are_an_error(tmp_path, registry, monkeypatch, broken):
+    folder = save_esm(tmp_path / "m")
+    seeds = iter(range(1, 99))
+
+    def load_late(*arguments):
+        save_esm(folder, seed=next(seeds))
+        if broken:  # as of a file that is half written
+            raise ValueError("damaged")
+        return load(*arguments)
+
+    monkeypatch.setattr(_loading, "load", load_late)
+    with pytest.raises(RuntimeError, match=r"have changed during each of 3 attempts.*copy of the"):
+        get(folder)
+    assert not registry._models and next(seeds) == 4
+
+
+def test_a_damaged_model_that_stays_as_it_is_is_read_once(tmp_path, registry, monkeypatch):
+    loads = []
+
+    def fails(*arguments):
+        loads.append(1)
+        raise ValueError("damaged")
+
+    monkeypatch.setattr(_loading, "load", fails)
+    with pytest.raises(ValueError, match="damaged"):
+        get(save_esm(tmp_path / "m"))
+    assert len(loads) == 1
+
+
+def test_marks_tell_what_is_written_over_from_what_is_replaced(tmp_path):
+    folder = Path(save_esm(tmp_path / "m"))
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    other = content[:-1] + bytes([content[-1] ^ 1])
+    marks = _fingerprint.marks(folder)
+    time.sleep(0.05)
+    path.chmod(0o600)
+    overwrite(path, content)
+    assert not _fingerprint.written_over(marks)
+    overwrite(path, other)
+    assert _fingerprint.written_over(marks)
+    overwrite(path, content)
+    replace_by_another(path, other)
+    assert not _fingerprint.written_over(marks)
+    path.unlink()
+    assert not _fingerprint.written_over(marks)
 
 
 def test_missing_weights_are_found_before_the_registry(tmp_path, registry):
@@ -360,7 +524,9 @@ def test_keywords_reach_transformers(tiny_model, registry):
 
 def test_registry_key_holds_keywords_by_value(tiny_model, registry, monkeypatch):
     loads = []
-    monkeypatch.setattr(_loading, "load", lambda *args: loads.append(args) or object())
+    monkeypatch.setattr(
+        _loading, "load", lambda *args: loads.append(args) or SimpleNamespace(files={})
+    )
 
     def of(**model_kwargs):
         return get(tiny_model, **model_kwargs)
@@ -438,3 +604,64 @@ def test_a_t5_in_float16_is_warned_of_unless_it_was_published_so(tmp_path):
             warnings.simplefilter("error", UserWarning)
             encoder_of(folder, "float16")
             encoder_of(folder, "bfloat16")
+
+
+# Files of a model that are not what they should be
+
+
+class Payload:
+    """What a pickle can do: here it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch", "zip"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_no_pickle_in_a_model_folder_runs(tmp_path, registry, how, name):
+    folder, trace = Path(save_esm(tmp_path / "m")), tmp_path / "executed"
+    (folder / "model.safetensors").unlink()
+    if how == "pickle":
+        (folder / name).write_bytes(pickle.dumps(Payload(trace)))
+    else:
+        options = {"_use_new_zipfile_serialization": how == "zip"}
+        torch.save({"weight": Payload(trace)}, folder / name, **options)
+    for other in ("training_args.bin", "optimizer.pt", "vocab.pkl", "tokenizer.pkl"):
+        (folder / other).write_bytes(pickle.dumps(Payload(trace)))
+    with pytest.raises(ValueError, match=r"their file is damaged\. Save or fetch the model again"):
+        get(folder)
+    assert not trace.exists()
+
+
+def with_index(folder, index):
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "part", ["../model-1.safetensors", "/etc/passwd", "a/b", "..", "", "a\\b", 3, None, ["m"]]
+)
+def test_an_index_names_files_of_its_folder_alone(tmp_path, part):
+    folder = with_index(Path(save_esm(tmp_path / "m")), json.dumps({"weight_map": {"a": part}}))
+    shutil.copy(folder / "model-1.safetensors", tmp_path)
+    with pytest.raises(DamagedFileError, match=r"index\.json is damaged .*no file of its folder"):
+        get(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}', "\x00", "[" * 10**5])
+def test_an_index_that_is_none_is_told(tmp_path, text):
+    folder = with_index(Path(save_esm(tmp_path / "m")), text)
+    with pytest.raises(DamagedFileError, match=r"index\.json is damaged .*; save or fetch the"):
+        get(folder)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"", b"\xff\xfe", b"[" * 10**5])
+def test_a_configuration_that_is_none_is_told(tmp_path, content):
+    folder = Path(save_esm(tmp_path / "m"))
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"config\.json is damaged .*; save or fetch the"):
+        resolve_family(str(folder))
