@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import os
+import stat
 
 from safetensors import SafetensorError
 
@@ -22,7 +23,11 @@ def replace_file(path, write):
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        # Some writers, safetensors among them, make files that their owner alone may read.
+        with open(temporary, "wb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         write(temporary)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except SafetensorError as error:  # what safetensors makes of a full disk
         raise OSError(f"{path} cannot be written: {error}") from error

@@ -120,7 +120,9 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         again if the weights (by content, or commit of the hub), ``dtype``, ``layer``, ``pooling``,
         ``reference`` (of "mutated"), the window of a long protein and ``model_kwargs`` are the
         same. Rows are written batch by batch; a folder that cannot be written to is a
-        warning. ``revdist cache info`` and ``revdist cache clear`` look after it.
+        warning. ``revdist cache info`` and ``revdist cache clear`` look after it. A relative
+        path counts from the working directory of the first use (``fit``, ``transform``, or the
+        pickle that goes to a worker), and stays that folder wherever later calls are made.
 
     n_jobs : int or None, default=None
         Workers of ``transform``, as in joblib: None is 1 unless in a
@@ -257,6 +259,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self.embedding_plan().prepare(X)
+        self._cache_folder()
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -322,8 +325,31 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return self._embed(self.embedding_plan(), X, NO_CALLBACKS)
 
     def _embed(self, plan, X, context):
-        rows = ProteinRows(plan, self.cache_dir, self.n_jobs, self.verbose)
+        rows = ProteinRows(plan, self._cache_folder(), self.n_jobs, self.verbose)
         return rows.of(plan.prepare(X), context, estimator=self, X=X)
+
+    def _cache_folder(self):
+        """Return the folder of the cache, a relative one as it was at the first use."""
+        if self.cache_dir is None:
+            return None
+        given = os.path.expanduser(self.cache_dir)
+        if os.path.isabs(given):
+            return given
+        if self.__dict__.get("_cache_place", ("", ""))[0] != given:
+            self._cache_place = given, os.path.abspath(given)
+        return self._cache_place[1]
+
+    def __getstate__(self):
+        # A worker may run in another folder.
+        if isinstance(self.cache_dir, (str, os.PathLike)):
+            self._cache_folder()
+        return super().__getstate__()
+
+    def __sklearn_clone__(self):
+        copy = super().__sklearn_clone__()
+        if "_cache_place" in self.__dict__:
+            copy._cache_place = self._cache_place
+        return copy
 
     def iter_residues(self, sequences, *, as_tensor=False):
         """Embed sequences residue by residue, some whole proteins at a time.
@@ -361,7 +387,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         (7, 32) [0 0 0 1 1 1 1]
         """
         plan = self.embedding_plan("residue")
-        return residue_rows(plan, plan.prepare(sequences), as_tensor)
+        return residue_rows(plan, plan.prepare(sequences, seen=True), as_tensor)
 
     def embedding_plan(self, level="protein"):
         """Return what the parameters come to: models, settings, and what rows depend on.

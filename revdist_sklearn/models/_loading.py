@@ -12,7 +12,7 @@ from pickle import UnpicklingError
 import numpy as np
 from safetensors import SafetensorError
 
-from ..base._hub import quiet
+from ..base._hub import quiet, quiet_reports
 from ..base._identity import digest
 from ._alphabet import read_alphabet
 from ._device import RESIDENTS
@@ -109,7 +109,7 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
         ``device_map`` or ``quantization_config``. ``trust_remote_code`` is the member's.
 
     silent : bool, default=True
-        Whether to silence transformers' and the hub's own bars and reports.
+        Whether to silence transformers' and the hub's own bars; reports are silent always.
 
     Returns
     -------
@@ -220,7 +220,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
         **architecture.load_options,
         **(model_kwargs or {}),
     }
-    with quiet(silent):
+    with quiet_reports(), quiet(silent):
         alphabet = read_alphabet(folder, member)
         try:
             model, report = model_class.from_pretrained(str(folder), **options)

@@ -1,3 +1,6 @@
+import os
+import stat
+
 import pytest
 from safetensors import SafetensorError
 
@@ -31,3 +34,16 @@ def test_a_fault_leaves_the_old_file_and_no_half(tmp_path, fault):
     with pytest.raises(expected):
         replace_file(path, write)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_has_the_mode_of_the_umask_whatever_the_writer_gave_it(tmp_path):
+    def write(temporary):
+        temporary.write_text("new")
+        temporary.chmod(0o600)
+
+    before = os.umask(0o027)
+    try:
+        replace_file(tmp_path / "a", write)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640

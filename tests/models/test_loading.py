@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EsmModel, EsmTokenizer
 from transformers.utils import logging as transformers_logging
 
+from revdist_sklearn import ESMFeaturizer
 from revdist_sklearn.base._hub import ModelNotFoundError
 from revdist_sklearn.models import _device, _loading
 from revdist_sklearn.models._architectures import ARCHITECTURES
@@ -422,3 +423,11 @@ def test_keywords_that_are_set_elsewhere(name, words):
 def test_a_letter_without_a_token_is_named(tiny_model):
     with pytest.raises(ValueError, match=r"no token for 'J'; it knows ACDEF"):
         encoder_of(tiny_model).tokenize("MKJ")
+
+
+def test_the_report_of_a_head_that_is_left_out_is_silent_with_bars_too(capfd):
+    _loading.REGISTRY.clear()
+    ESMFeaturizer("esm2-nano:32", verbose=1).transform(["MKTAYIAKQR"])
+    shown = capfd.readouterr()
+    assert "Loading weights" in shown.err
+    assert "LOAD REPORT" not in shown.out + shown.err
