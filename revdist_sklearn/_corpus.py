@@ -226,7 +226,8 @@ def warn_if_few_proteins(sequences):
         warn(
             f"A corpus of {n} distinct protein{'s' if n != 1 else ''} says little of others: "
             f"residues of one protein are alike. Fit on {FEW_PROTEINS} diverse proteins at least, "
-            "better thousands, such as load_uniprot_sample() of revdist_sklearn.datasets.",
+            "better thousands; the bundled sample (load_uniprot_sample, and the shell's default) "
+            "has 1,000.",
         )
 
 

@@ -28,7 +28,9 @@ def add_arguments(parser):
     add_models(parser)
     parser.add_argument("--fasta", required=True, help="the proteins; - is standard input")
     parser.add_argument("--distiller", help=DISTILLER)
-    parser.add_argument("--n-components", type=int, help="columns to keep (default: all)")
+    parser.add_argument(
+        "--n-components", type=int, help="columns to keep, from the first (default: all)"
+    )
     parser.add_argument("--output", required=True, help="file: .npz or .csv")
 
 

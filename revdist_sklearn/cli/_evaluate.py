@@ -75,7 +75,7 @@ def run(arguments):
         shown = listed(table.labels[i] for i in several)
         note(
             f"No folds by position: {len(several)} of {len(mutations)} mutations are no single "
-            f"substitutions: {shown}"
+            f"substitutions: {shown}. Without these rows there are such folds."
         )
         mutations = None
     distiller = distiller_of(arguments, featurizer)
@@ -94,10 +94,7 @@ def run(arguments):
     X = featurizer.transform(sequences)
     scores = evaluate(Representations(distiller, moments), X, table.target, mutations=mutations)
     if mutations is not None and not any(row["folds"] == "position" for row in scores):
-        note(
-            "No folds by position: there are too few positions that share no row's sequence, for "
-            "five folds and five inside of each."
-        )
+        note(_no_positions(table))
     name = Path(arguments.csv).name.split(".")[0] or arguments.csv
     print(format_stages(describe_stages(distiller)), "\n")
     print(
@@ -108,3 +105,16 @@ def run(arguments):
         figures = {"baselines": str(corpus), "scores": {name: scores}}
         text = json.dumps(figures, indent=1) + "\n"
         write_file(arguments.output, lambda file: file.write(text.encode()))
+
+
+def _no_positions(table):
+    """Return why a table of single substitutions has no folds by position."""
+    message = (
+        "No folds by position: rows of one position, or of one sequence, stay together, and that "
+        "leaves too few groups for five folds with five inside of each."
+    )
+    wild = [i for i, mutation in enumerate(table.mutations) if mutation[0] == mutation[-1]]
+    if wild:
+        shown = listed(table.labels[i] for i in wild)
+        message += f" {len(wild)} rows are of the wild type, at several positions: {shown}."
+    return message

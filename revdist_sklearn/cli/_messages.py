@@ -5,14 +5,15 @@ import sys
 import warnings
 from contextlib import contextmanager
 
-# Parameters that are options here. A checkpoint in this sense is what a cache keeps too.
+# Parameters that are options here. What a checkpoint keeps, a cache keeps in every command; d is
+# what a method calls its number of columns.
 OPTIONS = {
     name: "--" + name.replace("_", "-")
     for name in (
         *("models", "device", "dtype", "max_length", "too_long", "cache_dir", "n_jobs"),
         *("n_components", "regressor", "alpha"),
     )
-} | {"checkpoint": "--cache-dir"}
+} | {"checkpoint": "--cache-dir", "d": "--n-components"}
 # Parameters that messages name and that no option sets.
 OF_PYTHON = (
     *("model_kwargs", "token_budget", "revision", "token", "local_files_only"),
@@ -20,8 +21,11 @@ OF_PYTHON = (
 )
 _VALUE = r"(?:=(?P<{}>'[^']*'|[\w.+-]*\w)?)"
 _NAMES = "|".join(OPTIONS)
+# No word of English, with or without a value.
+_TELLING = "|".join(name for name in OPTIONS if "_" in name)
 _PARAMETER = re.compile(
     rf"`(?P<quoted>{_NAMES})`{_VALUE.format('a')}?|\b(?P<bare>{_NAMES}){_VALUE.format('b')}"
+    rf"|\b(?P<alone>{_TELLING})\b"
 )
 
 
@@ -50,7 +54,7 @@ def as_options(message):
 
     def option(match):
         value = match["a"] or match["b"]
-        name = OPTIONS[match["quoted"] or match["bare"]]
+        name = OPTIONS[match["quoted"] or match["bare"] or match["alone"]]
         return f"{name} {value.strip(chr(39))}" if value else name
 
     text = _PARAMETER.sub(option, str(message)).replace(" or None", " or leave it out")

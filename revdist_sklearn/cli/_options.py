@@ -53,6 +53,8 @@ def add_models(parser):
 def featurizer_of(arguments):
     """Return the featurizer that the options of ``add_models`` name."""
     models = arguments.models
+    if arguments.cache_dir is not None:
+        check_folder("--cache-dir", arguments.cache_dir, writable=False)
     return ESMFeaturizer(
         models[0] if len(models) == 1 else models,
         device=arguments.device,
@@ -122,6 +124,9 @@ def kept_moments(arguments, featurizer, corpus):
             return None
         except ValueError:
             fault = "it is damaged"
+        except OSError as error:
+            note(f"{path} cannot be read, and moments are computed: {error}")
+            return None
         note(f"The moments in {path} are computed anew: {fault}.")
     try:
         check_folder("--cache-dir", str(folder))
@@ -146,8 +151,13 @@ def telling_what_is_kept(path):
     try:
         yield
     except KeyboardInterrupt as error:
-        if path is not None and Path(path).exists():
-            add_note(error, f"The pass so far is in {path}; the same command goes on from there.")
+        if path is None:
+            kept = "Nothing is kept; with --cache-dir FOLDER the same command would go on from it."
+        elif Path(path).exists():
+            kept = f"The pass so far is in {path}; the same command goes on from there."
+        else:
+            kept = f"Nothing is in {path} yet."
+        add_note(error, kept)
         raise
 
 

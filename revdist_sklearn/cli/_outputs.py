@@ -45,12 +45,15 @@ def check_file(option, path, endings):
     return ending
 
 
-def check_folder(option, path):
+def check_folder(option, path, *, writable=True):
     """Raise unless a folder can be written to, or be made.
 
     Parameters
     ----------
     option, path : str
+
+    writable : bool, default=True
+        Whether that is needed; else it may be one that is there and can be read alone.
 
     Raises
     ------
@@ -59,12 +62,13 @@ def check_folder(option, path):
     """
     if path in ("", "-"):
         raise OSError(f"{option} {path!r} is no folder; name one.")
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(os.path.expanduser(path) if not writable else path))
     while not target.exists():
         target = target.parent
     if not target.is_dir():
         raise OSError(f"{option} {path} is no folder: {target} is a file. Name another.")
-    _check_writable(option, path, target)
+    if writable:
+        _check_writable(option, path, target)
 
 
 def _check_writable(option, path, folder):

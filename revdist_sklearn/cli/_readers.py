@@ -169,7 +169,11 @@ def read_measurements(path, sequence_column, target_column, mutation_column=None
     for option, column in wanted:
         if header.count(column) != 1:
             has = "no column" if column not in header else "several columns"
-            leave = " Leave it out for random folds alone." if option == "mutation" else ""
+            leave = (
+                " Where a table has none, leave it out: folds are then random ones alone."
+                if option == "mutation"
+                else ""
+            )
             raise ValueError(
                 f"{path} has {has} {column!r}; it has {', '.join(header) or 'none'}. "
                 f"Name the right one with --{option}-column.{leave}{_separator_hint(header)}"

@@ -335,7 +335,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         given = os.path.expanduser(self.cache_dir)
         if os.path.isabs(given):
             return given
-        if self.__dict__.get("_cache_place", ("", ""))[0] != given:
+        if self.__dict__.get("_cache_place", (None, None))[0] != given:
             self._cache_place = given, os.path.abspath(given)
         return self._cache_place[1]
 

@@ -278,7 +278,15 @@ def _configured(member):
             )
     else:
         path = fetch_config(member._repository, member.trust_remote_code)
-    written = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        written = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(written, dict):
+            raise ValueError("it is no object of JSON")
+    except ValueError as error:
+        raise ValueError(
+            f"The config.json of {member.source!r} is damaged ({error}); save or fetch the model "
+            "again."
+        ) from error
     member = replace(member, model_type=written.get("model_type") or "")
     _check_known(member, written)
     # Older versions write only what differs from the defaults: transformers knows those.

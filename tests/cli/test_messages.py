@@ -12,7 +12,7 @@ from revdist_sklearn.cli._messages import add_note, as_options, said_of
         ("try dtype='bfloat16' or", "try --dtype bfloat16 or"),
         ("an alias, models='esm2'; a", "an alias, --models esm2; a"),
         ("`models` is empty", "--models is empty"),
-        ("a smaller n_jobs, or", "a smaller n_jobs, or"),
+        ("a smaller n_jobs, or", "a smaller --n-jobs, or"),
         ("a smaller `n_jobs`.", "a smaller --n-jobs."),
         ("n_components=700 is", "--n-components 700 is"),
         ("with checkpoint= the same", "with --cache-dir the same"),

@@ -136,7 +136,7 @@ def test_bad_table(tmp_path, text, message):
 
 
 def test_a_missing_column_of_mutations_is_told(tmp_path):
-    with pytest.raises(ValueError, match=r"no column 'm'; .*--mutation-column. Leave it out"):
+    with pytest.raises(ValueError, match=r"no column 'm'; .*--mutation-column\. .* leave it out"):
         measurements(tmp_path, TABLE, mutation_column="m")
 
 
