@@ -478,3 +478,14 @@ def test_warnings_are_lines_without_a_place_in_the_code(corpus, tmp_path):
 )
 def test_sizes_are_written_as_people_do(size, text):
     assert _size(int(size)) == text
+
+
+@pytest.mark.parametrize("folder", ["", "file"])
+def test_a_cache_that_is_no_folder_is_told_before_the_work(
+    corpus, tmp_path, no_work, capsys, monkeypatch, folder
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    arguments = commands(corpus, None, tmp_path / "z")["embed"]
+    assert main([*arguments, "--cache-dir", folder]) == 2
+    assert f"--cache-dir {folder or repr(folder)} is no folder" in capsys.readouterr().err
