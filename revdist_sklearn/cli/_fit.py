@@ -33,9 +33,7 @@ def add_arguments(parser):
         help="how the larger model is predicted from the smaller: least squares (ols), ridge "
         "(with --alpha) or on principal components (pcr) (default: ols)",
     )
-    parser.add_argument(
-        "--alpha", type=float, default=1.0, help="penalty of --regressor ridge (default: 1)"
-    )
+    parser.add_argument("--alpha", type=float, help="penalty of --regressor ridge (default: 1)")
     parser.add_argument(
         "--checkpoint",
         help="file that keeps the pass over the corpus; the same command goes on from it "
@@ -52,7 +50,13 @@ def run(arguments):
             "--checkpoint and --cache-dir keep the same thing, the pass over the corpus; give one "
             "of them."
         )
-    distiller = ReverseDistiller(regressor=arguments.regressor, alpha=arguments.alpha)
+    if arguments.alpha is not None and arguments.regressor != "ridge":
+        raise ValueError(
+            f"--alpha has no part in --regressor {arguments.regressor}; leave it out, or take ridge "
+            "for it."
+        )
+    alpha = 1.0 if arguments.alpha is None else arguments.alpha
+    distiller = ReverseDistiller(regressor=arguments.regressor, alpha=alpha)
     featurizer = featurizer_of(arguments)
     corpus = corpus_of(arguments.fasta, featurizer)
     kept = arguments.checkpoint or kept_moments(arguments, featurizer, corpus)

@@ -489,3 +489,9 @@ def test_a_cache_that_is_no_folder_is_told_before_the_work(
     arguments = commands(corpus, None, tmp_path / "z")["embed"]
     assert main([*arguments, "--cache-dir", folder]) == 2
     assert f"--cache-dir {folder or repr(folder)} is no folder" in capsys.readouterr().err
+
+
+def test_a_penalty_without_ridge_is_told(corpus, tmp_path, no_work, capsys):
+    arguments = commands(corpus, None, tmp_path / "z")["fit"]
+    assert main([*arguments, "--alpha", "3"]) == 2
+    assert "--alpha has no part in --regressor ols" in capsys.readouterr().err
