@@ -52,8 +52,8 @@ def run(arguments):
         )
     if arguments.alpha is not None and arguments.regressor != "ridge":
         raise ValueError(
-            f"--alpha has no part in --regressor {arguments.regressor}; leave it out, or take ridge "
-            "for it."
+            f"--alpha has no part in --regressor {arguments.regressor}; leave it out, or "
+            "take ridge for it."
         )
     alpha = 1.0 if arguments.alpha is None else arguments.alpha
     distiller = ReverseDistiller(regressor=arguments.regressor, alpha=alpha)
