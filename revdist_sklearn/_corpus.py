@@ -16,6 +16,7 @@ from .base._damage import DamagedFileError, damage_is_told, integer
 from .base._formats import CHECKPOINT, check_format
 from .base._identity import digest
 from .base._torch import free_memory, is_out_of_memory
+from .base._warnings import warn
 from .embedding._sequences import runs
 from .embedding._workers import in_order, is_worker_death
 from .method._moments import Moments
@@ -28,6 +29,8 @@ from .models._loading import changed
 PIECE_RESIDUES = 2**16
 # A checkpoint holds all moments: not more often than this.
 CHECKPOINT_SECONDS = 60.0
+# Distinct proteins below which a corpus is told to be small.
+FEW_PROTEINS = 100
 
 
 def corpus_moments(
@@ -234,7 +237,39 @@ def fit_on_corpus(
         checkpoint=checkpoint,
         verbose=verbose,
     )
+    warn_if_few_proteins(sequences)
     return distiller.fit_moments(moments)
+
+
+def warn_if_few_proteins(sequences):
+    """Warn of a corpus of few distinct proteins, whatever the number of their residues."""
+    n = len(set(sequences))
+    if n < FEW_PROTEINS:
+        warn(
+            f"A corpus of {n} distinct protein{'s' if n != 1 else ''} says little of others: "
+            f"residues of one protein are alike. Fit on {FEW_PROTEINS} diverse proteins at least, "
+            "better thousands; the bundled sample (load_uniprot_sample, and the shell's default) "
+            "has 1,000.",
+        )
+
+
+def corpus_fingerprint(featurizer, sequences):
+    """Return a text that is the same exactly where moments of residues are, with its defaults.
+
+    Parameters
+    ----------
+    featurizer : ESMFeaturizer
+
+    sequences : list of str
+        As ``prepare`` of the plan gives them.
+
+    Returns
+    -------
+    fingerprint : str
+        That of a checkpoint of :func:`corpus_moments`.
+    """
+    plan = featurizer.embedding_plan("residue")
+    return FINGERPRINTS[CHECKPOINT](plan, sequences, "residue", _empty_moments(plan.blocks, None))
 
 
 def _empty_moments(blocks, precision):

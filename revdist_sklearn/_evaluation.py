@@ -5,6 +5,8 @@ import warnings
 from itertools import pairwise
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import ConstantInputWarning, spearmanr
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, KFold
@@ -15,6 +17,8 @@ from .prefix._ridge_path import centred_split, ridge_path
 from .prefix._search import ALPHAS, first_best
 
 N_SPLITS = 5
+# So many that the folds inside of folds have two rows each.
+LEAST_ROWS = 15
 MUTATION = re.compile(r"([A-Za-z])(\d+)([A-Za-z])")
 
 
@@ -66,12 +70,142 @@ def split_mutations(mutations):
     return np.array(table, dtype=object)
 
 
-def single_mutations(mutations):
-    """Return the mutations, or None where one is no single substitution."""
-    return mutations if all(MUTATION.fullmatch(str(m)) for m in mutations) else None
+def not_single(mutations):
+    """Return the indices of mutations that are no single substitution."""
+    return [i for i, m in enumerate(mutations) if not MUTATION.fullmatch(str(m))]
 
 
-def folds(n, positions=None, *, seed=0):
+def position_offset(mutations, sequences):
+    """Return from where the positions of mutations are counted, and which do not fit.
+
+    Residue ``p - offset`` of a sequence, the first being 1, must be the mutant residue of each
+    of its mutations ``T<p>A``. Positions may be counted from another start than that of the
+    sequences (as of a domain), if it is the same in all rows.
+
+    Parameters
+    ----------
+    mutations : sequence of str
+        Such as ``"T2A"`` or ``"T2A:K4R"``; other parts fit any sequence.
+
+    sequences : sequence of str
+
+    Returns
+    -------
+    offset : int
+        The smallest that fits all rows; 0 where none does.
+
+    wrong : list of int
+        The rows that do not fit; none where an offset was found.
+
+    Examples
+    --------
+    >>> from revdist_sklearn._evaluation import position_offset
+    >>> position_offset(["T2A", "K3R"], ["MAK", "MTR"])
+    (0, [])
+    >>> position_offset(["T12A", "K13R"], ["MAK", "MTR"])
+    (10, [])
+    >>> position_offset(["T2A", "K3R"], ["MAK", "MTK"])
+    (0, [1])
+    """
+    possible: set[int] | None = None
+    wrong: list[int] = []
+    for i, (mutation, sequence) in enumerate(zip(mutations, sequences, strict=True)):
+        parts = filter(None, (MUTATION.fullmatch(part) for part in str(mutation).split(":")))
+        for position, residue in ((int(part[2]), part[3]) for part in parts):
+
+            def fits(offset, text=sequence, position=position, residue=residue):
+                place = position - offset
+                found = 1 <= place <= len(text) and text[place - 1]
+                return bool(found) and found.upper() == residue.upper()
+
+            if possible is None:
+                possible = {position - place for place in range(1, len(sequence) + 1)}
+            possible = set(filter(fits, possible))
+            if not fits(0) and i not in wrong[-1:]:
+                wrong.append(i)
+    if possible is None or not wrong:
+        return 0, []
+    return (min(possible, key=abs), []) if possible else (0, wrong)
+
+
+def check_rows(sequences):
+    """Raise where there are too few distinct sequences for folds inside of folds."""
+    n = len(set(sequences))
+    if n < LEAST_ROWS:
+        raise ValueError(
+            f"{n} distinct sequences are too few for {N_SPLITS} folds with {N_SPLITS} inside of "
+            f"each, of two rows or more; measure {LEAST_ROWS} at least."
+        )
+
+
+class GroupsInOrder:
+    """KFold of groups: rows of one group are never on both sides of a split.
+
+    Groups are counted by their first row, so that with one row a group the splits are those of
+    :class:`~sklearn.model_selection.KFold`.
+
+    Parameters
+    ----------
+    n_splits : int
+
+    seed : int
+    """
+
+    def __init__(self, n_splits, seed):
+        self.of_groups = KFold(n_splits, shuffle=True, random_state=seed)
+
+    def split(self, X, y=None, groups=None):
+        """Yield the indices of the rows for training and for the test."""
+        _, first, group = np.unique(
+            np.arange(len(X)) if groups is None else groups,
+            return_index=True,
+            return_inverse=True,
+        )
+        for train, test in self.of_groups.split(first):
+            order = np.argsort(first)
+            yield tuple(np.flatnonzero(np.isin(group, order[part])) for part in (train, test))
+
+
+def identical_rows(X):
+    """Return a number for each row, the same for equal rows: replicates of one sequence.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, D)
+
+    Returns
+    -------
+    number : ndarray of shape (n,), int
+    """
+    return np.unique(X, axis=0, return_inverse=True)[1].ravel()
+
+
+def joined(positions, same):
+    """Return groups of rows that share a position or are the same, directly or by others.
+
+    Parameters
+    ----------
+    positions : ndarray of shape (n,)
+
+    same : ndarray of shape (n,)
+
+    Returns
+    -------
+    groups : ndarray of shape (n,)
+        The position of the first of its rows, by which a group is called.
+    """
+    n = len(positions)
+    _, by_position = np.unique(positions, return_inverse=True)
+    _, by_sequence = np.unique(same, return_inverse=True)
+    # A graph of positions and sequences, with an edge for each row.
+    n_nodes = n + by_sequence.max() + 1
+    edges = coo_array((np.ones(n), (by_position, n + by_sequence)), shape=(n_nodes, n_nodes))
+    component = connected_components(edges, directed=False)[1][by_position]
+    _, first, group = np.unique(component, return_index=True, return_inverse=True)
+    return positions[first][group]
+
+
+def folds(n, positions=None, same=None, *, seed=0):
     """Return the outer splits: random ones, and ones by position where there are any.
 
     Parameters
@@ -82,16 +216,32 @@ def folds(n, positions=None, *, seed=0):
     positions : array-like of shape (n,) or None
         Mutated position of each row.
 
+    same : array-like of shape (n,) or None
+        Equal for replicates, rows of one sequence: neither kind of split parts them. None
+        where each row is a sequence of its own.
+
     seed : int
 
     Returns
     -------
     schemes : dict of str to (splitter, groups)
+        Without "position" where there are too few groups for folds inside of folds.
     """
-    schemes: dict = {"random": (KFold(N_SPLITS, shuffle=True, random_state=seed), None)}
+    schemes: dict = {"random": (GroupsInOrder(N_SPLITS, seed), same)}
     if positions is not None:
-        schemes["position"] = (GroupKFold(N_SPLITS), np.asarray(positions))
+        positions, splitter = np.asarray(positions), GroupKFold(N_SPLITS)
+        groups = positions if same is None else joined(positions, np.asarray(same))
+        if _may_nest(splitter, groups):
+            schemes["position"] = (splitter, groups)
     return schemes
+
+
+def _may_nest(splitter, groups):
+    """Return whether the training part of each split has groups enough to be split again."""
+    if len(set(groups)) < N_SPLITS:
+        return False
+    splits = splitter.split(groups, groups=groups)
+    return all(len(set(groups[train])) >= N_SPLITS for train, _ in splits)
 
 
 def score_folds(features, y, splitter, groups, *, prefixes=None, encoder=None):
@@ -228,7 +378,8 @@ def evaluate(representations, X, y, *, mutations=None, curve=False, progress=Non
     representations : Representations
 
     X : ndarray of shape (n, D)
-        The family's pooled embeddings.
+        The family's pooled embeddings. Equal rows, of replicates, are on the same side of each
+        split.
 
     y : ndarray of shape (n,)
         Measurements.
@@ -251,9 +402,8 @@ def evaluate(representations, X, y, *, mutations=None, curve=False, progress=Non
     table = None if mutations is None else split_mutations(mutations)
     stage_dims = representations.stage_dims
     results = []
-    for scheme, (splitter, groups) in folds(
-        len(y), None if table is None else table[:, 1]
-    ).items():
+    positions = None if table is None else table[:, 1]
+    for scheme, (splitter, groups) in folds(len(y), positions, identical_rows(X)).items():
 
         def tell(row, kind, width, scores, in_table=True, scheme=scheme):
             results.append(

@@ -5,19 +5,21 @@ from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.metrics import make_scorer
-from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 
 from revdist_sklearn import Moments, ReverseDistiller
 from revdist_sklearn._evaluation import (
     ALPHAS,
     Representations,
+    check_rows,
     evaluate,
     folds,
     format_table,
     ladder,
     mutation_encoder,
+    not_single,
+    position_offset,
     score_folds,
-    single_mutations,
     spearman,
     split_mutations,
 )
@@ -114,7 +116,7 @@ def test_without_mutations_there_are_random_folds_only(representations, rng):
 
 def test_mutations_are_parsed():
     assert split_mutations(["T2A", "D10E"]).tolist() == [["T", "2", "A"], ["D", "10", "E"]]
-    assert single_mutations(["T2A", "D1A:E3K"]) is None
+    assert not_single(["T2A", "D1A:E3K", "WT"]) == [1, 2]
     with pytest.raises(ValueError, match="mutation 1 is 'D1A:E3K'"):
         split_mutations(["T2A", "D1A:E3K"])
 
@@ -128,3 +130,77 @@ def test_a_distiller_that_was_cut_is_evaluated_as_far_as_it_goes(rng, d):
     widths = {r["width"] for r in results if r["kind"] != "raw"}
     assert max(widths) == d
     assert rep.without_regression(X).shape == (400, d)
+
+
+def test_replicates_do_not_tell_of_each_other(rng):
+    """Measurements are noise, three of each sequence: whoever has seen one knows the others."""
+    X = rng.normal(size=(400, 60))
+    moments = Moments((10, 50), block_names=("a", "b")).update(X)
+    rep = Representations(ReverseDistiller().fit_moments(moments), moments)
+    places = rng.permutation(np.tile(np.arange(40), 3))
+    y = rng.normal(size=40)[places] + 0.01 * rng.normal(size=120)
+    results = evaluate(rep, X[places], y)
+    wide = [r["mean"] for r in results if r["width"] == 50]
+    # Beyond 0.85 where a sequence is on both sides.
+    assert len(wide) == 4 and max(wide) < 0.5
+
+
+def test_no_split_parts_rows_of_one_sequence_or_position(rng):
+    same = rng.integers(0, 40, 120)
+    positions = (same // 2).astype(str)
+    positions[:2] = "7"  # sequences that join positions
+    schemes = folds(120, positions, same)
+    assert set(schemes) == {"random", "position"}
+    for splitter, groups in schemes.values():
+        splits = list(splitter.split(np.zeros(120), groups=groups))
+        held = np.concatenate([test for _, test in splits])
+        assert sorted(held) == list(range(120))
+        for train, test in splits:
+            assert not set(same[train]) & set(same[test])
+    for train, test in schemes["position"][0].split(same, groups=schemes["position"][1]):
+        assert not set(positions[train]) & set(positions[test])
+
+
+def test_without_replicates_splits_are_those_of_scikit_learn(rng):
+    distinct, positions = rng.permutation(60), rng.integers(0, 20, 60).astype(str)
+    schemes = folds(60, positions, distinct)
+    rows = np.zeros(60)
+    known = {
+        "random": KFold(5, shuffle=True, random_state=0).split(rows),
+        "position": GroupKFold(5).split(rows, groups=positions),
+    }
+    for name, (splitter, groups) in schemes.items():
+        for ours, theirs in zip(splitter.split(rows, groups=groups), known[name], strict=True):
+            for mine, part in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(mine, part)
+
+
+@pytest.mark.parametrize("n_positions", [4, 6])
+def test_too_few_positions_give_no_folds_by_position(n_positions, rng):
+    positions = np.arange(60) % n_positions
+    assert set(folds(60, positions.astype(str), np.arange(60))) == {"random"}
+    # All positions are one group where one sequence, as the wild type, bears all their names.
+    same = np.r_[np.zeros(20), np.arange(1, 41)]
+    assert set(folds(60, np.r_[np.arange(20), np.arange(20), np.arange(20)], same)) == {"random"}
+
+
+def test_too_few_sequences_are_told_before_anything_is_embedded():
+    check_rows([f"M{'A' * i}" for i in range(15)])
+    with pytest.raises(ValueError, match="14 distinct sequences are too few for 5 folds"):
+        check_rows([f"M{'A' * (i % 14)}" for i in range(99)])
+
+
+@pytest.mark.parametrize(
+    ("mutations", "sequences", "expected"),
+    [
+        (["T2A", "K3R"], ["MAK", "MTR"], (0, [])),
+        (["t2a", "K3R"], ["mak", "mtr"], (0, [])),
+        (["T1A", "K2R"], ["MAK", "MTR"], (-1, [])),  # counted from 0
+        (["T12A:K13W", "K13R"], ["MAW", "MTR"], (10, [])),
+        (["T2A", "WT", "", "K3*"], ["MAK", "MTK", "MTK", "MT"], (0, [])),
+        (["T2A", "K3R", "K9R"], ["MAK", "MTK", "MTR"], (0, [1, 2])),
+        (["T2A:K3W", "K3R"], ["MAK", "MTR"], (0, [0])),
+    ],
+)
+def test_mutations_are_held_against_their_sequences(mutations, sequences, expected):
+    assert position_offset(mutations, sequences) == expected

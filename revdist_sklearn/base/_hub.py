@@ -245,10 +245,9 @@ def quiet(silent=True):
     from huggingface_hub import utils as hub
     from transformers.utils import logging
 
-    with _QUIET:
-        level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with quiet_reports():
+        bars = logging.is_progress_bar_enabled()
         hub_bars = not hub.are_progress_bars_disabled()
-        logging.set_verbosity_error()
         if bars:
             logging.disable_progress_bar()
         if hub_bars:
@@ -256,7 +255,6 @@ def quiet(silent=True):
         try:
             yield
         finally:
-            logging.set_verbosity(level)
             if bars:
                 logging.enable_progress_bar()
             # The line above turns the hub's bars on as well, wanted or not.
@@ -264,3 +262,21 @@ def quiet(silent=True):
                 hub.enable_progress_bars()
             elif bars:
                 hub.disable_progress_bars()
+
+
+@contextmanager
+def quiet_reports():
+    """Silence the reports of transformers, for the time being, and leave the bars.
+
+    What matters of them at a load, as weights that are missing, is an error of this package;
+    a head that is left out on purpose would be reported each time.
+    """
+    from transformers.utils import logging
+
+    with _QUIET:
+        level = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)

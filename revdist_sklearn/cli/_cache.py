@@ -1,6 +1,10 @@
 """``revdist cache info | clear``: a look at a cache of embeddings, and an end of it."""
 
+import os
+from pathlib import Path
+
 from ..embedding._cache import cache_info, clear_cache
+from ._options import MOMENTS_FILES
 
 HELP = "look after a cache of embeddings"
 
@@ -24,9 +28,9 @@ def run(arguments):
 
 def _info(arguments):
     spaces, size = cache_info(arguments.folder)
+    moments = _moments_of(arguments.folder)
     if not spaces:
         print(f"No embeddings in {arguments.folder}.")
-        return
     for space in spaces:
         # Of other origin than a featurizer it may tell less.
         facts = [str(space.get("dtype"))]
@@ -34,14 +38,31 @@ def _info(arguments):
         facts += [f"window {space['window']}"] if space.get("window") is not None else []
         print(
             f"{space.get('model')} ({', '.join(facts)}): {space['n_sequences']:,} sequences, "
-            f"{_megabytes(space['n_bytes'])}"
+            f"{_size(space['n_bytes'])}"
         )
-    print(f"On disk: {_megabytes(size)}")
+    if moments:
+        of_moments = sum(path.stat().st_size for path in moments)
+        print(f"Moments of corpora: {len(moments)}, {_size(of_moments)}")
+        size += of_moments
+    if size:
+        print(f"On disk: {_size(size)}")
 
 
 def _clear(arguments):
-    print(f"Freed: {_megabytes(clear_cache(arguments.folder))}")
+    size = clear_cache(arguments.folder)
+    for path in _moments_of(arguments.folder):
+        size += path.stat().st_size
+        path.unlink()
+    print(f"Freed: {_size(size)}")
 
 
-def _megabytes(size):
-    return f"{size / 1e6:,.1f} MB"
+def _moments_of(folder):
+    return sorted(Path(os.path.expanduser(folder)).glob(MOMENTS_FILES))
+
+
+def _size(n_bytes):
+    """Return a number of bytes as people write it."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:,.1f} {unit}"
+    return f"{n_bytes} bytes"

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from .. import ESMFeaturizer, PrefixCurveDisplay, ReverseDistiller, corpus_moments
 from .._evaluation import Representations, evaluate, format_table
 from ..datasets import load_amyloid_nucleation, load_gb1_stability, load_uniprot_sample
+from ._outputs import check_folder, write_file
 from ._stages import describe_stages, format_stages
 
 HELP = "fit, score and plot the bundled family, offline"
@@ -39,6 +40,7 @@ def add_arguments(parser):
 
 def run(arguments):
     """Run the demo; bars are for terminals."""
+    check_folder("--output", arguments.output)
     run_demo(arguments.output, verbose=sys.stderr.isatty())
 
 
@@ -103,7 +105,8 @@ def run_demo(output=".", *, models=FAMILY, verbose=1):
         "versions": _versions(),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    (output / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+    text = json.dumps(figures, indent=1) + "\n"
+    write_file(output / FIGURES, lambda file: file.write(text.encode()))
     written = [str(output / FIGURES)]
     try:
         draw(figures, output / PICTURE)
@@ -169,7 +172,7 @@ def draw(figures, path):
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     figure.suptitle("Band: spread of the reverse-distilled score over folds", fontsize=9)
-    figure.savefig(path, dpi=130)
+    write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))
 
 
 def _versions():

@@ -4,8 +4,27 @@ import json
 from pathlib import Path
 
 from .. import ReverseDistiller, corpus_moments
-from .._evaluation import Representations, evaluate, format_table, single_mutations
-from ._options import DISTILLER, add_models, corpus_of, distiller_of, featurizer_of
+from .._corpus import warn_if_few_proteins
+from .._evaluation import (
+    Representations,
+    check_rows,
+    evaluate,
+    format_table,
+    not_single,
+)
+from ..embedding._sequences import listed
+from ._messages import note
+from ._options import (
+    DISTILLER,
+    add_models,
+    corpus_of,
+    distiller_of,
+    featurizer_of,
+    kept_moments,
+    remembering,
+    telling_what_is_kept,
+)
+from ._outputs import check_file, write_file
 from ._readers import read_measurements
 from ._stages import describe_stages, format_stages
 
@@ -15,11 +34,22 @@ HELP = "score all representations on measured variants"
 def add_arguments(parser):
     """Add the options of this command."""
     add_models(parser)
-    parser.add_argument("csv", help="table with sequences and measurements (.csv or .csv.gz)")
+    parser.add_argument(
+        "csv",
+        help="table with sequences and measurements (CSV, plain or gzip); - is standard input",
+    )
     parser.add_argument("--distiller", help=DISTILLER)
-    parser.add_argument("--fasta", help="corpus (default: the bundled UniProt sample)")
-    parser.add_argument("--sequence-column", default="mutated_sequence")
-    parser.add_argument("--target-column", default="DMS_score")
+    parser.add_argument(
+        "--fasta", help="corpus of the baselines (default: the bundled UniProt sample)"
+    )
+    parser.add_argument(
+        "--sequence-column",
+        default="mutated_sequence",
+        help="whole sequences of the variants (default: mutated_sequence)",
+    )
+    parser.add_argument(
+        "--target-column", default="DMS_score", help="measurements (default: DMS_score)"
+    )
     parser.add_argument(
         "--mutation-column",
         help="single substitutions such as T2A, for folds by position (default: mutant)",
@@ -29,25 +59,62 @@ def add_arguments(parser):
 
 def run(arguments):
     """Score and print the table."""
-    sequences, target, mutations = read_measurements(
+    if arguments.output is not None:
+        check_file("--output", arguments.output, (".json",))
+    table = read_measurements(
         arguments.csv,
         arguments.sequence_column,
         arguments.target_column,
         arguments.mutation_column,
     )
-    if mutations is not None and (mutations := single_mutations(mutations)) is None:
-        print("Not all mutants are single substitutions: no folds by position.")
     featurizer = featurizer_of(arguments)
+    sequences = table.prepared(featurizer)
+    check_rows(sequences)
+    mutations = table.mutations
+    if mutations is not None and (several := not_single(mutations)):
+        shown = listed(table.labels[i] for i in several)
+        note(
+            f"No folds by position: {len(several)} of {len(mutations)} mutations are no single "
+            f"substitutions: {shown}. Without these rows there are such folds."
+        )
+        mutations = None
     distiller = distiller_of(arguments, featurizer)
     # The baselines' PCA needs the moments of a corpus, also where a distiller is given.
-    moments = corpus_moments(featurizer, corpus_of(arguments), n_jobs=arguments.n_jobs)
+    corpus = corpus_of(arguments.fasta, featurizer)
+    warn_if_few_proteins(corpus.sequences)
+    kept = kept_moments(arguments, featurizer, corpus)
+    whose = "Distiller and baselines" if distiller is None else "The baselines"
+    note(f"{whose} come from {corpus}; {remembering(kept)}.")
+    with telling_what_is_kept(kept):
+        moments = corpus_moments(
+            featurizer, corpus.sequences, n_jobs=arguments.n_jobs, checkpoint=kept
+        )
     if distiller is None:
         distiller = ReverseDistiller().fit_moments(moments)
     X = featurizer.transform(sequences)
-    scores = evaluate(Representations(distiller, moments), X, target, mutations=mutations)
-    name = Path(arguments.csv).name.split(".")[0]
+    scores = evaluate(Representations(distiller, moments), X, table.target, mutations=mutations)
+    if mutations is not None and not any(row["folds"] == "position" for row in scores):
+        note(_no_positions(table))
+    name = Path(arguments.csv).name.split(".")[0] or arguments.csv
     print(format_stages(describe_stages(distiller)), "\n")
-    print(f"Spearman correlation of ridge, mean ± spread over five folds ({len(target)} rows)")
+    print(
+        f"Spearman correlation of ridge, mean ± spread over five folds ({len(table.target)} rows)"
+    )
     print(format_table({name: scores}))
     if arguments.output is not None:
-        Path(arguments.output).write_text(json.dumps({"scores": {name: scores}}, indent=1) + "\n")
+        figures = {"baselines": str(corpus), "scores": {name: scores}}
+        text = json.dumps(figures, indent=1) + "\n"
+        write_file(arguments.output, lambda file: file.write(text.encode()))
+
+
+def _no_positions(table):
+    """Return why a table of single substitutions has no folds by position."""
+    message = (
+        "No folds by position: rows of one position, or of one sequence, stay together, and that "
+        "leaves too few groups for five folds with five inside of each."
+    )
+    wild = [i for i, mutation in enumerate(table.mutations) if mutation[0] == mutation[-1]]
+    if wild:
+        shown = listed(table.labels[i] for i in wild)
+        message += f" {len(wild)} rows are of the wild type, at several positions: {shown}."
+    return message

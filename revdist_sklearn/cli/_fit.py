@@ -1,7 +1,17 @@
 """``revdist fit``: a distiller from a corpus."""
 
 from .. import ReverseDistiller, fit_on_corpus
-from ._options import add_models, corpus_of, featurizer_of
+from ..method._distiller_file import check_folder as check_holds_nothing_else
+from ._messages import note
+from ._options import (
+    add_models,
+    corpus_of,
+    featurizer_of,
+    kept_moments,
+    remembering,
+    telling_what_is_kept,
+)
+from ._outputs import check_folder
 from ._stages import describe_stages, format_stages
 
 HELP = "fit a distiller on a corpus of diverse proteins"
@@ -10,16 +20,52 @@ HELP = "fit a distiller on a corpus of diverse proteins"
 def add_arguments(parser):
     """Add the options of this command."""
     add_models(parser)
-    parser.add_argument("--fasta", help="the corpus (default: the bundled UniProt sample)")
-    parser.add_argument("--output", required=True, help="folder of the fitted distiller")
-    parser.add_argument("--regressor", choices=["ols", "ridge", "pcr"], default="ols")
+    parser.add_argument(
+        "--fasta", help="the corpus, - for standard input (default: the bundled UniProt sample)"
+    )
+    parser.add_argument(
+        "--output", required=True, help="folder of the fitted distiller: new, empty, or one's"
+    )
+    parser.add_argument(
+        "--regressor",
+        choices=["ols", "ridge", "pcr"],
+        default="ols",
+        help="how the larger model is predicted from the smaller: least squares (ols), ridge "
+        "(with --alpha) or on principal components (pcr) (default: ols)",
+    )
+    parser.add_argument("--alpha", type=float, help="penalty of --regressor ridge (default: 1)")
+    parser.add_argument(
+        "--checkpoint",
+        help="file that keeps the pass over the corpus; the same command goes on from it "
+        "(--cache-dir does the same in its folder)",
+    )
 
 
 def run(arguments):
     """Fit, write and describe."""
-    featurizer, corpus = featurizer_of(arguments), corpus_of(arguments)
-    distiller = ReverseDistiller(regressor=arguments.regressor)
-    fit_on_corpus(distiller, featurizer, corpus, n_jobs=arguments.n_jobs)
+    check_folder("--output", arguments.output)
+    check_holds_nothing_else(arguments.output)
+    if arguments.checkpoint is not None and arguments.cache_dir is not None:
+        raise ValueError(
+            "--checkpoint and --cache-dir keep the same thing, the pass over the corpus; give one "
+            "of them."
+        )
+    if arguments.alpha is not None and arguments.regressor != "ridge":
+        raise ValueError(
+            f"--alpha has no part in --regressor {arguments.regressor}; leave it out, or "
+            "take ridge for it."
+        )
+    alpha = 1.0 if arguments.alpha is None else arguments.alpha
+    distiller = ReverseDistiller(regressor=arguments.regressor, alpha=alpha)
+    featurizer = featurizer_of(arguments)
+    corpus = corpus_of(arguments.fasta, featurizer)
+    kept = arguments.checkpoint or kept_moments(arguments, featurizer, corpus)
+    if kept is not None and arguments.checkpoint is None:
+        note(f"Moments of {corpus}: {remembering(kept)}")
+    with telling_what_is_kept(kept):
+        fit_on_corpus(
+            distiller, featurizer, corpus.sequences, n_jobs=arguments.n_jobs, checkpoint=kept
+        )
     distiller.save_pretrained(arguments.output)
     print(format_stages(describe_stages(distiller)))
     print(f"Written: {arguments.output}")

@@ -1,10 +1,13 @@
 """The entry point: commands, and errors as one message."""
 
 import argparse
+import os
 import sys
+from contextlib import suppress
 
 from .. import __version__
 from . import _cache, _demo, _embed, _evaluate, _fit
+from ._messages import as_options, said_of, warnings_as_notes
 
 COMMANDS = {
     "demo": _demo,
@@ -26,15 +29,45 @@ def main(argv=None):
     Returns
     -------
     code : int
-        0, or 2 where the input was at fault: the message is then on standard error.
+        0; 2 where the input was at fault, 1 where this package was, 130 where it was
+        interrupted: the message is then on standard error; 141 where nobody reads the output.
     """
     arguments = _parser().parse_args(argv)
-    try:
-        COMMANDS[arguments.command].run(arguments)
-    except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
-        print(f"revdist {arguments.command}: {error}", file=sys.stderr)
-        return 2
+    command = f"revdist {arguments.command}"
+    # A table is not lost for a character that the terminal does not have.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with warnings_as_notes():
+        try:
+            COMMANDS[arguments.command].run(arguments)
+            sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            start = "\n" if sys.stderr.isatty() else ""  # after ^C and the bar
+            kept = as_options(" ".join(getattr(error, "__notes__", [])))
+            print(f"{start}{command}: Interrupted. {kept}".rstrip(), file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # who read the output has gone
+            _drop_output()
+            return 141
+        except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ImportError) as error:
+            print(f"{command}: {said_of(error)}", file=sys.stderr)
+            return 2
+        except Exception as error:
+            if os.environ.get("REVDIST_TRACEBACK"):
+                raise
+            print(
+                f"{command}: {type(error).__name__}: {said_of(error)} This is a fault of revdist; "
+                "with REVDIST_TRACEBACK=1 in the environment it shows where.",
+                file=sys.stderr,
+            )
+            return 1
     return 0
+
+
+def _drop_output():
+    """Let what is left of the output go nowhere, so that the end of Python does not complain."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser():

@@ -1,13 +1,23 @@
 """Options that commands share, and what these come to."""
 
+import os
 import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
-from .. import ESMFeaturizer, ReverseDistiller
+from .. import ESMFeaturizer, Moments, ReverseDistiller
+from .._corpus import corpus_fingerprint
 from .._provenance import check_models
+from ..base._formats import FormatError
 from ..datasets import load_uniprot_sample
-from ._readers import read_fasta
+from ._messages import add_note, note
+from ._outputs import check_folder
+from ._readers import Records, read_fasta
 
 DISTILLER = "folder or hub id of a fitted distiller (default: fit on the bundled UniProt sample)"
+# Of a cache: moments of whole corpora, beside the embeddings of single proteins.
+MOMENTS_FILES = "moments-*.safetensors"
 
 
 def add_models(parser):
@@ -33,13 +43,19 @@ def add_models(parser):
         default="error",
         help="what happens to longer ones (default: error)",
     )
-    parser.add_argument("--cache-dir", help="folder that keeps embeddings between runs")
+    parser.add_argument(
+        "--cache-dir",
+        help="folder that keeps embeddings, and the moments of a corpus, between runs; a command "
+        "that was interrupted goes on from there",
+    )
     parser.add_argument("--n-jobs", type=int, help="workers that embed (default: 1)")
 
 
 def featurizer_of(arguments):
     """Return the featurizer that the options of ``add_models`` name."""
     models = arguments.models
+    if arguments.cache_dir is not None:
+        check_folder("--cache-dir", arguments.cache_dir, writable=False)
     return ESMFeaturizer(
         models[0] if len(models) == 1 else models,
         device=arguments.device,
@@ -52,11 +68,98 @@ def featurizer_of(arguments):
     )
 
 
-def corpus_of(arguments):
-    """Return the sequences of ``--fasta``, or the bundled corpus."""
-    if arguments.fasta is None:
-        return load_uniprot_sample().sequences
-    return [sequence for _, sequence in read_fasta(arguments.fasta)]
+@dataclass(frozen=True)
+class Corpus:
+    """Proteins that a distiller is fitted on, and where they come from."""
+
+    sequences: list
+    source: str
+
+    def __str__(self):
+        residues = sum(map(len, self.sequences))
+        return f"{self.source} ({len(self.sequences):,} proteins, {residues:,} residues)"
+
+
+def corpus_of(fasta, featurizer):
+    """Return the corpus of a file, or the bundled one, as the featurizer embeds it."""
+    if fasta is not None:
+        return Corpus(read_fasta(fasta).prepared(featurizer), fasta)
+    bundled = load_uniprot_sample()
+    labels = [f"{name} of the bundled UniProt sample" for name in bundled.accessions]
+    records = Records(bundled.sequences, labels, bundled.accessions)
+    return Corpus(records.prepared(featurizer), "the bundled UniProt sample")
+
+
+def kept_moments(arguments, featurizer, corpus):
+    """Return the file of ``--cache-dir`` that keeps the moments of a corpus, or None.
+
+    It is a checkpoint: of all residues, it is read and nothing is computed; of a part, or not
+    there yet, the pass goes on and is kept. A damaged one is removed.
+
+    Parameters
+    ----------
+    arguments : Namespace
+
+    featurizer : ESMFeaturizer
+
+    corpus : Corpus
+
+    Returns
+    -------
+    path : Path or None
+        None without ``--cache-dir``, or where it cannot be used, with a note.
+    """
+    if arguments.cache_dir is None:
+        return None
+    folder = Path(os.path.abspath(os.path.expanduser(arguments.cache_dir)))
+    fingerprint = corpus_fingerprint(featurizer, corpus.sequences)
+    path = folder / MOMENTS_FILES.replace("*", fingerprint[:32])
+    if path.exists():
+        try:
+            facts = Moments.load(path, return_metadata=True)[1]
+            if facts.get("fingerprint") == fingerprint and "pieces" in facts:
+                return path
+            fault = "it holds something else"
+        except FormatError as error:
+            note(f"{path} is left alone, and moments are computed: {error}")
+            return None
+        except ValueError:
+            fault = "it is damaged"
+        except OSError as error:
+            note(f"{path} cannot be read, and moments are computed: {error}")
+            return None
+        note(f"The moments in {path} are computed anew: {fault}.")
+    try:
+        check_folder("--cache-dir", str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        note(f"Moments of the corpus are not kept: {error}")
+        return None
+    return path
+
+
+def remembering(path):
+    """Return what is told of a corpus whose moments a file may hold."""
+    if path is None:
+        return "--cache-dir FOLDER would keep what it computes"
+    return f"{'found' if path.exists() else 'kept'} in {path}"
+
+
+@contextmanager
+def telling_what_is_kept(path):
+    """Add to an interruption of a pass over a corpus what a file has kept of it, if any."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if path is None:
+            kept = "Nothing is kept; with --cache-dir FOLDER the same command would go on from it."
+        elif Path(path).exists():
+            kept = f"The pass so far is in {path}; the same command goes on from there."
+        else:
+            kept = f"Nothing is in {path} yet."
+        add_note(error, kept)
+        raise
 
 
 def distiller_of(arguments, featurizer):

@@ -2,47 +2,136 @@
 
 import csv
 import gzip
+import io
+import sys
+import zlib
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 
+from .._evaluation import position_offset
+from ..embedding._sequences import listed, nucleotides
+from ._messages import note
 
-def read_fasta(path):
-    """Return ``[(name, sequence)]`` of a FASTA file, plain or gzip.
+GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Records:
+    """Proteins of a file, each with what messages call it.
+
+    Parameters
+    ----------
+    sequences : list of str
+
+    labels : list of str
+        Such as ``"sp|P1 (line 12)"``.
+
+    names : list of str
+        Their identifiers.
+    """
+
+    sequences: list
+    labels: list
+    names: list
+
+    def prepared(self, featurizer):
+        """Return the sequences as a featurizer embeds them, before it loads a model.
+
+        Raises
+        ------
+        ValueError
+            If sequences are no proteins, or not such as the models take.
+        """
+        found = nucleotides(self.sequences)
+        if found:
+            raise ValueError(
+                f"{len(found)} of {len(self.sequences)} records are DNA or RNA by their letters: "
+                f"{listed(self.labels[i] for i in found)}. Translate them to proteins, or leave "
+                "them out."
+            )
+        return featurizer.embedding_plan("residue").prepare(self.sequences, self.labels)
+
+
+@dataclass(frozen=True)
+class Measurements(Records):
+    """Rows of a table: proteins, ``target`` of shape (n,), and mutations where it has them."""
+
+    target: np.ndarray
+    mutations: list | None
+
+
+def read_fasta(path, option="--fasta"):
+    """Return the records of a FASTA file, plain or gzip.
 
     Parameters
     ----------
     path : path-like
+        ``"-"`` is standard input.
+
+    option : str, default="--fasta"
+        The option that names it, for messages.
 
     Returns
     -------
-    records : list of (str, str)
-        The name is the header's first word.
+    records : Records
+        A name is the header's first word.
 
     Raises
     ------
+    OSError
+        If it cannot be read.
+
     ValueError
         If the file has no record, text before the first header, or an empty sequence.
     """
-    records: list[tuple[str, list[str]]] = []
-    with _open(path) as lines:
+    names: list[str] = []
+    starts: list[int] = []
+    parts: list[list[str]] = []
+    with _open(path, option) as lines:
         for number, line in enumerate(lines, start=1):
             line = line.strip()
             if line.startswith(">"):
-                name = line[1:].split(maxsplit=1)[0] if line[1:].strip() else f"line_{number}"
-                records.append((name, []))
-            elif line and not records:
+                names.append(
+                    line[1:].split(maxsplit=1)[0] if line[1:].strip() else f"line_{number}"
+                )
+                starts.append(number)
+                parts.append([])
+            elif line and not names:
                 raise ValueError(
-                    f"{path} has text before the first header in line {number}; FASTA records "
-                    "start with '>name'."
+                    f"{option} {path} has text before the first header in line {number}; FASTA "
+                    "records start with '>name'."
                 )
             elif line:
-                records[-1][1].append(line)
-    if not records:
-        raise ValueError(f"{path} holds no FASTA record ('>name', then the sequence).")
-    for name, parts in records:
-        if not parts:
-            raise ValueError(f"{path}: the record {name!r} has no sequence; remove it.")
-    return [(name, "".join(parts)) for name, parts in records]
+                parts[-1].append(line)
+    if not names:
+        raise ValueError(f"{option} {path} holds no FASTA record ('>name', then the sequence).")
+    labels = [f"{name} (line {start})" for name, start in zip(names, starts, strict=True)]
+    empty = [i for i, lines in enumerate(parts) if not lines]
+    if empty:
+        raise ValueError(
+            f"{option} {path}: {len(empty)} of {len(names)} records have no sequence: "
+            f"{listed(labels[i] for i in empty)}; remove them."
+        )
+    _tell_repeats(f"{option} {path}", "identifiers", names, starts)
+    return Records(["".join(lines) for lines in parts], labels, names)
+
+
+def _tell_repeats(source, what, names, lines):
+    """Note names that occur more than once, with their lines."""
+    places: dict[str, list[int]] = {}
+    for name, line in zip(names, lines, strict=True):
+        places.setdefault(name, []).append(line)
+    repeated = {name: found for name, found in places.items() if len(found) > 1}
+    if repeated:
+        shown = listed(
+            f"{name} (lines {listed(map(str, found))})" for name, found in repeated.items()
+        )
+        note(
+            f"warning: {source}: {len(repeated)} {what} occur more than once: {shown}. All are "
+            "taken, in the order of the file; rename or remove them if that is not meant."
+        )
 
 
 def read_measurements(path, sequence_column, target_column, mutation_column=None):
@@ -51,7 +140,7 @@ def read_measurements(path, sequence_column, target_column, mutation_column=None
     Parameters
     ----------
     path : path-like
-        CSV file with a header, plain or gzip.
+        CSV file with a header, plain or gzip; ``"-"`` is standard input.
 
     sequence_column, target_column : str
 
@@ -60,54 +149,165 @@ def read_measurements(path, sequence_column, target_column, mutation_column=None
 
     Returns
     -------
-    sequences : list of str
-
-    target : ndarray of shape (n,)
-
-    mutations : list of str or None
-        None where the table has no such column.
+    measurements : Measurements
+        ``mutations`` is None where the table has no such column.
 
     Raises
     ------
+    OSError
+        If it cannot be read.
+
     ValueError
-        If a column is missing, or a measurement is no finite number; the message names the
-        row and the column.
+        If a column is missing, a row has more or fewer fields than the header, a measurement
+        is no finite number, all are equal, or mutations are not those of the sequences; the
+        message names rows and columns.
     """
-    with _open(path) as lines:
-        reader = csv.DictReader(lines)
-        columns = reader.fieldnames or []
-        for option, column in (("sequence", sequence_column), ("target", target_column)):
-            if column not in columns:
-                raise ValueError(
-                    f"{path} has no column {column!r}; it has {', '.join(columns) or 'none'}. "
-                    f"Name it with --{option}-column."
-                )
-        rows = list(reader)
-    if not rows:
-        raise ValueError(f"{path} has no rows.")
-    target = np.empty(len(rows))
-    for i, row in enumerate(rows):
-        try:
-            target[i] = float(row[target_column])
-        except (TypeError, ValueError):
-            target[i] = np.nan
-        if not np.isfinite(target[i]):
-            raise ValueError(
-                f"{path}, row {i + 1} after the header: {target_column} is "
-                f"{row[target_column]!r}, not a finite number; remove the row."
+    header, rows, lines = _read_table(path)
+    wanted = [("sequence", sequence_column), ("target", target_column)]
+    if mutation_column is not None or "mutant" in header:
+        wanted.append(("mutation", mutation_column or "mutant"))
+    for option, column in wanted:
+        if header.count(column) != 1:
+            has = "no column" if column not in header else "several columns"
+            leave = (
+                " Where a table has none, leave it out: folds are then random ones alone."
+                if option == "mutation"
+                else ""
             )
-    has_mutations = (mutation_column or "mutant") in columns
-    if mutation_column is not None and not has_mutations:
+            raise ValueError(
+                f"{path} has {has} {column!r}; it has {', '.join(header) or 'none'}. "
+                f"Name the right one with --{option}-column.{leave}{_separator_hint(header)}"
+            )
+    columns = dict(zip(header, zip(*rows, strict=True), strict=False))
+    target = _numbers(path, target_column, columns[target_column], lines)
+    mutations = columns.get(mutation_column or "mutant")
+    mutations = None if mutations is None else list(mutations)
+    labels = [f"line {line}" for line in lines]
+    if mutations is not None:
+        pairs = zip(mutations, labels, strict=True)
+        labels = [f"{mutation} ({label})" if mutation else label for mutation, label in pairs]
+    sequences = list(columns[sequence_column])
+    empty = [i for i, sequence in enumerate(sequences) if not sequence]
+    if empty:
         raise ValueError(
-            f"{path} has no column {mutation_column!r}; it has {', '.join(columns)}. Leave out "
-            "--mutation-column for random folds alone."
+            f"{path}: {len(empty)} of {len(rows)} rows have no {sequence_column}: "
+            f"{listed(labels[i] for i in empty)}; remove them."
         )
-    return (
-        [row[sequence_column] for row in rows],
-        target,
-        [row[mutation_column or "mutant"] for row in rows] if has_mutations else None,
-    )
+    if mutations is not None:
+        _check_mutations(path, mutations, sequences, labels)
+    _tell_replicates(sequences, labels)
+    return Measurements(sequences, labels, mutations or labels, target, mutations)
 
 
-def _open(path):
-    return gzip.open(path, "rt") if str(path).endswith(".gz") else open(path, newline="")
+def _read_table(path):
+    """Return the header, the rows, and the line in which each row ends."""
+    rows, lines = [], []
+    with _open(path, "table") as text:
+        reader = csv.reader(text)
+        try:
+            header = [name.strip() for name in next(reader, [])]
+            for row in reader:
+                if any(map(str.strip, row)):
+                    rows.append([field.strip() for field in row])
+                    lines.append(reader.line_num)
+        except csv.Error as error:
+            raise ValueError(
+                f"{path} is no CSV file in line {reader.line_num}: {error}. Is a quote missing?"
+            ) from error
+    if not rows:
+        raise ValueError(f"{path} has no rows{' but a header' if header else ''}.")
+    odd = [i for i, row in enumerate(rows) if len(row) != len(header)]
+    if odd:
+        first = odd[0]
+        raise ValueError(
+            f"{path}: {len(odd)} of {len(rows)} rows have not the {len(header)} fields of the "
+            f"header (line {lines[first]} has {len(rows[first])}): lines "
+            f"{listed(str(lines[i]) for i in odd)}. Is a comma within a field not quoted?"
+        )
+    return header, rows, lines
+
+
+def _separator_hint(header):
+    for name in (";", "\t"):
+        if len(header) == 1 and name in header[0]:
+            return f" Its columns are separated by {name!r}; write it with commas."
+    return ""
+
+
+def _numbers(path, column, fields, lines):
+    """Return a column as finite numbers that are not all the same."""
+    target = np.full(len(fields), np.nan)
+    for i, field in enumerate(fields):
+        try:
+            target[i] = float(field)
+        except ValueError:
+            pass
+    wrong = np.flatnonzero(~np.isfinite(target))
+    if len(wrong):
+        shown = listed(f"{fields[i]!r} (line {lines[i]})" for i in wrong)
+        raise ValueError(
+            f"{path}: {len(wrong)} of {len(fields)} rows have no finite number as {column}: "
+            f"{shown}; remove these rows."
+        )
+    if np.all(target == target[0]):
+        raise ValueError(
+            f"{path}: {column} is {fields[0]} in all {len(fields)} rows, so that there is nothing "
+            "to tell apart. Name another column with --target-column."
+        )
+    return target
+
+
+def _check_mutations(path, mutations, sequences, labels):
+    """Raise where names of mutations are not those of their sequences; tell of an offset."""
+    offset, wrong = position_offset(mutations, sequences)
+    if wrong:
+        raise ValueError(
+            f"{path}: {len(wrong)} of {len(mutations)} rows are named after a mutation that their "
+            f"sequence does not have: {listed(labels[i] for i in wrong)}. In a sequence of "
+            f"{mutations[wrong[0]]!r} that residue stands at that position, the first being 1. "
+            "Mend the column, name another with --mutation-column, or remove it for random folds "
+            "alone."
+        )
+    if offset:
+        note(
+            f"Positions of mutations are {abs(offset)} {'above' if offset > 0 else 'below'} those "
+            "in the sequences, in all rows: taken as counted from elsewhere."
+        )
+
+
+def _tell_replicates(sequences, labels):
+    """Note rows of the same sequence: none of them is on the other side of a split."""
+    first: dict[str, int] = {}
+    again = [i for i, text in enumerate(sequences) if first.setdefault(text.upper(), i) != i]
+    if again:
+        earlier = labels[first[sequences[again[0]].upper()]]
+        note(
+            f"{len(again)} of {len(sequences)} rows repeat the sequence of an earlier one "
+            f"({labels[again[0]]} that of {earlier}, ..): they are kept on the same side of each "
+            "split."
+        )
+
+
+@contextmanager
+def _open(path, option):
+    """Yield the lines of a text file, plain or gzip, with or without a byte-order mark."""
+    name = f"{option} {path}"
+    try:
+        with nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb") as raw:
+            start = raw.peek(len(GZIP))  # type: ignore[union-attr]  # both are buffered
+            stream = gzip.GzipFile(fileobj=raw) if start.startswith(GZIP) else raw
+            with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
+                yield lines
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} is no text in UTF-8 ({error.reason}: {error.object[error.start]:#04x}). Save "
+            "it as UTF-8, or if it is packed, as .gz."
+        ) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{name} is a damaged gzip file: {error}.") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: there is no such file.") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{name} is a folder; name a file.") from error
+    except OSError as error:
+        raise OSError(f"{name} cannot be read: {error.strerror or error}.") from error

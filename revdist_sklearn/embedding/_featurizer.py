@@ -138,7 +138,9 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         same. Rows are written batch by batch, each with a checksum: a damaged one is
         computed again, with a warning, and a folder that cannot be written to is a
         warning. The file system must support locks, as local ones and NFS 4 do.
-        ``revdist cache info`` and ``revdist cache clear`` look after it.
+        ``revdist cache info`` and ``revdist cache clear`` look after it. A relative path
+        counts from the working directory of the first use (``fit``, ``transform``, or the
+        pickle that goes to a worker), and stays that folder wherever later calls are made.
 
     n_jobs : int or None, default=None
         Workers of ``transform``, as in joblib: None is 1 unless in a
@@ -276,6 +278,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         context = self._init_callback_context()
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self.embedding_plan().prepare(X)
+        self._cache_folder()
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -343,8 +346,31 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def _embed(self, plan, X, context):
         if self.dtype == "bfloat16" and self.reference is not None:
             warn(BFLOAT16_OF_VARIANTS)
-        rows = ProteinRows(plan, self.cache_dir, self.n_jobs, self.verbose)
+        rows = ProteinRows(plan, self._cache_folder(), self.n_jobs, self.verbose)
         return rows.of(plan.prepare(X), context, estimator=self, X=X)
+
+    def _cache_folder(self):
+        """Return the folder of the cache, a relative one as it was at the first use."""
+        if self.cache_dir is None:
+            return None
+        given = os.path.expanduser(self.cache_dir)
+        if os.path.isabs(given):
+            return given
+        if self.__dict__.get("_cache_place", (None, None))[0] != given:
+            self._cache_place = given, os.path.abspath(given)
+        return self._cache_place[1]
+
+    def __getstate__(self):
+        # A worker may run in another folder.
+        if isinstance(self.cache_dir, (str, os.PathLike)):
+            self._cache_folder()
+        return super().__getstate__()
+
+    def __sklearn_clone__(self):
+        copy = super().__sklearn_clone__()
+        if "_cache_place" in self.__dict__:
+            copy._cache_place = self._cache_place
+        return copy
 
     def iter_residues(self, sequences, *, as_tensor=False):
         """Embed sequences residue by residue, some whole proteins at a time.
@@ -382,7 +408,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         (7, 32) [0 0 0 1 1 1 1]
         """
         plan = self.embedding_plan("residue")
-        return residue_rows(plan, plan.prepare(sequences), as_tensor)
+        return residue_rows(plan, plan.prepare(sequences, seen=True), as_tensor)
 
     def embedding_plan(self, level="protein"):
         """Return what the parameters come to: models, settings, and what rows depend on.

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ..base._identity import digest
+from ..models._architectures import GENERIC
 from ..models._family import Member, blocks_of
 from ..models._residues import RESIDUES
 from ._member_run import MemberRun, no_start_token
 from ._pooling import Pooling
-from ._sequences import apply_limit, check_sequences
+from ._sequences import apply_limit, check_sequences, warn_of_nucleotides
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,11 @@ class EmbeddingPlan:
     silent: bool = True
 
     def __post_init__(self):
-        self.limit  # noqa: B018 (raises where the models cannot take so many residues)
+        try:
+            self.limit  # noqa: B018 (raises where the models cannot take so many residues)
+        except ValueError:
+            self._check_unknown_models()
+            raise
 
     @property
     def blocks(self):
@@ -87,12 +92,19 @@ class EmbeddingPlan:
             r for r in RESIDUES if all(r in m.architecture.residues for m in self.members)
         )
 
-    def prepare(self, sequences):
+    def prepare(self, sequences, labels=None, *, seen=False):
         """Return sequences as they will be embedded, checked and cut.
 
         Parameters
         ----------
         sequences : list, tuple, 1-d array or Series of str
+
+        labels : sequence of str, default=None
+            What messages call the sequences; None counts them.
+
+        seen : bool, default=False
+            Whether they were prepared before, as parts of a whole are: what makes no error
+            was told then.
 
         Returns
         -------
@@ -102,13 +114,33 @@ class EmbeddingPlan:
         ------
         TypeError, ValueError
             As ``check_sequences``, ``apply_limit`` and ``Pooling.check``.
+
+        Warns
+        -----
+        UserWarning
+            As ``apply_limit``, and where sequences are DNA or RNA.
         """
-        checked = check_sequences(sequences, self.letters)
-        prepared = apply_limit(checked, self.limit, self.too_long)
+        checked = check_sequences(sequences, self.letters, labels)
+        if not seen:
+            warn_of_nucleotides(checked, labels)
+        try:
+            prepared = apply_limit(checked, self.limit, self.too_long, labels)
+        except ValueError:
+            self._check_unknown_models()
+            raise
         if self.pooling is not None:
             extra = [] if self.reference is None else [self.reference]
             self.pooling.check([*prepared, *extra])
         return prepared
+
+    def _check_unknown_models(self):
+        """Raise where a model without an entry cannot be used at all, with whatever limit.
+
+        Only loading such a model tells; what is wrong with it comes before its limit.
+        """
+        for run, _ in self._runs(None):
+            if run.member.architecture is GENERIC:
+                run.encoder()
 
     def check_start_tokens(self):
         """Raise where "cls" is to be pooled of a model that has no start token."""
@@ -119,7 +151,9 @@ class EmbeddingPlan:
 
     def runs(self):
         """Return how each model is run, with the slice of its columns."""
-        limit = self.limit
+        return self._runs(self.limit)
+
+    def _runs(self, limit):
         return [
             (
                 MemberRun(

@@ -12,8 +12,14 @@ from ..models._residues import AMINO_ACIDS, RESIDUES
 # batches, a lot of it is not (measured on CPU, where padding is computed like residues).
 SHORTEST_IN_BATCH = 0.9
 
+# Offenders that a message lists.
+MOST_LISTED = 10
 
-def check_sequences(sequences, residues=RESIDUES):
+# Letters from which on DNA is told from a protein.
+SHORTEST_NUCLEOTIDES = 20
+
+
+def check_sequences(sequences, residues=RESIDUES, labels=None):
     """Return the sequences as a list of upper-case strings, or say what is wrong.
 
     Parameters
@@ -24,6 +30,9 @@ def check_sequences(sequences, residues=RESIDUES):
     residues : str, default=RESIDUES
         Allowed letters, upper case: the twenty amino acids and X, B, Z, U, O. Lower case
         is accepted too.
+
+    labels : sequence of str, default=None
+        What messages call the sequences; None counts them.
 
     Returns
     -------
@@ -38,7 +47,8 @@ def check_sequences(sequences, residues=RESIDUES):
 
     ValueError
         If there is no sequence, a sequence is empty, or a character is no residue. The
-        message names the index, the position and the character.
+        message names the index, the position and the character, and the other sequences
+        of which the same is true.
 
     Examples
     --------
@@ -56,27 +66,91 @@ stops, and write X for an unknown residue.
     allowed = "".join(sorted(residues + residues.lower()))
     # Judged before upper-casing: "ß" and "ı" become ASCII letters in upper case.
     foreign = re.compile(f"[^{allowed}]")
-    for index, item in enumerate(items):
-        if not isinstance(item, str):
-            raise TypeError(
-                f"Sequence {index} is {_shown(item)}, not a string. Drop it, or give the "
-                "protein's residues as text, such as 'MKTAYIAKQR'."
-            )
-        if not item:
-            raise ValueError(
-                f"Sequence {index} is empty: there is no residue to embed. Drop it together "
-                "with its row in all other columns."
-            )
-        found = foreign.search(item)
-        if found:
-            standard = "".join(r for r in residues if r in AMINO_ACIDS)
-            others = ", ".join(r for r in residues if r not in AMINO_ACIDS)
-            raise ValueError(
-                f"Sequence {index} has {found.group()!r} at position {found.start()} (counted "
-                f"from 0), which is no residue. Allowed are {standard} and {others}, in "
-                "either case. Leave out gaps and stops, and write X for an unknown residue."
-            )
+    found = [i for i, item in enumerate(items) if not isinstance(item, str)]
+    if found:
+        raise TypeError(
+            f"{_called(labels, found[0])} is {_shown(items[found[0]])}, not a string"
+            f"{_and_others(found, items, labels, 'so are')}. Drop it, or give the "
+            "protein's residues as text, such as 'MKTAYIAKQR'."
+        )
+    found = [i for i, item in enumerate(items) if not item]
+    if found:
+        raise ValueError(
+            f"{_called(labels, found[0])} is empty{_and_others(found, items, labels, 'so are')}: "
+            "there is no residue to embed. Drop it together with its row in all other columns."
+        )
+    found = [i for i, item in enumerate(items) if foreign.search(item)]
+    if found:
+        match = foreign.search(items[found[0]])
+        assert match is not None
+        standard = "".join(r for r in residues if r in AMINO_ACIDS)
+        others = ", ".join(r for r in residues if r not in AMINO_ACIDS)
+        raise ValueError(
+            f"{_called(labels, found[0])} has {match.group()!r} at position {match.start()} "
+            "(counted from 0), which is no residue"
+            f"{_and_others(found, items, labels, 'such characters have')}. Allowed are "
+            f"{standard} and {others}, in either case. Leave out gaps and stops, and write X "
+            "for an unknown residue."
+        )
     return [item.upper() for item in items]
+
+
+def _called(labels, index):
+    return f"Sequence {index}" if labels is None else labels[index]
+
+
+def listed(names, most=MOST_LISTED):
+    """Return names as a list in a sentence, of which the first are shown."""
+    names = list(names)
+    return ", ".join(names[:most]) + (", .." if len(names) > most else "")
+
+
+def _and_others(found, items, labels, verb):
+    """Return which others share what is said of the first that was found."""
+    if len(found) == 1:
+        return ""
+    others = listed(_called(labels, i) for i in found[1:])
+    return f" ({verb} {len(found)} of {len(items)}; the others: {others})"
+
+
+def nucleotides(sequences):
+    """Return the indices of sequences that are DNA or RNA by their letters.
+
+    A, C, G and T (or U), all of them, N at most beside them, and no fewer than 20: of a
+    protein's residues a quarter are such letters, so that a random protein is taken for one
+    with a chance of 1e-12.
+
+    Parameters
+    ----------
+    sequences : sequence of str
+
+    Returns
+    -------
+    found : list of int
+
+    Examples
+    --------
+    >>> from revdist_sklearn.embedding._sequences import nucleotides
+    >>> nucleotides(["ATGGCTAGCTAGGCTAACGT", "MKTAYIAKQRQISFVKSHFS", "GAGAGAGAGAGAGAGAGAGAGA"])
+    [0]
+    """
+    found = []
+    for i, sequence in enumerate(sequences):
+        letters = set(sequence.upper()) if len(sequence) >= SHORTEST_NUCLEOTIDES else set()
+        if {"A", "C", "G"} <= letters and letters - {"N"} in ({*"ACGT"}, {*"ACGU"}):
+            found.append(i)
+    return found
+
+
+def warn_of_nucleotides(sequences, labels=None):
+    """Warn once where sequences are DNA or RNA, which reads as a protein of four residues."""
+    found = nucleotides(sequences)
+    if found:
+        warn(
+            f"{len(found)} of {len(sequences)} sequences are DNA or RNA by their letters (A, C, "
+            f"G, T or U alone): {listed(_called(labels, i) for i in found)}. They are embedded "
+            "as proteins of these residues; translate them first.",
+        )
 
 
 def _as_list(sequences):
@@ -126,7 +200,7 @@ def _shown(value):
     return text if value is None else f"{text} ({type(value).__name__})"
 
 
-def apply_limit(sequences, limit, too_long):
+def apply_limit(sequences, limit, too_long, labels=None):
     """Return the sequences with the policy for long ones applied.
 
     Parameters
@@ -139,6 +213,9 @@ def apply_limit(sequences, limit, too_long):
 
     too_long : {"error", "truncate", "window"}
         The policy. "window" leaves the sequences whole: see :func:`window_starts`.
+
+    labels : sequence of str, default=None
+        What messages call the sequences; None counts them.
 
     Returns
     -------
@@ -171,16 +248,20 @@ def apply_limit(sequences, limit, too_long):
     first = long[0]
     if too_long == "error":
         raise ValueError(
-            f"Sequence {first} has {lengths[first]} residues, the limit is {limit} "
-            f"({len(long)} of {len(sequences)} sequences are longer). Raise or drop "
+            f"{_called(labels, first)} has {lengths[first]} residues, the limit is {limit} "
+            f"({len(long)} of {len(sequences)} sequences are longer: "
+            f"{listed(_called(labels, i) for i in long)}). Raise or drop "
             "`max_length` if the models can take more, use too_long='window' to average "
             "overlapping windows, too_long='truncate' to cut, or drop the sequence."
         )
     longest = max(lengths)
+    which, where = f"sequence {first}", f"at index {lengths.index(longest)}"
+    if labels is not None:
+        which, where = labels[first], f"it is {labels[lengths.index(longest)]}"
     warn(
         f"{len(long)} of {len(sequences)} sequences are longer than {limit} residues and were "
-        f"cut to their first {limit}; the first is sequence {first} with {lengths[first]} "
-        f"residues, the longest has {longest}, at index {lengths.index(longest)}. "
+        f"cut to their first {limit}; the first is {which} with {lengths[first]} "
+        f"residues, the longest has {longest}, {where}. "
         "too_long='window' keeps every residue.",
         UserWarning,
     )

@@ -433,7 +433,12 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         folder : path-like
-            Made where it does not exist.
+            Made where it does not exist. A distiller that is there is replaced.
+
+        Raises
+        ------
+        OSError
+            If the folder holds something else, such as a model, or cannot be written.
 
         Raises
         ------

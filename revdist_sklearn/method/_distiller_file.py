@@ -41,15 +41,53 @@ MAY_BE_NAN = ("component_shares", "residual_variances")
 WAY_OUT = "save it again with ReverseDistiller.save_pretrained, or fetch it again."
 
 
+def check_folder(folder):
+    """Raise unless a distiller may be written to a folder: a new or empty one, or a distiller's.
+
+    Hidden files do not count. A distiller is known by its weights; files that are damaged, or
+    the half of one, are there to be replaced, but never the configuration of a model.
+
+    Parameters
+    ----------
+    folder : path-like
+
+    Raises
+    ------
+    OSError
+        If it is a file, or holds something else.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; a distiller is a folder. Name another.")
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if names and (WEIGHTS not in names or _is_of_a_model(folder / CONFIG)):
+        shown = ", ".join(names[:10]) + (", .." if len(names) > 10 else "")
+        raise FileExistsError(
+            f"The folder {folder} holds something else than a distiller ({shown}), of which "
+            f"{CONFIG} would be overwritten or mixed up. Name a new or an empty folder."
+        )
+
+
+def _is_of_a_model(path):
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(written, dict) and "stages" not in written and "model_type" in written
+
+
 def write_chain(folder, chain, header):
     """Write a chain and a JSON-ready header to a folder, made where it does not exist.
 
     Raises
     ------
     OSError
-        If it cannot be written; what stood there is still there.
+        As ``check_folder``, or if it cannot be written.
     """
     folder = Path(folder)
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"mean": chain.mean}
     for name in ("cross_covariance", "noise"):

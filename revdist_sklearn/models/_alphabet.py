@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ._checkpoint import TOKENIZER_FILES
 from ._residues import AMBIGUOUS, AMINO_ACIDS
 
 
@@ -71,6 +72,13 @@ def _vocabulary(folder, member):
 def _tokenizer(folder, member):
     from transformers import AutoTokenizer
 
+    files = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)}
+    if not files and not member.trust_remote_code:
+        # Some classes of transformers make an empty one of nothing, without a word.
+        raise ValueError(
+            f"Model {member.source!r} has no tokenizer: none of its files is there. "
+            f"{_way_out(folder, member)}"
+        )
     try:
         return AutoTokenizer.from_pretrained(str(folder), **member.code_options)
     except Exception as error:  # of as many kinds as there are ways to write a tokenizer

@@ -12,11 +12,11 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-CONFIG_FILES = (
-    "config.json",
+TOKENIZER_FILES = (
     *("vocab.*", "merges.txt", "*.model"),  # vocabularies; sentencepiece's is a model
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json"),
 )
+CONFIG_FILES = ("config.json", *TOKENIZER_FILES)
 CODE_FILES = ("config.json", "*.py")
 
 

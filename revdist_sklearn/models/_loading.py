@@ -19,7 +19,7 @@ from pickle import UnpicklingError
 import numpy as np
 from safetensors import SafetensorError
 
-from ..base._hub import quiet
+from ..base._hub import quiet, quiet_reports
 from ..base._identity import digest
 from ..base._warnings import warn
 from ._alphabet import read_alphabet
@@ -168,7 +168,7 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
         ``device_map`` or ``quantization_config``. ``trust_remote_code`` is the member's.
 
     silent : bool, default=True
-        Whether to silence transformers' and the hub's own bars and reports.
+        Whether to silence transformers' and the hub's own bars; reports are silent always.
 
     weights : str or None, default=None
         Fingerprint that the model must have; None takes what is there.
@@ -314,7 +314,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
         **architecture.load_options,
         **(model_kwargs or {}),
     }
-    with quiet(silent):
+    with quiet_reports(), quiet(silent):
         alphabet = read_alphabet(folder, member)
         try:
             model, report = model_class.from_pretrained(str(folder), **options)

@@ -1,15 +1,21 @@
 import csv
+import io
 import json
+import re
+import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, fit_on_corpus
+from revdist_sklearn._corpus import piece_moments
+from revdist_sklearn.cli._cache import _size
 from revdist_sklearn.cli._main import COMMANDS, _parser, main
 from revdist_sklearn.cli._options import featurizer_of
-from revdist_sklearn.cli._readers import read_fasta, read_measurements
+from revdist_sklearn.cli._readers import read_fasta
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
 from revdist_sklearn.embedding._cache import FILE
 
@@ -40,7 +46,7 @@ def test_embed(corpus, distiller, tmp_path, suffix):
     arguments = ["embed", "--models", "esm2-nano:64", "--fasta", str(corpus)]
     arguments += ["--distiller", str(distiller), "--n-components", "20", "--output", str(out)]
     assert main(arguments) == 0
-    sequences = [s for _, s in read_fasta(corpus)]
+    sequences = read_fasta(corpus).sequences
     Z = ESMFeaturizer("esm2-nano:32").transform(sequences)[:, :20]
     if suffix == "npz":
         with np.load(out) as file:
@@ -65,10 +71,10 @@ def test_embed_with_a_cache_then_info_and_clear(corpus, distiller, tmp_path, cap
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5  # two models, whole proteins and windows, and the size
     of_windows = [line for line in lines if "window 100" in line]
-    n_long = sum(len(s) > 100 for _, s in read_fasta(corpus))
-    assert len(of_windows) == 2 and f": {n_long} sequences, 0.0 MB" in of_windows[0]
+    n_long = sum(len(s) > 100 for s in read_fasta(corpus).sequences)
+    assert len(of_windows) == 2 and f": {n_long} sequences, {n_long * 128} bytes" in of_windows[0]
     assert main(["cache", "clear", str(cache)]) == 0
-    assert capsys.readouterr().out.startswith("Freed: 0.")
+    assert re.match(r"Freed: \d+\.\d kB", capsys.readouterr().out)
     assert main(["cache", "info", str(cache)]) == 0
     assert "No embeddings in" in capsys.readouterr().out
 
@@ -84,7 +90,7 @@ def test_cache_info_of_a_damaged_file_names_the_command_that_helps(tmp_path, cap
     assert main(["cache", "info", str(tmp_path)]) == 2
     assert f"revdist cache clear {tmp_path}" in capsys.readouterr().err
     assert main(["cache", "clear", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "Freed: 0.0 MB\n" and not list(tmp_path.iterdir())
+    assert capsys.readouterr().out == "Freed: 1.8 kB\n" and not list(tmp_path.iterdir())
 
 
 def test_evaluate(corpus, distiller, tmp_path, capsys):
@@ -112,40 +118,10 @@ def test_distiller_of_other_models_is_an_error(corpus, distiller, tmp_path, caps
     assert "the distiller was fitted on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("", "holds no FASTA record"),
-        ("MKT\n>a\nMKT\n", "text before the first header in line 1"),
-        (">a\n>b\nMKT\n", "'a' has no sequence"),
-    ],
-)
-def test_bad_fasta(tmp_path, text, message):
-    path = tmp_path / "x.fasta"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_fasta(path)
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("a,b\n1,2\n", "no column 'mutated_sequence'; it has a, b"),
-        ("mutated_sequence,DMS_score\nMK,1\nMK,x\n", "row 2 after the header: DMS_score is 'x'"),
-        ("mutated_sequence,DMS_score\nMK,nan\n", "row 1 after the header"),
-        ("mutated_sequence,DMS_score\n", "has no rows"),
-    ],
-)
-def test_bad_table(tmp_path, text, message):
-    path = tmp_path / "x.csv"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_measurements(path, "mutated_sequence", "DMS_score")
-
-
 def test_missing_file_is_a_message_not_a_traceback(capsys):
     assert main(["fit", "--fasta", "no_such.fasta", "--output", "x"]) == 2
-    assert "no_such.fasta" in capsys.readouterr().err
+    expected = "revdist fit: --fasta no_such.fasta: there is no such file.\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_module_runs():
@@ -172,7 +148,7 @@ def test_fit_takes_the_regressor(corpus, tmp_path, regressor):
     expected = fit_on_corpus(
         ReverseDistiller(regressor=regressor),
         ESMFeaturizer("esm2-nano:64"),
-        [s for _, s in read_fasta(corpus)],
+        read_fasta(corpus).sequences,
     )
     assert distiller.regressor == regressor
     np.testing.assert_allclose(distiller.components_, expected.components_, atol=1e-4)
@@ -211,7 +187,7 @@ def test_embed_computes_in_the_dtype(corpus, distiller, tmp_path):
     arguments = ["embed", "--models", "esm2-nano:64", "--fasta", str(corpus)]
     arguments += ["--distiller", str(distiller), "--dtype", "bfloat16"]
     assert main([*arguments, "--output", str(tmp_path / "z.npz")]) == 0
-    sequences = [s for _, s in read_fasta(corpus)]
+    sequences = read_fasta(corpus).sequences
     rd = ReverseDistiller.from_pretrained(distiller)
     with np.load(tmp_path / "z.npz") as file:
         half = ESMFeaturizer("esm2-nano:64", dtype="bfloat16").transform(sequences)
@@ -242,3 +218,280 @@ def test_models_beyond_the_prefix_need_not_be_those_of_the_fit(corpus, distiller
     assert main([*arguments, "--n-components", "20"]) == 0
     with np.load(tmp_path / "z.npz") as file:
         assert file["embedding"].shape == (8, 20)
+
+
+# What is looked at before the work
+
+
+class Worked(Exception):
+    """A model ran, or a corpus was embedded."""
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    def work(*args, **kwargs):
+        raise Worked
+
+    monkeypatch.setattr(ESMFeaturizer, "transform", work)
+    monkeypatch.setattr(ESMFeaturizer, "iter_residues", work)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    data = load_amyloid_nucleation(mutations="single")
+    path = tmp_path_factory.mktemp("table") / "mine.csv"
+    columns = [column[::6] for column in (data.mutations, data.sequences, data.target)]
+    rows = ["mutant,mutated_sequence,DMS_score"]
+    rows += [f"{m},{s},{y}" for m, s, y in zip(*columns, strict=True)]
+    path.write_text("\n".join(rows), encoding="utf-8-sig")
+    return path
+
+
+def commands(corpus, table, output):
+    """Return each command that writes, with an output of some name in a folder."""
+    models = ["--models", "esm2-nano:64"]
+    return {
+        "fit": ["fit", *models, "--fasta", str(corpus), "--output", str(output)],
+        "embed": ["embed", *models, "--fasta", str(corpus), "--output", str(output) + ".npz"],
+        "evaluate": ["evaluate", str(table), *models, "--output", str(output) + ".json"],
+        "demo": ["demo", "--output", str(output)],
+    }
+
+
+@pytest.mark.parametrize("command", ["fit", "embed", "evaluate", "demo"])
+def test_an_output_that_cannot_be_is_told_before_the_work(
+    corpus, table, tmp_path, no_work, command, capsys
+):
+    (tmp_path / "file").write_text("")
+    arguments = commands(corpus, table, tmp_path / "file" / "z")[command]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"revdist {command}: --output ") and len(said.splitlines()) == 1
+    with pytest.raises(Worked):  # the same with another name does work
+        arguments = commands(corpus, table, tmp_path / "z")[command]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("REVDIST_TRACEBACK", "1")
+            main(arguments)
+
+
+def test_fit_does_not_overwrite_a_model(corpus, tiny_model, tmp_path, no_work, capsys):
+    folder = shutil.copytree(tiny_model, tmp_path / "m")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert main(["fit", "--fasta", str(corpus), "--output", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert "something else than a distiller (config.json, model.safetensors" in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_more_columns_than_there_are_is_told_before_a_fit(corpus, tmp_path, no_work, capsys):
+    arguments = commands(corpus, None, tmp_path / "z")["embed"]
+    assert main([*arguments, "--n-components", "65"]) == 2
+    assert "--n-components 65 is larger than the 64 columns" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit", "embed"])
+def test_records_are_named_and_options_are_those_of_the_shell(tmp_path, no_work, command, capsys):
+    path = tmp_path / "x.fasta"
+    path.write_text(">sp|P1\nMKT*\n>ok\nMKT\n>sp|P2\nMK1T\n")
+    arguments = commands(path, None, tmp_path / "z")[command]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "sp|P1 (line 1) has '*'" in said and "2 of 3; the others: sp|P2 (line 5)" in said
+    path.write_text(">sp|P1\nMKTAY\n>ok\nMKT\n")
+    assert main([*arguments, "--max-length", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "sp|P1 (line 1) has 5 residues" in said
+    assert "--too-long window" in said and "--max-length" in said and "too_long" not in said
+    arguments[arguments.index("esm2-nano:64")] = "esm2_nano"
+    assert main(arguments) == 2
+    assert "`models`" not in (said := capsys.readouterr().err) and "esm2_nano" in said
+
+
+# What is kept
+
+
+def test_a_pass_over_a_corpus_is_made_once(corpus, table, tmp_path, capsys, monkeypatch):
+    cache = ["--cache-dir", str(tmp_path / "c")]
+    of = commands(corpus, table, tmp_path / "z")
+    assert main([*of["fit"], *cache]) == 0
+    assert "kept in" in capsys.readouterr().err
+    first = ReverseDistiller.from_pretrained(tmp_path / "z")
+
+    def again(*args, **kwargs):
+        raise AssertionError("the corpus was embedded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ESMFeaturizer, "iter_residues", again)
+        assert main([*of["fit"], *cache, "--regressor", "ridge", "--alpha", "9"]) == 0
+        ridge = ReverseDistiller.from_pretrained(tmp_path / "z")
+        assert (ridge.regressor, ridge.alpha) == ("ridge", 9.0)
+        assert np.abs(ridge.components_ - first.components_).max() > 1e-3
+        assert main([*of["evaluate"], *cache, "--fasta", str(corpus)]) == 0
+        said = capsys.readouterr().err
+        assert f"Distiller and baselines come from {corpus} (8 proteins" in said
+        assert "found in" in said
+        # Another corpus, or other models, is another pass.
+        with pytest.raises(AssertionError, match="embedded again"):
+            patch.setenv("REVDIST_TRACEBACK", "1")
+            main([*of["evaluate"], *cache])
+
+    [moments] = (tmp_path / "c").glob("moments-*")
+    assert main(["cache", "info", str(tmp_path / "c")]) == 0
+    assert "Moments of corpora: 1, 149." in capsys.readouterr().out
+    moments.write_bytes(moments.read_bytes()[:1000])
+    assert main([*of["fit"], *cache]) == 0
+    assert "computed anew: it is damaged" in capsys.readouterr().err
+    again_fitted = ReverseDistiller.from_pretrained(tmp_path / "z")
+    np.testing.assert_allclose(again_fitted.components_, first.components_, atol=1e-6)
+    assert main(["cache", "clear", str(tmp_path / "c")]) == 0
+    assert not list((tmp_path / "c").iterdir())
+
+
+def test_an_interrupted_fit_says_what_is_kept_and_goes_on(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("revdist_sklearn._corpus.PIECE_RESIDUES", 1000)
+    pieces = []
+
+    def piece(*args, interrupt=True, **kwargs):
+        if interrupt and len(pieces) == 2:
+            raise KeyboardInterrupt
+        pieces.append(args[1])
+        return piece_moments(*args, **kwargs)
+
+    arguments = commands(corpus, None, tmp_path / "d")["fit"]
+    arguments += ["--checkpoint", str(tmp_path / "kept")]
+    monkeypatch.setattr("revdist_sklearn._corpus.piece_moments", piece)
+    assert main(arguments) == 130
+    said = capsys.readouterr().err
+    assert said == (
+        f"revdist fit: Interrupted. The pass so far is in {tmp_path / 'kept'}; the same command "
+        "goes on from there.\n"
+    )
+    monkeypatch.setattr("revdist_sklearn._corpus.piece_moments", partial(piece, interrupt=False))
+    assert main(arguments) == 0
+    assert [s for part in pieces for s in part] == read_fasta(corpus).sequences
+    assert main([*arguments, "--cache-dir", str(tmp_path)]) == 2
+    assert "--checkpoint and --cache-dir keep the same" in capsys.readouterr().err
+
+
+def test_embed_says_beforehand_that_it_fits_a_distiller(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ESMFeaturizer, "iter_residues", interrupted)
+    arguments = commands(corpus, None, tmp_path / "z")["embed"]
+    assert main(arguments) == 130
+    said = capsys.readouterr().err
+    assert "one is fitted first, on the bundled UniProt sample (1,000 proteins, 336,215" in said
+    assert "revdist fit --models esm2-nano:64 --output FOLDER" in said
+    assert "--distiller FOLDER" in said and "--cache-dir FOLDER would keep" in said
+    assert said.splitlines()[-1].startswith("revdist embed: Interrupted. Nothing is kept; with")
+    assert not list(tmp_path.iterdir())
+
+
+def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_evaluate_with_a_distiller_says_where_its_baselines_come_from(
+    corpus, distiller, table, tmp_path, capsys
+):
+    arguments = commands(corpus, table, tmp_path / "z")["evaluate"]
+    assert main([*arguments, "--fasta", str(corpus), "--distiller", str(distiller)]) == 0
+    printed = capsys.readouterr()
+    assert f"The baselines come from {corpus} (8 proteins" in printed.err
+    assert "position folds" in printed.out  # of a table that begins with a byte-order mark
+    figures = json.loads((tmp_path / "z.json").read_text())
+    assert figures["baselines"].startswith(str(corpus))
+
+
+def test_evaluate_of_several_mutations_has_no_folds_by_position(
+    corpus, distiller, table, tmp_path, capsys
+):
+    lines = table.read_text("utf-8-sig").splitlines()
+    lines[2] = lines[2].replace(",", ":X1X,", 1)
+    several = tmp_path / "several.csv"
+    several.write_text("\n".join(lines))
+    arguments = commands(corpus, several, tmp_path / "z")["evaluate"]
+    code = main([*arguments, "--fasta", str(corpus), "--distiller", str(distiller)])
+    said = capsys.readouterr()
+    assert code == 2 and "(line 3)" in said.err  # no X in that sequence
+    lines[2] = lines[2].replace(":X1X,", ":WT,", 1)
+    several.write_text("\n".join(lines))
+    assert main([*arguments, "--fasta", str(corpus), "--distiller", str(distiller)]) == 0
+    said = capsys.readouterr()
+    assert "No folds by position: 1 of" in said.err and "position folds" not in said.out
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (BrokenPipeError(32, "Broken pipe"), 141),
+        (MemoryError(), 2),
+        (ImportError("no model of that kind"), 2),
+        (KeyError("x"), 1),
+        (ZeroDivisionError("x"), 1),
+    ],
+)
+def test_nothing_ends_in_a_traceback(monkeypatch, capsys, error, code):
+    def run(arguments):
+        raise error
+
+    monkeypatch.setattr(COMMANDS["fit"], "run", run)
+    assert main(["fit", "--output", "x"]) == code
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == (code != 141) and said.startswith(
+        "revdist fit: "[: len(said)]
+    )
+
+
+def test_a_reader_that_goes_away(tmp_path):
+    command = f'"{sys.executable}" -m revdist_sklearn cache info "{tmp_path}"'
+    run = subprocess.run(
+        ["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+    )
+    assert not run.stderr and run.stdout == "141\n"
+
+
+def test_a_letter_that_the_terminal_lacks_loses_nothing(tmp_path, monkeypatch):
+    (tmp_path / "\u00fc").mkdir()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert main(["cache", "info", str(tmp_path / "\u00fc")]) == 0
+    assert sys.stdout.buffer.getvalue().endswith(rb"\xfc." + b"\n")
+
+
+def test_warnings_are_lines_without_a_place_in_the_code(corpus, tmp_path):
+    arguments = commands(corpus, None, tmp_path / "z")["fit"]
+    run = subprocess.run(
+        [sys.executable, "-m", "revdist_sklearn", *arguments], capture_output=True, text=True
+    )
+    assert run.returncode == 0
+    [line] = run.stderr.splitlines()
+    assert line.startswith("revdist: warning: A corpus of 8 distinct proteins says little")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1536, "1.5 kB"), (2.5e6, "2.5 MB"), (865e6, "865.0 MB")],
+)
+def test_sizes_are_written_as_people_do(size, text):
+    assert _size(int(size)) == text
+
+
+@pytest.mark.parametrize("folder", ["", "file"])
+def test_a_cache_that_is_no_folder_is_told_before_the_work(
+    corpus, tmp_path, no_work, capsys, monkeypatch, folder
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    arguments = commands(corpus, None, tmp_path / "z")["embed"]
+    assert main([*arguments, "--cache-dir", folder]) == 2
+    assert f"--cache-dir {folder or repr(folder)} is no folder" in capsys.readouterr().err
+
+
+def test_a_penalty_without_ridge_is_told(corpus, tmp_path, no_work, capsys):
+    arguments = commands(corpus, None, tmp_path / "z")["fit"]
+    assert main([*arguments, "--alpha", "3"]) == 2
+    assert "--alpha has no part in --regressor ols" in capsys.readouterr().err

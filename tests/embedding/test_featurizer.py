@@ -28,10 +28,11 @@ from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import check_is_fitted
 from transformers import EsmModel, EsmTokenizer
 
+from revdist_sklearn import corpus_moments
 from revdist_sklearn.base._hub import ModelNotFoundError
 from revdist_sklearn.datasets import load_gb1_stability, load_uniprot_sample
 from revdist_sklearn.embedding import _protein_rows, _residue_rows
-from revdist_sklearn.embedding._cache import EmbeddingCache
+from revdist_sklearn.embedding._cache import EmbeddingCache, cache_info
 from revdist_sklearn.embedding._featurizer import ESMFeaturizer
 from revdist_sklearn.embedding._member_run import pooled_rows
 from revdist_sklearn.embedding._sequences import RESIDUES
@@ -1140,3 +1141,39 @@ def test_residues_are_on_the_host_where_a_gpu_has_no_room_for_them(
     [(rows, _)] = _residue_rows.residue_rows(plan, proteins, True)
     assert rows.device.type == "cpu" and torch.equal(rows, expected)
     assert fake_cuda.happened == [(1, "emptied")]
+
+
+DNA = "ATGGCTAGCTAGGCTAACGTACGATCGATCGATCAGCTAGC"
+
+
+def test_dna_is_told_once_with_its_index(tiny_model):
+    emb = ESMFeaturizer(tiny_model)
+    with pytest.warns(UserWarning, match="1 of 2 sequences are DNA or RNA .*Sequence 1") as caught:
+        corpus_moments(emb, ["MKTAYIAKQR", DNA], verbose=False)
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="Sequence 0"):
+        emb.transform([DNA])
+
+
+def test_a_relative_cache_is_the_folder_of_the_first_use(tiny_model, tmp_path, monkeypatch):
+    def moved(name):
+        (tmp_path / name).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / name)
+
+    moved("first")
+    used, sent, fitted = (ESMFeaturizer(tiny_model, cache_dir="c") for _ in range(3))
+    used.transform(["MKTAY"])
+    sent = pickle.dumps(sent)
+    fitted.fit(["MKTAY"])
+    moved("second")
+    used.transform(["GIVEQ"])
+    clone(used).transform(["CCTSI"])
+    pickle.loads(sent).transform(["NYCN"])
+    fitted.transform(["MKTAW"])
+    assert not (tmp_path / "second" / "c").exists()
+    [(_, space)] = enumerate(cache_info(tmp_path / "first" / "c")[0])
+    assert space["n_sequences"] == 5
+    # Parameters stay as they were given; another one is another folder.
+    assert clone(used).get_params()["cache_dir"] == used.cache_dir == "c"
+    used.set_params(cache_dir="d").transform(["MKTAY"])
+    assert (tmp_path / "second" / "d").exists()

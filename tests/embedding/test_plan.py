@@ -3,6 +3,8 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
+from conftest import save_generic
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from revdist_sklearn import ESMFeaturizer
 from revdist_sklearn.base._identity import canonical_json
@@ -107,3 +109,13 @@ def test_configurations_and_types_of_torch_can_be_written_down():
 
     assert text(load_in_8bit=True) == text(load_in_8bit=True) != text(load_in_4bit=True)
     assert '"t":"torch.float16"' in text() and "BitsAndBytesConfig" in text()
+
+
+@pytest.mark.parametrize("given", [{}, {"max_length": 100}])
+def test_a_decoder_is_refused_for_what_it_is_and_not_for_its_limit(tmp_path, given):
+    config = GPT2Config(
+        vocab_size=29, n_embd=8, n_layer=1, n_head=2, n_positions=64, initializer_range=0.6
+    )
+    folder = save_generic(tmp_path / "m", GPT2LMHeadModel, config)
+    with pytest.raises(ValueError, match="looks only back"):
+        ESMFeaturizer(folder, **given).transform(["MKTAY" * 20])

@@ -10,6 +10,7 @@ from revdist_sklearn.embedding._sequences import (
     apply_limit,
     batches,
     check_sequences,
+    nucleotides,
     runs,
     window_starts,
 )
@@ -195,3 +196,38 @@ def test_squares_count_in_a_batch():
     assert list(batches(lengths, 120, square=0.1)) == [[0, 1], [2, 3], [4]]
     assert list(batches(lengths, 100)) == [[0, 1, 2, 3, 4]]
     assert list(batches(lengths, 10, square=0.1)) == [[i] for i in range(5)]
+
+
+def test_all_offenders_are_named_and_counted():
+    with pytest.raises(ValueError, match=r"3 of 4; the others: Sequence 1, Sequence 3\)"):
+        check_sequences(["MK*", "M.K", "MKT", "M-"])
+    with pytest.raises(ValueError, match=r"^b \(line 3\) has '1' at position 1"):
+        check_sequences(["MK", "M1"], labels=["a (line 1)", "b (line 3)"])
+    with pytest.raises(ValueError, match=r"Sequence 0 is empty \(so are 2 of 3; .*Sequence 2\)"):
+        check_sequences(["", "MKT", ""])
+    with pytest.raises(TypeError, match="the others: " + ", ".join(f"b{i}" for i in range(1, 11))):
+        check_sequences([None] * 30, labels=[f"b{i}" for i in range(30)])
+
+
+def test_labels_name_the_long_ones():
+    labels = ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"^b has 5 residues, .* are longer: b, c\)"):
+        apply_limit(["MKT", "MKTAY", "GIVEQX"], 4, "error", labels)
+    with pytest.warns(UserWarning, match=r"the first is b with 5 .* has 6, it is c\."):
+        apply_limit(["MKT", "MKTAY", "GIVEQX"], 4, "truncate", labels)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "is_one"),
+    [
+        ("ATGGCTAGCTAGGCTAACGT", True),
+        ("auggcuagcuaggcuaacgu", True),
+        ("ATGGCTAGNNNNNNCTAACGT", True),
+        ("ATGGCTAGCTAGGCTAACG", False),  # 19 letters
+        ("ATGGCTAGCTAGGCTAACGU", False),  # T and U
+        ("GAGAGAGAGAGAGAGAGAGAGAGA", False),  # a repeat of glycine and alanine
+        ("ATGGCTAGCTAGGCTAACGTM", False),
+    ],
+)
+def test_nucleotides_are_told_by_their_letters(sequence, is_one):
+    assert nucleotides(["MKT", sequence]) == ([1] if is_one else [])

@@ -543,3 +543,43 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_distiller(tmp_path, befo
     assert 10 < len(killed) < 60
     widths = [ReverseDistiller.from_pretrained(f).transform(X).shape[1] for f in killed]
     assert set(widths) == {8, 6} and widths == sorted(widths, reverse=True)
+
+
+MODEL = '{"model_type": "esm", "hidden_size": 8}'
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": MODEL, "model.safetensors": "w"},
+        {"config.json": MODEL, "chain.safetensors": "w"},
+        {"notes.txt": "mine"},
+    ],
+)
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    distiller = ReverseDistiller((4, 8)).fit(rows())
+    with pytest.raises(OSError, match=rf"something else .*\({', '.join(sorted(files))}\)"):
+        distiller.save_pretrained(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_a_file_is_no_folder_for_a_distiller(tmp_path):
+    (tmp_path / "d").write_text("mine")
+    with pytest.raises(OSError, match="is a file; a distiller is a folder"):
+        ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path / "d")
+
+
+def test_a_distiller_is_replaced_also_a_damaged_one_and_hidden_files_do_not_count(tmp_path):
+    (tmp_path / ".gitattributes").write_text("*.safetensors filter=lfs")
+    for regressor in ("ols", "pcr"):
+        ReverseDistiller((4, 8), regressor=regressor).fit(rows()).save_pretrained(tmp_path)
+    assert ReverseDistiller.from_pretrained(tmp_path).regressor == "pcr"
+    (tmp_path / "README.md").write_text("a card")
+    (tmp_path / "config.json").write_text("{")
+    distiller = ReverseDistiller((4, 8)).fit(rows())
+    distiller.save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    distiller.save_pretrained(tmp_path)
+    assert ReverseDistiller.from_pretrained(tmp_path).regressor == "ols"

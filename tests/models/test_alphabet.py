@@ -103,3 +103,16 @@ def test_code_of_a_tokenizer_is_not_run_unasked(tmp_path):
     (folder / "own.py").write_text("raise SystemExit('the code ran')")
     with pytest.raises(ValueError, match=r"model_kwargs=\{'trust_remote_code': True\}"):
         alphabet_of(folder)
+
+
+@pytest.mark.parametrize("spelling", ["generic", "▁{}"])
+def test_a_missing_tokenizer_is_named_as_such(tmp_path, spelling):
+    if spelling == "generic":
+        config = RobertaConfig(**small(29), pad_token_id=1)
+        folder = Path(save_generic(tmp_path / "m", RobertaModel, config))
+    else:
+        folder = Path(save_t5(tmp_path / "m", spelling=spelling))
+    for path in folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"has no tokenizer.*Expected is vocab\.txt"):
+        alphabet_of(folder)

@@ -2,6 +2,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -665,3 +667,15 @@ def test_a_configuration_that_is_none_is_told(tmp_path, content):
     (folder / "config.json").write_bytes(content)
     with pytest.raises(DamagedFileError, match=r"config\.json is damaged .*; save or fetch the"):
         resolve_family(str(folder))
+
+
+def test_the_report_of_a_head_that_is_left_out_is_silent_with_bars_too():
+    code = "from revdist_sklearn import ESMFeaturizer as E; E('esm2-nano:32', verbose=1)"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}.transform(['MKTAYIAKQR'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Loading weights" in run.stderr
+    assert "LOAD REPORT" not in run.stdout + run.stderr

@@ -1,0 +1,90 @@
+"""What the shell says beside its results: notes, warnings and errors, in its own words."""
+
+import re
+import sys
+import warnings
+from contextlib import contextmanager
+
+# Parameters that are options here. What a checkpoint keeps, a cache keeps in every command; d is
+# what a method calls its number of columns.
+OPTIONS = {
+    name: "--" + name.replace("_", "-")
+    for name in (
+        *("models", "device", "dtype", "max_length", "too_long", "cache_dir", "n_jobs"),
+        *("n_components", "regressor", "alpha"),
+    )
+} | {"checkpoint": "--cache-dir", "d": "--n-components"}
+# Parameters that messages name and that no option sets.
+OF_PYTHON = (
+    *("model_kwargs", "token_budget", "revision", "token", "local_files_only"),
+    *("residual_sizes", "layer", "pooling"),
+)
+_VALUE = r"(?:=(?P<{}>'[^']*'|[\w.+-]*\w)?)"
+_NAMES = "|".join(OPTIONS)
+# No word of English, with or without a value.
+_TELLING = "|".join(name for name in OPTIONS if "_" in name)
+_PARAMETER = re.compile(
+    rf"`(?P<quoted>{_NAMES})`{_VALUE.format('a')}?|\b(?P<bare>{_NAMES}){_VALUE.format('b')}"
+    rf"|\b(?P<alone>{_TELLING})\b"
+)
+
+
+def note(message):
+    """Print a line for people on standard error."""
+    print(f"revdist: {message}", file=sys.stderr)
+
+
+def as_options(message):
+    """Return a message of the package with the options of the shell in place of parameters.
+
+    Parameters
+    ----------
+    message : str
+
+    Returns
+    -------
+    message : str
+
+    Examples
+    --------
+    >>> from revdist_sklearn.cli._messages import as_options
+    >>> as_options("Raise `max_length`=5, or use too_long='window', or drop `models`.")
+    'Raise --max-length 5, or use --too-long window, or drop --models.'
+    """
+
+    def option(match):
+        value = match["a"] or match["b"]
+        name = OPTIONS[match["quoted"] or match["bare"] or match["alone"]]
+        return f"{name} {value.strip(chr(39))}" if value else name
+
+    text = _PARAMETER.sub(option, str(message)).replace(" or None", " or leave it out")
+    python = [name for name in OF_PYTHON if re.search(rf"`{name}`|\b{name}=", text)]
+    if python:
+        text += f" (Parameters of Python alone, without an option here: {', '.join(python)}.)"
+    return text
+
+
+def said_of(error):
+    """Return the text of an error with its notes."""
+    text = str(error) or type(error).__name__
+    return as_options(" ".join([text, *getattr(error, "__notes__", [])]))
+
+
+def add_note(error, text):
+    """Add to an error what its message will end with; Python 3.10 has no method for it."""
+    error.__notes__ = [*getattr(error, "__notes__", []), text]
+
+
+@contextmanager
+def warnings_as_notes():
+    """Show warnings as lines without the place in the code."""
+    before = warnings.formatwarning
+
+    def as_line(message, category, filename, lineno, line=None):
+        return f"revdist: warning: {as_options(message)}\n"
+
+    warnings.formatwarning = as_line  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
