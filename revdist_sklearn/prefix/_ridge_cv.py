@@ -5,7 +5,7 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.linear_model import Ridge
 from sklearn.utils.validation import validate_data
 
-from ._scores import GivenValues, neg_mean_squared_error, r2
+from ._scores import GivenValues, flat, neg_mean_squared_error, r2
 from ._search import PrefixSearch
 
 BATCH_SCORES = {"r2": r2, "neg_mean_squared_error": neg_mean_squared_error}
@@ -166,12 +166,15 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         ValueError
             If a prefix is wider than X, a penalty is not above 0, a split has no row of
             positive weight, no candidate has a score, ``cv="loo"`` meets ``scale`` or another
-            ``scoring``, or ``one_standard_error`` a single split.
+            ``scoring``, ``one_standard_error`` a single split, or ``scoring`` is a metric, or
+            a scorer that returns no number or fails for every candidate.
 
-        TypeError
-            If a scorer returns no number.
+        Warns
+        -----
+        UserWarning
+            If a scorer fails: the score is NaN then, and the candidate ranks last.
         """
-        given = X
+        given = X, y
         X, y = validate_data(
             self,
             X,
@@ -228,8 +231,9 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     def _encode(self, y, sample_weight):
         return y.reshape(len(y), -1).astype(np.float64), sample_weight
 
-    def _given(self, X, y, predictions):
-        return GivenValues(X, predictions.reshape(np.shape(y)))
+    def _given(self, X, predictions):
+        # A column of targets has predictions of one dimension, as from Ridge.
+        return GivenValues(X, flat(predictions))
 
     def _row_scores(self, y, all_y, predictions):
         errors = predictions - y.reshape(len(y), 1, 1, -1)
