@@ -142,15 +142,29 @@ def centred_split(X, y, X_test, sample_weight=None, fit_intercept=True, *, overw
     y_mean = np.zeros(y.shape[1])
     if fit_intercept:
         w = np.full(len(X), 1.0) if sample_weight is None else sample_weight
-        mean, y_mean = (_product(w[None] / w.sum(), part)[0] for part in (X, y))
-        X -= mean
-        y -= y_mean
-        X_test -= mean
+        _centre(w, X, X_test)
+        y_mean = _centre(w, y)
     if sample_weight is not None:
         root = np.sqrt(sample_weight)[:, None]
         X *= root
         y *= root
     return Split(X, y, X_test, y_mean)
+
+
+def _centre(w, *parts):
+    """Subtract the weighted column means of the first part from all parts; return the means.
+
+    The heaviest row goes first, and then the mean of what is left: that is 0 where a column is
+    constant, which a sum over all rows would round. The mean is no less exact for it, as this
+    row is no further from it than the whole column is large.
+    """
+    origin = parts[0][w.argmax()].copy()
+    for part in parts:
+        part -= origin
+    rest = _product(w[None], parts[0])[0] / w.sum()
+    for part in parts:
+        part -= rest
+    return origin + rest
 
 
 def ridge_path(split, prefixes, alphas, form=None):

@@ -564,6 +564,28 @@ def test_in_a_pipeline_and_nested():
     assert outer.fit(X, y).best_estimator_.n_components_ >= 1
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, 1e6 + 0.1, -7.3])
+@pytest.mark.parametrize(("n", "k"), [(20, 6), (30, 6), (77, 6), (103, 20), (30, 60)])
+def test_constant_targets_are_predicted_exactly(n, k, constant, weighted):
+    """GridSearchCV has 1 where the sum of the targets does not round, as for 16 rows of 0.1."""
+    X, y, w = data(n, k)
+    y[:] = constant
+    w = w / 3 if weighted else None
+    for cv, best in ((5, 1.0), ("loo", 0.0)):
+        search = PrefixRidgeCV([2, k // 2, k], alphas=ALPHAS, cv=cv).fit(X, y, sample_weight=w)
+        assert (search.cv_scores_ == best).all()
+
+
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, 1e6 + 0.1, -7.3])
+def test_constant_targets_score_as_in_grid_search(constant):
+    X, *_ = data(20, 6)
+    y = np.full(20, constant)
+    ours = PrefixRidgeCV([2, 6], alphas=ALPHAS).fit(X, y)
+    _, scores = grid_search(X, y, [2, 6])
+    assert_array_equal(ours.cv_scores_, scores)
+
+
 def test_integer_targets_and_lists():
     X, y, _ = data(30, 6)
     search = PrefixRidgeCV([2, 6], alphas=1.0).fit(X.tolist(), np.rint(y).astype(int).tolist())

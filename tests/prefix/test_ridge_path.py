@@ -235,6 +235,33 @@ def test_many_rows_take_no_matrix_of_rows_by_rows():
     assert peak < 3e6  # 4,000 x 4,000 would be 128 MB
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, 1e6 + 0.1, -7.3, 1e-300, 1e150])
+def test_centred_constants_are_zero(constant, weighted):
+    for n in range(2, 60):
+        X, y, X_test, _, w = data(n, 3, n_targets=2)
+        w = w / 3 if weighted else None
+        X[:, 1] = X_test[:, 1] = y[:, 0] = constant
+        split = centred_split(X, y, X_test, w)
+        assert not split.X[:, 1].any() and not split.X_test[:, 1].any() and not split.y[:, 0].any()
+        assert split.y_mean[0] == constant
+        assert_allclose(split.y_mean[1], np.average(y[:, 1], weights=w), rtol=1e-14)
+
+
+@pytest.mark.parametrize("outlier", [0, 3])
+def test_means_are_exact_beside_outliers_and_offsets(outlier):
+    X, y, X_test, _, w = data(50, 3)
+    X += 1e6
+    X[outlier] = 1e9
+    w[outlier] = 1e-9
+    split = centred_split(X, y, X_test, w)
+    # In long double the sums round 2,000 times less.
+    precise = [np.asarray(part, dtype=np.longdouble) for part in (X, w[:, None])]
+    mean = (precise[0] * precise[1]).sum(axis=0) / precise[1].sum()
+    expected = (X - mean) * np.sqrt(precise[1])
+    assert_allclose(split.X, expected.astype(float), rtol=0, atol=1e-9)
+
+
 def test_overwriting_gives_the_same_split():
     X, y, X_test, _, w = data(20, 5)
     expected = centred_split(X, y, X_test, w)
