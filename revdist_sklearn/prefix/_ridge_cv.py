@@ -108,10 +108,15 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     Memory beside X is two float64 copies of it (seven for ``cv="loo"``), a few matrices of k^2
     (n^2 in the dual form), and ``cv_scores_``, which for ``cv="loo"`` has n splits.
 
-    Cholesky's factor is exact to 1e-16 over the smallest eigenvalue of the Gram matrix scaled
-    to unit diagonal. Where that is below 1e-11, QR (primal) or a singular value decomposition
-    (dual) of the rows takes its place, with a warning; for ``cv="loo"``, rows that all but
-    determine their own prediction are left out one by one.
+    Cholesky's factor is exact to some 1e-16 over the smallest eigenvalue of the Gram matrix
+    scaled to unit diagonal. Where that is below 1e-5, QR (primal) or a singular value
+    decomposition (dual) of the rows takes its place, which is slower, so that scores are those
+    of exact fits to 1e-10; below 1e-11, where other alphas or scales would serve, with a
+    warning. What is left to the condition of the rows themselves no solver mends. For
+    ``cv="loo"``, rows that all but determine their own prediction are left out one by one.
+
+    Targets that are all equal are predicted exactly, for an r2 of 1, which
+    :class:`~sklearn.model_selection.GridSearchCV` finds where their sum does not round.
 
     Scores closer than 1e-10 of themselves are ties: the smaller prefix is taken, then the
     penalty that comes first.

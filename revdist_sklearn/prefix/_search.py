@@ -31,13 +31,14 @@ from sklearn.utils.validation import (
 from ..base._blocks import Blocks
 from ..base._validation import check_integer
 from ..base._warnings import warn
-from ._ridge_path import centred_split, leave_one_out_path, ridge_path
+from ._ridge_path import LEAST_EIGENVALUE, centred_split, leave_one_out_path, ridge_path
 
 # A tuple, as an array for a default breaks the printing of estimators.
 ALPHAS = tuple(10.0**i for i in range(-6, 4))
 # Scores are good to this, relative to themselves; closer ones are ties.
 TIE = 1e-10
-
+# Alphas of a Gram matrix whose least eigenvalue is below this, scaled to unit diagonal, warn.
+ILL_CONDITIONED = 1e-11
 
 # What a search finds out.
 FITTED = ("n_components_", "alpha_", "best_score_", "cv_scores_", "coef_", "intercept_")
@@ -288,9 +289,9 @@ class PrefixSearch(BaseEstimator):
             _check_weights(sample_weight, "X")
         self._check_targets(y if sample_weight is None else y[sample_weight > 0])
         if self._leaves_one_out():
-            self.cv_scores_, well_conditioned = self._leave_one_out(X, y, sample_weight)
+            self.cv_scores_, least = self._leave_one_out(X, y, sample_weight)
         else:
-            self.cv_scores_, well_conditioned = self._folds(
+            self.cv_scores_, least = self._folds(
                 X, y, sample_weight, indexable(*given), for_splitter, for_scorer
             )
         self.n_splits_ = self.cv_scores_.shape[2]
@@ -298,8 +299,9 @@ class PrefixSearch(BaseEstimator):
         self.n_components_ = int(self.prefixes_[p])
         self.alpha_ = float(self.alphas_[a])
         self.best_score_ = float(self.cv_scores_[p, a].mean())
-        self._warn(well_conditioned)
-        self._refit(X, y, sample_weight, "cholesky" if well_conditioned[a] else "svd")
+        self._warn(least)
+        solver = "cholesky" if least[a] >= LEAST_EIGENVALUE else "svd"
+        self._refit(X, y, sample_weight, solver)
         return self
 
     def _check_targets(self, y):
@@ -321,7 +323,7 @@ class PrefixSearch(BaseEstimator):
         return alphas
 
     def _folds(self, X, y, sample_weight, given, for_splitter, for_scorer):
-        """Return the scores of all candidates in all splits, and which alphas went well."""
+        """Return the scores of all candidates in all splits, and each alpha's least eigenvalue."""
         cv = check_cv(self.cv, given[1], classifier=is_classifier(self))
         splits = [
             tuple(np.asarray(part) for part in split) for split in cv.split(*given, **for_splitter)
@@ -329,7 +331,7 @@ class PrefixSearch(BaseEstimator):
         if not splits:
             raise ValueError(f"cv={self.cv!r} gives no splits; a search needs one or more.")
         scores = np.empty((len(self.prefixes_), len(self.alphas_), len(splits)))
-        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        least = np.ones(len(self.alphas_))
         failures: list[Exception] = []
         for i, (train, test) in enumerate(splits):
             for part, its_rows in (("training", train), ("test", test)):
@@ -337,18 +339,18 @@ class PrefixSearch(BaseEstimator):
                     raise ValueError(f"Split {i} of cv has no {part} rows; leave it out.")
             weights = None if sample_weight is None else sample_weight[train]
             score = self._score_of_rows(given, y, test, for_scorer, failures)
-            scores[..., i], well = self._fold(X, y, weights, train, test, score, f"Split {i}")
-            well_conditioned &= well
+            scores[..., i], its = self._fold(X, y, weights, train, test, score, f"Split {i}")
+            least = np.minimum(least, its)
         if failures and np.isnan(scores.mean(axis=2)).all():
             raise ValueError(
                 f"scoring={self.scoring!r} failed for all {scores[..., 0].size} candidates, in "
                 f"one or more of the {len(splits)} splits each; the first time with "
                 f"{failures[0]!r}"
             ) from failures[0]
-        return scores, well_conditioned
+        return scores, least
 
     def _fold(self, X, y, weights, train, test, score, where):
-        """Return the scores of all candidates in one split, and which alphas went well."""
+        """Return the scores of all candidates in one split, and each alpha's least eigenvalue."""
         targets, all_weights, *told = self._encode(y[train], weights)
         _check_weights(all_weights, where)
         X_train, X_test = self._columns(X, train, test, weights)
@@ -356,13 +358,13 @@ class PrefixSearch(BaseEstimator):
             X_train, targets, X_test, all_weights, self.fit_intercept, overwrite=True
         )
         scores = np.empty((len(self.prefixes_), len(self.alphas_)))
-        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        least = np.ones(len(self.alphas_))
         for part in ridge_path(split, self.prefixes_, self.alphas_):
             shape = part.values.shape
             candidates = part.values.reshape(shape[0], -1, shape[3])
             scores[part.prefixes, part.alphas] = score(candidates, *told).reshape(shape[1:3])
-            well_conditioned[part.alphas] &= part.well_conditioned
-        return scores, well_conditioned
+            least[part.alphas] = np.minimum(least[part.alphas], part.least)
+        return scores, least
 
     def _columns(self, X, train, test, weights):
         """Return training and test rows in float64, scaled where asked for."""
@@ -411,7 +413,7 @@ class PrefixSearch(BaseEstimator):
         return one_by_one
 
     def _leave_one_out(self, X, y, sample_weight):
-        """Return the scores of all candidates, a split a row, and which alphas went well."""
+        """Return the scores of all candidates, a split a row, and alphas' least eigenvalues."""
         if (why := self._why_no_closed_form()) is not None:
             raise ValueError(why)
         targets, weights, *told = self._encode(y, sample_weight)
@@ -425,12 +427,12 @@ class PrefixSearch(BaseEstimator):
             self.fit_intercept,
         )
         scores = np.empty((len(self.prefixes_), len(self.alphas_), len(X)))
-        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        least = np.ones(len(self.alphas_))
         for part in paths:
             scored = self._row_scores(y[part.rows], y, part.values, *told)
             scores[part.prefixes, part.alphas, part.rows] = np.moveaxis(scored, 0, 2)
-            well_conditioned[part.alphas] &= part.well_conditioned
-        return scores, well_conditioned
+            least[part.alphas] = np.minimum(least[part.alphas], part.least)
+        return scores, least
 
     def _leaves_one_out(self):
         """Return whether each row is left out in closed form.
@@ -455,9 +457,10 @@ class PrefixSearch(BaseEstimator):
             )
         return None
 
-    def _warn(self, well_conditioned):
-        if not well_conditioned.all():
-            listed = ", ".join(f"{alpha:g}" for alpha in self.alphas_[~well_conditioned])
+    def _warn(self, least):
+        ill = least < ILL_CONDITIONED
+        if ill.any():
+            listed = ", ".join(f"{alpha:g}" for alpha in self.alphas_[ill])
             warn(
                 f"Ill-conditioned Gram matrices for alphas {listed}: the rows were factorised "
                 "instead, which is slower. Larger alphas, or columns of one scale (scale=True), "
