@@ -336,7 +336,16 @@ def prefix_grid_search(head, X, y, prefixes, alphas, *, w=None, scale=False, gro
 def first_of_ties(results):
     """Return the best candidate: of those that differ by rounding alone, the first."""
     mean = results["mean_test_score"]
-    return int(np.flatnonzero(np.isclose(mean, mean.max(), rtol=1e-10, atol=0))[0])
+    return int(np.flatnonzero(np.isclose(mean, np.nanmax(mean), rtol=1e-10, atol=0))[0])
+
+
+def assert_alike(ours, theirs):
+    """Check that two arrays, frames or lists are of one type, shape, index and content."""
+    assert type(ours) is type(theirs)
+    if not isinstance(ours, list):
+        for name in ("dtype", "shape", "columns", "index", "name"):
+            assert str(getattr(ours, name, None)) == str(getattr(theirs, name, None))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def assert_same_search(ours, theirs, scores, *, atol=1e-10):

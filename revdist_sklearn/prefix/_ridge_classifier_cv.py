@@ -180,16 +180,16 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         ValueError
             If y has one class alone, a prefix is wider than X, a penalty is not above 0, a
             split has no row of positive weight, no candidate has a score, ``cv="loo"`` meets
-            ``scale``, ``class_weight="balanced"`` or another ``scoring``, or
-            ``one_standard_error`` a single split.
+            ``scale``, ``class_weight="balanced"`` or another ``scoring``,
+            ``one_standard_error`` a single split, or ``scoring`` is a metric, or a scorer that
+            returns no number or fails for every candidate, as one of probabilities does.
 
-        TypeError
-            If a scorer returns no number.
-
-        AttributeError
-            If a scorer asks for probabilities.
+        Warns
+        -----
+        UserWarning
+            If a scorer fails: the score is NaN then, and the candidate ranks last.
         """
-        given = X
+        given = X, y
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_ = np.unique(y)
@@ -269,7 +269,7 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
             sample_weight = by_class if sample_weight is None else sample_weight * by_class
         return targets, sample_weight, binarizer.classes_
 
-    def _given(self, X, y, decisions, classes):
+    def _given(self, X, decisions, classes):
         return GivenDecisions(X, flat(decisions), classes)
 
     def _row_scores(self, y, all_y, decisions, classes):

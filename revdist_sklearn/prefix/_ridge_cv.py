@@ -5,7 +5,7 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.linear_model import Ridge
 from sklearn.utils.validation import validate_data
 
-from ._scores import GivenValues, neg_mean_squared_error, r2
+from ._scores import GivenValues, flat, neg_mean_squared_error, r2
 from ._search import PrefixSearch
 
 BATCH_SCORES = {"r2": r2, "neg_mean_squared_error": neg_mean_squared_error}
@@ -108,10 +108,15 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     Memory beside X is two float64 copies of it (seven for ``cv="loo"``), a few matrices of k^2
     (n^2 in the dual form), and ``cv_scores_``, which for ``cv="loo"`` has n splits.
 
-    Cholesky's factor is exact to 1e-16 over the smallest eigenvalue of the Gram matrix scaled
-    to unit diagonal. Where that is below 1e-11, QR (primal) or a singular value decomposition
-    (dual) of the rows takes its place, with a warning; for ``cv="loo"``, rows that all but
-    determine their own prediction are left out one by one.
+    Cholesky's factor is exact to some 1e-16 over the smallest eigenvalue of the Gram matrix
+    scaled to unit diagonal. Where that is below 1e-5, QR (primal) or a singular value
+    decomposition (dual) of the rows takes its place, which is slower, so that scores are those
+    of exact fits to 1e-10; below 1e-11, where other alphas or scales would serve, with a
+    warning. What is left to the condition of the rows themselves no solver mends. For
+    ``cv="loo"``, rows that all but determine their own prediction are left out one by one.
+
+    Targets that are all equal are predicted exactly, for an r2 of 1, which
+    :class:`~sklearn.model_selection.GridSearchCV` finds where their sum does not round.
 
     Scores closer than 1e-10 of themselves are ties: the smaller prefix is taken, then the
     penalty that comes first.
@@ -166,12 +171,15 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         ValueError
             If a prefix is wider than X, a penalty is not above 0, a split has no row of
             positive weight, no candidate has a score, ``cv="loo"`` meets ``scale`` or another
-            ``scoring``, or ``one_standard_error`` a single split.
+            ``scoring``, ``one_standard_error`` a single split, or ``scoring`` is a metric, or
+            a scorer that returns no number or fails for every candidate.
 
-        TypeError
-            If a scorer returns no number.
+        Warns
+        -----
+        UserWarning
+            If a scorer fails: the score is NaN then, and the candidate ranks last.
         """
-        given = X
+        given = X, y
         X, y = validate_data(
             self,
             X,
@@ -228,8 +236,9 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     def _encode(self, y, sample_weight):
         return y.reshape(len(y), -1).astype(np.float64), sample_weight
 
-    def _given(self, X, y, predictions):
-        return GivenValues(X, predictions.reshape(np.shape(y)))
+    def _given(self, X, predictions):
+        # A column of targets has predictions of one dimension, as from Ridge.
+        return GivenValues(X, flat(predictions))
 
     def _row_scores(self, y, all_y, predictions):
         errors = predictions - y.reshape(len(y), 1, 1, -1)

@@ -39,6 +39,7 @@ from scipy.linalg import (
     cho_solve,
     cholesky,
     eigh,
+    qr,
     qr_multiply,
     solve_triangular,
     svd,
@@ -46,12 +47,13 @@ from scipy.linalg import (
 from scipy.linalg.blas import dgemm, dsyrk
 from scipy.linalg.lapack import dpocon
 
-# Errors of Cholesky's factor, and of a Gram matrix itself, are 1e-16 over the smallest eigenvalue
-# of the matrix scaled to unit diagonal (Higham, Accuracy and Stability of Numerical Algorithms,
-# theorem 10.6); columns of different scale, or of zeros, do no harm. Below this the rows
-# themselves are factorised.
-LEAST_EIGENVALUE = 1e-11
-# A residual over 1 - H_ii below this is taken from a fit without the row instead.
+# Errors of Cholesky's factor, and of a Gram matrix itself, are some 1e-16 over the smallest
+# eigenvalue of the matrix scaled to unit diagonal (Higham, Accuracy and Stability of Numerical
+# Algorithms, theorem 10.6); columns of different scale, or of zeros, do no harm. Below this the
+# rows themselves are factorised, so that scores are good to 1e-10.
+LEAST_EIGENVALUE = 1e-5
+# A residual over 1 - H_ii below this is taken from a fit without the row instead; in the dual
+# form, below this share of the largest that there can be.
 LEAST_SHARE = 1e-6
 # An eigendecomposition costs as much as this many Cholesky factors (8 to 20 measured for 200 to
 # 1,600 rows, OpenBLAS, one thread and two).
@@ -79,12 +81,17 @@ class Split:
 
     y_mean : ndarray of shape (n_targets,)
         What is added to predictions.
+
+    s : ndarray of shape (n,)
+        The direction of length 1 in which centring left nothing; zeros where nothing was
+        centred.
     """
 
     X: np.ndarray
     y: np.ndarray
     X_test: np.ndarray
     y_mean: np.ndarray
+    s: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,9 @@ class Predictions:
 
     values : ndarray of shape (n_rows, n_prefixes, n_alphas, n_targets)
 
-    well_conditioned : ndarray of bool, shape (n_alphas,)
-        Whether the Gram matrix with this alpha was good enough.
+    least : ndarray of shape (n_alphas,)
+        Smallest eigenvalue of the Gram matrix with this alpha, scaled to unit diagonal. Where
+        it is below ``LEAST_EIGENVALUE`` the rows were factorised instead.
 
     rows : slice or ndarray of int, default=None
         Which of the rows to predict, for leave-one-out; None are all of them.
@@ -108,7 +116,7 @@ class Predictions:
     prefixes: slice
     alphas: slice
     values: np.ndarray
-    well_conditioned: np.ndarray
+    least: np.ndarray
     rows: slice | np.ndarray | None = None
 
 
@@ -139,18 +147,33 @@ def centred_split(X, y, X_test, sample_weight=None, fit_intercept=True, *, overw
     turned = (np.asarray(part, dtype=np.float64, order="F") for part in (X, X_test))
     X, X_test = turned if overwrite else (np.copy(part, order="F") for part in turned)
     y = np.array(y, dtype=np.float64, order="F")
-    y_mean = np.zeros(y.shape[1])
+    y_mean, s = np.zeros(y.shape[1]), np.zeros(len(X))
     if fit_intercept:
         w = np.full(len(X), 1.0) if sample_weight is None else sample_weight
-        mean, y_mean = (_product(w[None] / w.sum(), part)[0] for part in (X, y))
-        X -= mean
-        y -= y_mean
-        X_test -= mean
+        s = np.sqrt(w / w.sum())
+        _centre(w, X, X_test)
+        y_mean = _centre(w, y)
     if sample_weight is not None:
         root = np.sqrt(sample_weight)[:, None]
         X *= root
         y *= root
-    return Split(X, y, X_test, y_mean)
+    return Split(X, y, X_test, y_mean, s)
+
+
+def _centre(w, *parts):
+    """Subtract the weighted column means of the first part from all parts; return the means.
+
+    The heaviest row goes first, and then the mean of what is left: that is 0 where a column is
+    constant, which a sum over all rows would round. The mean is no less exact for it, as this
+    row is no further from it than the whole column is large.
+    """
+    origin = parts[0][w.argmax()].copy()
+    for part in parts:
+        part -= origin
+    rest = _product(w[None], parts[0])[0] / w.sum()
+    for part in parts:
+        part -= rest
+    return origin + rest
 
 
 def ridge_path(split, prefixes, alphas, form=None):
@@ -175,18 +198,19 @@ def ridge_path(split, prefixes, alphas, form=None):
         Of some prefixes and alphas; together they are all of them, each once.
     """
     n_primal = choose_form(len(split.X), len(split.X_test), prefixes, len(alphas), form=form)
-    for j, L, t, well in _primal_factors(split, prefixes[:n_primal], alphas):
+    for j, L, t, least in _primal_factors(split, prefixes[:n_primal], alphas):
         for part, w in _prefix_coefficients(L, t, prefixes[:n_primal]):
             values = _product(split.X_test[:, : len(w)], w) + split.y_mean
-            yield Predictions(part, slice(j, j + 1), values[:, :, None], well)
+            yield Predictions(part, slice(j, j + 1), values[:, :, None], least)
     for i, K, K_test in _running_grams(split, prefixes, n_primal):
-        a, well = _dual_coefficients(K, split.y, alphas)
+        a, least = _dual_coefficients(_without_null(K, split.s)[0], split.y, alphas)
         values = _product(K_test, a)
-        if not well.all():
+        ill = least < LEAST_EIGENVALUE
+        if ill.any():
             X, X_test = (part[:, : prefixes[i]] for part in (split.X, split.X_test))
-            values[:, ~well] = _product(X_test, _coefficients_of_rows(X, split.y, alphas[~well]))
+            values[:, ill] = _product(X_test, _coefficients_of_rows(X, split.y, alphas[ill]))
         values += split.y_mean
-        yield Predictions(slice(i, i + 1), slice(None), values[:, None], well)
+        yield Predictions(slice(i, i + 1), slice(None), values[:, None], least)
 
 
 def leave_one_out_path(X, y, prefixes, alphas, sample_weight=None, fit_intercept=True, form=None):
@@ -240,37 +264,37 @@ def _leave_one_out(X, y, prefixes, alphas, w, fit_intercept, form):
     """
     n = len(X)
     split = centred_split(X, y, X, w, fit_intercept)
-    of_mean = w / w.sum() if fit_intercept else np.zeros(n)
     # The primal form would round 1 - H_ii of fits that interpolate.
     n_primal = choose_form(n, n, prefixes, len(alphas), form=form, interpolates=n - fit_intercept)
-    for j, L, t, well in _primal_factors(split, prefixes[:n_primal], alphas):
+    for j, L, t, least in _primal_factors(split, prefixes[:n_primal], alphas):
         B = solve_triangular(L, split.X_test[:, : len(L)].T, lower=True, check_finite=False)
         H = np.cumsum(np.square(B, out=B), axis=0)[prefixes[:n_primal] - 1].T
-        share = 1 - (H * w[:, None] + of_mean[:, None])  # (6)
+        share = 1 - (H * w[:, None] + split.s[:, None] ** 2)  # (6)
         doubtful = share < LEAST_SHARE
         share[doubtful] = 1
         for part, coefficients in _prefix_coefficients(L, t, prefixes[:n_primal]):
             values = _product(split.X_test[:, : len(coefficients)], coefficients) + split.y_mean
             values = y[:, None] - (y[:, None] - values) / share[:, part, None]  # (5)
-            yield Predictions(part, slice(j, j + 1), values[:, :, None], well), doubtful[:, part]
-    s = np.sqrt(of_mean)
+            yield Predictions(part, slice(j, j + 1), values[:, :, None], least), doubtful[:, part]
     split = replace(split, X_test=split.X_test[:0])
     for i, K, _ in _running_grams(split, prefixes, n_primal):
-        # In this basis the mean is a direction of its own, s, of eigenvalue 0. Moved into the
-        # middle of the spectrum it does not swamp what the other directions say of H_ii.
-        c = np.trace(K) / n if fit_intercept else 0.0
-        S, U = eigh(K + c * np.outer(s, s), driver="evd", check_finite=False)
-        S = np.maximum(S, 0)
-        well = _well_conditioned(S, alphas)
+        K, c = _without_null(K, split.s)
+        S, U = eigh(K, driver="evd", check_finite=False)
+        least = _least_eigenvalues(S, alphas)
+        if (least < LEAST_EIGENVALUE).any():
+            S, U = _spectrum_of_rows(split.X[:, : prefixes[i]], split.s, c)
         Uy = _product(U.T, split.y)
-        values = np.zeros((n, 1, len(alphas), y.shape[1]))
-        for j in np.flatnonzero(well):
+        values = np.empty((n, 1, len(alphas), y.shape[1]))
+        doubtful = np.zeros((n, 1), dtype=bool)
+        for j in range(len(alphas)):
             # alpha a are the residuals of (5), alpha share is 1 - H_ii.
             a = _product(U, Uy / (S + alphas[j])[:, None])
-            share = (np.square(U) / (S + alphas[j])).sum(axis=1) - s**2 / (c + alphas[j])
+            share = (np.square(U) / (S + alphas[j])).sum(axis=1) - split.s**2 / (c + alphas[j])
+            lost = share * (S.min() + alphas[j]) < LEAST_SHARE
+            doubtful[lost] = True
+            share[lost] = 1
             values[:, 0, j] = y - a / (np.sqrt(w) * share)[:, None]
-        doubtful = np.full((n, 1), not well.all())
-        yield Predictions(slice(i, i + 1), slice(None), values, well), doubtful
+        yield Predictions(slice(i, i + 1), slice(None), values, least), doubtful
 
 
 def choose_form(n, m, prefixes, n_alphas, *, form=None, interpolates=None):
@@ -318,19 +342,18 @@ def choose_form(n, m, prefixes, n_alphas, *, form=None, interpolates=None):
 
 
 def _primal_factors(split, prefixes, alphas):
-    """Yield for each alpha its index, L and t of (1), and whether A was well conditioned."""
+    """Yield for each alpha its index, L and t of (1), and A's least eigenvalue when scaled."""
     if not len(prefixes):
         return
     X, y = split.X[:, : prefixes[-1]], split.y
     gram, moment = dsyrk(1.0, X, trans=1, lower=1), _product(X.T, y)
     for j, alpha in enumerate(alphas):
-        L = _cholesky(gram, alpha)
-        well = L is not None
-        if well:
+        L, least = _cholesky(gram, alpha)
+        if least >= LEAST_EIGENVALUE:
             t = solve_triangular(L, moment, lower=True, check_finite=False)
         else:
             L, t = _factor_of_rows(X, y, alpha)
-        yield j, L, t, np.array([well])
+        yield j, L, t, np.array([least])
 
 
 def _factor_of_rows(X, y, alpha):
@@ -356,23 +379,34 @@ def _coefficients_of_rows(X, y, alphas):
     return _product(Vt.T, shrunk * _product(U.T, y)[:, None])
 
 
+def _spectrum_of_rows(X, s, c):
+    """Return eigenvalues and vectors of :func:`_without_null`, without the Gram matrix."""
+    n = len(X)
+    R = qr(np.vstack([X.T, np.sqrt(c) * s]), mode="r", overwrite_a=True)[0][:n]
+    U, roots, _ = svd(R.T, overwrite_a=True, check_finite=False)
+    return np.pad(np.square(roots), (0, n - len(roots))), U
+
+
 def _cholesky(gram, alpha):
-    """Return the lower factor of ``gram + alpha I``, or None where it would not be exact."""
+    """Return the lower factor of ``gram + alpha I`` and its least eigenvalue when scaled.
+
+    The factor is None where there is none, and the eigenvalue 0.
+    """
     A = gram.copy()
     A.flat[:: len(A) + 1] += alpha
     scale = np.sqrt(np.diag(A))
     try:
         L = cholesky(A, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError:
-        return None
+        return None, 0.0
     # The reciprocal of the norm of the inverse of the matrix scaled to unit diagonal.
     least, _ = dpocon(L / scale[:, None], 1.0, uplo="L")
-    return L if least > LEAST_EIGENVALUE else None
+    return L, least
 
 
-def _well_conditioned(S, alphas):
-    """Return for each alpha whether a Gram matrix of these eigenvalues is."""
-    return (S.min() + alphas) > LEAST_EIGENVALUE * (S.max() + alphas)
+def _least_eigenvalues(S, alphas):
+    """Return for each alpha the least of these eigenvalues with it, the largest being 1."""
+    return (max(S.min(), 0) + alphas) / (S.max() + alphas)
 
 
 def _prefix_coefficients(L, t, prefixes):
@@ -409,8 +443,19 @@ def _running_grams(split, prefixes, first):
         yield i, K, K_test
 
 
+def _without_null(K, s):
+    """Return K with the direction s moved to the middle of its spectrum, and its eigenvalue c.
+
+    Centred rows leave s the eigenvalue 0, and centred targets have nothing in it, so that (3)
+    has the same solution; but the condition is that of the other directions then, and s does
+    not swamp what they say of H_ii.
+    """
+    c = np.trace(K) / len(K)
+    return K + c * np.outer(s, s), c
+
+
 def _dual_coefficients(K, y, alphas):
-    """Return a of (3) for all alphas, and of each whether its matrix was well conditioned.
+    """Return a of (3) for all alphas, and of each its matrix's least eigenvalue when scaled.
 
     By a Cholesky factor an alpha, or where they are many by one eigendecomposition for all.
     The shape is (n, n_alphas, n_targets); coefficients that would not be exact are 0.
@@ -418,17 +463,17 @@ def _dual_coefficients(K, y, alphas):
     a = np.zeros((len(K), len(alphas), y.shape[1]))
     if len(alphas) >= EIGH:
         S, U = eigh(K, driver="evd", check_finite=False)
-        well = _well_conditioned(np.maximum(S, 0), alphas)
+        least = _least_eigenvalues(S, alphas)
         Uy = _product(U.T, y)
-        for i in np.flatnonzero(well):
+        for i in np.flatnonzero(least >= LEAST_EIGENVALUE):
             a[:, i] = _product(U, Uy / (S + alphas[i])[:, None])
-        return a, well
-    well = np.zeros(len(alphas), dtype=bool)
+        return a, least
+    least = np.zeros(len(alphas))
     for j, alpha in enumerate(alphas):
-        L = _cholesky(K, alpha)
-        if L is not None:
-            a[:, j], well[j] = cho_solve((L, True), y, check_finite=False), True
-    return a, well
+        L, least[j] = _cholesky(K, alpha)
+        if least[j] >= LEAST_EIGENVALUE:
+            a[:, j] = cho_solve((L, True), y, check_finite=False)
+    return a, least
 
 
 def _product(A, B):

@@ -1,15 +1,17 @@
 """The search over prefixes and alphas that regression and classification share."""
 
+from contextlib import suppress
 from copy import copy
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
+from traceback import format_exc
 
 import numpy as np
 from scipy.linalg import LinAlgWarning
 from sklearn.base import BaseEstimator, is_classifier
-from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import LeaveOneOut, check_cv
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import _safe_indexing, check_consistent_length
+from sklearn.utils import _safe_indexing, check_consistent_length, indexable
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import (
     UNUSED,
@@ -29,13 +31,14 @@ from sklearn.utils.validation import (
 from ..base._blocks import Blocks
 from ..base._validation import check_integer
 from ..base._warnings import warn
-from ._ridge_path import centred_split, leave_one_out_path, ridge_path
+from ._ridge_path import LEAST_EIGENVALUE, centred_split, leave_one_out_path, ridge_path
 
 # A tuple, as an array for a default breaks the printing of estimators.
 ALPHAS = tuple(10.0**i for i in range(-6, 4))
 # Scores are good to this, relative to themselves; closer ones are ties.
 TIE = 1e-10
-
+# Alphas of a Gram matrix whose least eigenvalue is below this, scaled to unit diagonal, warn.
+ILL_CONDITIONED = 1e-11
 
 # What a search finds out.
 FITTED = ("n_components_", "alpha_", "best_score_", "cv_scores_", "coef_", "intercept_")
@@ -168,6 +171,18 @@ def _check_weights(weights, where, at_least=1):
         )
 
 
+def _number(score, scorer):
+    """Return what a scorer returned as GridSearchCV takes it: arrays of one number are one."""
+    if hasattr(score, "item"):
+        with suppress(ValueError):
+            score = score.item()
+    if not isinstance(score, Number):
+        raise ValueError(
+            f"scoring must return a number, got {score} ({type(score)}) instead. (scorer={scorer})"
+        )
+    return score
+
+
 class PrefixSearch(BaseEstimator):
     """Ridge on every prefix, for the classes that say what targets and scores are.
 
@@ -178,7 +193,7 @@ class PrefixSearch(BaseEstimator):
       there is no such function;
     - ``_encode(y, sample_weight)``: the targets of ridge as columns, the weights, and
       what the functions of ``_prefix_scores`` are told besides;
-    - ``_given(X, y, predictions, *told)``: what any other scorer is called with;
+    - ``_given(X, predictions, *told)``: what any other scorer is called with;
     - ``_row_scores(y, all_y, predictions, *told)``: of single rows, for leave-one-out;
     - ``_head(**parameters)``: scikit-learn's estimator of one prefix and alpha;
     - ``_check_targets(y)``, where not all targets can be fitted.
@@ -227,7 +242,7 @@ class PrefixSearch(BaseEstimator):
         -------
         routing : MetadataRouter
         """
-        scorer = get_scorer(self.scoring or self._default_scoring)
+        scorer = self._scorer()
         if self.scoring is None and _routing_enabled():
             # Nobody has to be asked: scores are not weighted, with routing or without.
             scorer = scorer.set_score_request(sample_weight=False)
@@ -257,10 +272,11 @@ class PrefixSearch(BaseEstimator):
     def _search(self, X, y, given, sample_weight, groups, params):
         """Score all candidates, choose one, and fit it on all rows.
 
-        Splitters and scorers get the rows as they were given where these are a frame.
+        Splitters and scorers get rows and targets as they were given, as in GridSearchCV.
         """
         for name in FITTED:  # a search that fails leaves nothing of an earlier one
             self.__dict__.pop(name, None)
+        self._scorer()  # raises for what is none
         for_splitter, for_scorer = self._routed(sample_weight, groups, params)
         names = getattr(self, "feature_names_in_", None)
         self.prefixes_ = resolve_prefixes(self.prefixes, X.shape[1], names)
@@ -273,19 +289,19 @@ class PrefixSearch(BaseEstimator):
             _check_weights(sample_weight, "X")
         self._check_targets(y if sample_weight is None else y[sample_weight > 0])
         if self._leaves_one_out():
-            self.cv_scores_, well_conditioned = self._leave_one_out(X, y, sample_weight)
+            self.cv_scores_, least = self._leave_one_out(X, y, sample_weight)
         else:
-            rows = given if hasattr(given, "iloc") else X
-            self.cv_scores_, well_conditioned = self._folds(
-                X, y, sample_weight, rows, for_splitter, for_scorer
+            self.cv_scores_, least = self._folds(
+                X, y, sample_weight, indexable(*given), for_splitter, for_scorer
             )
         self.n_splits_ = self.cv_scores_.shape[2]
         p, a = choose(self.cv_scores_, one_standard_error=self.one_standard_error)
         self.n_components_ = int(self.prefixes_[p])
         self.alpha_ = float(self.alphas_[a])
         self.best_score_ = float(self.cv_scores_[p, a].mean())
-        self._warn(well_conditioned)
-        self._refit(X, y, sample_weight, "cholesky" if well_conditioned[a] else "svd")
+        self._warn(least)
+        solver = "cholesky" if least[a] >= LEAST_EIGENVALUE else "svd"
+        self._refit(X, y, sample_weight, solver)
         return self
 
     def _check_targets(self, y):
@@ -306,29 +322,35 @@ class PrefixSearch(BaseEstimator):
                 )
         return alphas
 
-    def _folds(self, X, y, sample_weight, rows, for_splitter, for_scorer):
-        """Return the scores of all candidates in all splits, and which alphas went well."""
-        cv = check_cv(self.cv, y, classifier=is_classifier(self))
+    def _folds(self, X, y, sample_weight, given, for_splitter, for_scorer):
+        """Return the scores of all candidates in all splits, and each alpha's least eigenvalue."""
+        cv = check_cv(self.cv, given[1], classifier=is_classifier(self))
         splits = [
-            tuple(np.asarray(part) for part in split)
-            for split in cv.split(rows, y, **for_splitter)
+            tuple(np.asarray(part) for part in split) for split in cv.split(*given, **for_splitter)
         ]
         if not splits:
             raise ValueError(f"cv={self.cv!r} gives no splits; a search needs one or more.")
         scores = np.empty((len(self.prefixes_), len(self.alphas_), len(splits)))
-        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        least = np.ones(len(self.alphas_))
+        failures: list[Exception] = []
         for i, (train, test) in enumerate(splits):
             for part, its_rows in (("training", train), ("test", test)):
                 if not len(y[its_rows]):
                     raise ValueError(f"Split {i} of cv has no {part} rows; leave it out.")
             weights = None if sample_weight is None else sample_weight[train]
-            told = _check_method_params(rows, params=for_scorer, indices=test)
-            scores[..., i], well = self._fold(X, y, weights, train, test, rows, told, f"Split {i}")
-            well_conditioned &= well
-        return scores, well_conditioned
+            score = self._score_of_rows(given, y, test, for_scorer, failures)
+            scores[..., i], its = self._fold(X, y, weights, train, test, score, f"Split {i}")
+            least = np.minimum(least, its)
+        if failures and np.isnan(scores.mean(axis=2)).all():
+            raise ValueError(
+                f"scoring={self.scoring!r} failed for all {scores[..., 0].size} candidates, in "
+                f"one or more of the {len(splits)} splits each; the first time with "
+                f"{failures[0]!r}"
+            ) from failures[0]
+        return scores, least
 
-    def _fold(self, X, y, weights, train, test, rows, for_scorer, where):
-        """Return the scores of all candidates in one split, and which alphas went well."""
+    def _fold(self, X, y, weights, train, test, score, where):
+        """Return the scores of all candidates in one split, and each alpha's least eigenvalue."""
         targets, all_weights, *told = self._encode(y[train], weights)
         _check_weights(all_weights, where)
         X_train, X_test = self._columns(X, train, test, weights)
@@ -336,14 +358,13 @@ class PrefixSearch(BaseEstimator):
             X_train, targets, X_test, all_weights, self.fit_intercept, overwrite=True
         )
         scores = np.empty((len(self.prefixes_), len(self.alphas_)))
-        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
-        score = self._scorer(rows, test, y[test], for_scorer, *told)
+        least = np.ones(len(self.alphas_))
         for part in ridge_path(split, self.prefixes_, self.alphas_):
             shape = part.values.shape
             candidates = part.values.reshape(shape[0], -1, shape[3])
-            scores[part.prefixes, part.alphas] = score(candidates).reshape(shape[1:3])
-            well_conditioned[part.alphas] &= part.well_conditioned
-        return scores, well_conditioned
+            scores[part.prefixes, part.alphas] = score(candidates, *told).reshape(shape[1:3])
+            least[part.alphas] = np.minimum(least[part.alphas], part.least)
+        return scores, least
 
     def _columns(self, X, train, test, weights):
         """Return training and test rows in float64, scaled where asked for."""
@@ -355,29 +376,44 @@ class PrefixSearch(BaseEstimator):
             X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
         return X_train, X_test
 
-    def _scorer(self, rows, test, y, for_scorer, *told):
-        """Return the function that scores predictions of shape (m, n_candidates, n_targets)."""
+    def _scorer(self):
+        """Return the scorer; metrics and what else is none are refused in scikit-learn's words."""
+        return check_scoring(self, self.scoring or self._default_scoring)
+
+    def _score_of_rows(self, given, y, test, for_scorer, failures):
+        """Return the function that scores predictions of shape (m, n_candidates, n_targets).
+
+        Errors of the scorer are added to ``failures``.
+        """
+        batch = None
         if not callable(self.scoring) and not for_scorer:
             batch = self._batch_score(self.scoring or self._default_scoring)
-            if batch is not None:
-                return lambda candidates: batch(y, candidates, *told)
-        scorer, X = get_scorer(self.scoring), _safe_indexing(rows, test)
+        if batch is not None:
+            return lambda candidates, *told: batch(y[test], candidates, *told)
+        scorer = self._scorer()
+        for_scorer = _check_method_params(given[0], params=for_scorer, indices=test)
+        X_test, y_test = (_safe_indexing(part, test) for part in given)
 
-        def one_by_one(candidates):
-            scores = []
-            for predictions in np.moveaxis(candidates, 1, 0):
-                scores.append(scorer(self._given(X, y, predictions, *told), X, y, **for_scorer))
-                if not isinstance(scores[-1], Real):
-                    raise TypeError(
-                        f"scoring={self.scoring!r} returned {scores[-1]!r}; a search needs one "
-                        "that returns a number."
+        def one_by_one(candidates, *told):
+            scores = np.empty(candidates.shape[1])
+            for i, predictions in enumerate(np.moveaxis(candidates, 1, 0)):
+                model = self._given(X_test, predictions, *told)
+                try:
+                    score = scorer(model, X_test, y_test, **for_scorer)
+                except Exception as error:
+                    failures.append(error)
+                    score = np.nan
+                    warn(
+                        "Scoring failed. The score on this train-test partition for these "
+                        f"parameters will be set to nan. Details: \n{format_exc()}"
                     )
-            return np.array(scores, dtype=np.float64)
+                scores[i] = _number(score, scorer)
+            return scores
 
         return one_by_one
 
     def _leave_one_out(self, X, y, sample_weight):
-        """Return the scores of all candidates, a split a row, and which alphas went well."""
+        """Return the scores of all candidates, a split a row, and alphas' least eigenvalues."""
         if (why := self._why_no_closed_form()) is not None:
             raise ValueError(why)
         targets, weights, *told = self._encode(y, sample_weight)
@@ -391,12 +427,12 @@ class PrefixSearch(BaseEstimator):
             self.fit_intercept,
         )
         scores = np.empty((len(self.prefixes_), len(self.alphas_), len(X)))
-        well_conditioned = np.ones(len(self.alphas_), dtype=bool)
+        least = np.ones(len(self.alphas_))
         for part in paths:
             scored = self._row_scores(y[part.rows], y, part.values, *told)
             scores[part.prefixes, part.alphas, part.rows] = np.moveaxis(scored, 0, 2)
-            well_conditioned[part.alphas] &= part.well_conditioned
-        return scores, well_conditioned
+            least[part.alphas] = np.minimum(least[part.alphas], part.least)
+        return scores, least
 
     def _leaves_one_out(self):
         """Return whether each row is left out in closed form.
@@ -421,9 +457,10 @@ class PrefixSearch(BaseEstimator):
             )
         return None
 
-    def _warn(self, well_conditioned):
-        if not well_conditioned.all():
-            listed = ", ".join(f"{alpha:g}" for alpha in self.alphas_[~well_conditioned])
+    def _warn(self, least):
+        ill = least < ILL_CONDITIONED
+        if ill.any():
+            listed = ", ".join(f"{alpha:g}" for alpha in self.alphas_[ill])
             warn(
                 f"Ill-conditioned Gram matrices for alphas {listed}: the rows were factorised "
                 "instead, which is slower. Larger alphas, or columns of one scale (scale=True), "
@@ -468,9 +505,12 @@ class PrefixSearch(BaseEstimator):
 
     def _score(self, X, y, sample_weight, *told):
         """Return the score of the predictions, the scorer being called as in the search."""
-        scorer = get_scorer(self.scoring or self._default_scoring)
+        scorer = self._scorer()
+        predictions = self._linear(X)
+        check_consistent_length(predictions, y, sample_weight)
+        given = self._given(X, predictions.reshape(len(predictions), -1), *told)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return scorer(self._given(X, y, self._linear(X), *told), X, y, **weights)
+        return scorer(given, X, y, **weights)
 
     def with_n_features(self, n_features):
         """Return a fitted copy that takes fewer columns.

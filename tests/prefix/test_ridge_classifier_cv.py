@@ -2,7 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import assert_same_search, prefix_grid_search
+from conftest import assert_alike, assert_same_search, prefix_grid_search
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.linear_model import RidgeClassifier
@@ -118,10 +118,81 @@ def test_scorers_get_decision_values_of_the_usual_shape(n_classes):
 
 def test_roc_auc_of_several_classes_needs_probabilities_as_in_scikit_learn():
     X, y, _ = data(30, 5, 3)
-    with pytest.raises((ValueError, AttributeError), match=r"multi_class|predict_proba|binary"):
-        PrefixRidgeClassifierCV(alphas=ALPHAS, scoring="roc_auc").fit(X, y)
-    with pytest.raises(AttributeError, match="predict_proba"):  # names the way out in its cause
-        PrefixRidgeClassifierCV(alphas=ALPHAS, scoring="neg_log_loss").fit(X, y)
+    for scoring in ("roc_auc", "neg_log_loss"):
+        search = PrefixRidgeClassifierCV(alphas=ALPHAS, scoring=scoring)
+        with (
+            pytest.warns(UserWarning, match="Scoring failed"),
+            pytest.raises(
+                ValueError, match=r"failed for all .*(multi_class|predict_proba|binary)"
+            ),
+        ):
+            search.fit(X, y)
+
+
+@pytest.mark.filterwarnings("ignore:.*candidates have a score of NaN")
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+def test_a_scorer_that_fails_for_some_candidates_gives_nan():
+    X, y, _ = data(40, 6, 2)
+
+    def scorer(model, X, y):
+        right = np.mean(model.predict(X) == np.asarray(y))
+        if right == 1.0:
+            raise RuntimeError("too good to be true")
+        return right
+
+    with pytest.warns(UserWarning, match="Scoring failed.*set to nan"):
+        search = PrefixRidgeClassifierCV("all", alphas=ALPHAS, cv=8, scoring=scorer).fit(X, y)
+    with pytest.warns(UserWarning, match="Scoring failed.*set to nan"):
+        theirs, scores = grid_search(X, y, range(1, 7), cv=8, scoring=scorer)
+    assert 0 < np.isnan(scores).any(axis=2).sum() < 24
+    assert_array_equal(search.cv_scores_, scores)
+    assert search.n_components_ == theirs.best_params_["prefix__n_components"]
+
+
+def test_metrics_are_no_scorers():
+    X, y, _ = data(20, 5, 2)
+    with pytest.raises(ValueError, match="looks like it is a metric function"):
+        PrefixRidgeClassifierCV(scoring=accuracy_score).fit(X, y)
+    with pytest.raises(ValueError, match="must be a str"):
+        PrefixRidgeClassifierCV(scoring=["accuracy"]).fit(X, y)
+
+
+@pytest.mark.filterwarnings("ignore:A column-vector y")
+@pytest.mark.parametrize("kind", ["list", "integers", "booleans", "column", "series"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_splitters_and_scorers_get_what_was_given(kind, n_classes):
+    X, y, _ = data(30, 4, n_classes)
+    if kind == "list":
+        y = y.tolist()
+    elif kind == "integers":
+        y = np.unique(y, return_inverse=True)[1].astype(np.int8)
+    elif kind == "booleans":
+        y = y == "high"
+    elif kind == "column":
+        y = y[:, None]
+    else:
+        y = pytest.importorskip("pandas").Series(y, index=np.arange(30) + 100, dtype="category")
+    logs = []
+    for fit in (
+        lambda **how: PrefixRidgeClassifierCV([4], alphas=[1.0], **how).fit(X, y),
+        lambda **how: grid_search(X, y, [4], [1.0], **how),
+    ):
+        seen = []
+
+        class Recording(StratifiedKFold):
+            def split(self, X, y=None, groups=None, seen=seen):
+                seen.append(y)
+                return super().split(X, y, groups)
+
+        def scorer(model, X, y, seen=seen):
+            seen.extend([y, model.predict(X)])
+            return 1.0
+
+        fit(cv=Recording(3), scoring=scorer)
+        logs.append(seen)
+    assert len(logs[0]) == len(logs[1]) == 7
+    for ours, theirs in zip(*logs, strict=True):
+        assert_alike(ours, theirs)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import assert_same_search, prefix_grid_search
+from conftest import assert_alike, assert_same_search, prefix_grid_search
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import LinAlgWarning
 from scipy.stats import spearmanr
@@ -342,10 +342,158 @@ def test_unknown_scoring():
     X, y, _ = data(20, 5)
     with pytest.raises(ValueError, match="'scoring' parameter"):
         PrefixRidgeCV(scoring="spearman").fit(X, y)
-    with pytest.raises(TypeError, match=r"returned \{'a': 1\}; a search needs one that returns"):
+    for scoring in (["r2"], {"r2": "r2"}, 3):
+        with pytest.raises(ValueError, match="'scoring' parameter of PrefixRidgeCV must be a str"):
+            PrefixRidgeCV(scoring=scoring).fit(X, y)
+    for cv in (None, "loo"):
+        search = PrefixRidgeCV(scoring=r2_score, cv=cv)
+        with pytest.raises(ValueError, match="looks like it is a metric function"):
+            search.fit(X, y)
+    search = PrefixRidgeCV(alphas=ALPHAS).fit(X, y).set_params(scoring=r2_score)
+    with pytest.raises(ValueError, match="looks like it is a metric function"):
+        search.score(X, y)
+
+
+@pytest.mark.parametrize(
+    "value", [0.5, np.array(0.5), np.array([0.5]), np.float32(0.5), np.int64(2), 3, True]
+)
+def test_numbers_of_any_kind_are_scores(value):
+    X, y, _ = data(20, 5)
+    how = {"cv": 2, "scoring": lambda model, X, y: value}
+    search = PrefixRidgeCV([2, 5], alphas=ALPHAS, **how).fit(X, y)
+    _, scores = grid_search(X, y, [2, 5], **how)
+    assert_array_equal(search.cv_scores_, scores)
+
+
+@pytest.mark.parametrize("value", ["high", None, np.array([0.5, 0.6]), [0.5]])
+def test_what_is_no_number_is_no_score(value):
+    X, y, _ = data(20, 5)
+    messages = []
+    how = {"cv": 2, "scoring": Scorer(lambda model, X, y: value)}
+    for fit in (
+        PrefixRidgeCV([2], alphas=ALPHAS, **how).fit,
+        lambda *xy: grid_search(*xy, [2], **how),
+    ):
+        with pytest.raises(ValueError, match="scoring must return a number, got") as caught:
+            fit(X, y)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    with pytest.raises(ValueError, match=r"must return a number, got {'a': 1} \(<class 'dict'>\)"):
         PrefixRidgeCV(scoring=lambda model, X, y: {"a": 1}).fit(X, y)
-    with pytest.raises(ValueError, match="other rows than the test rows"):
-        PrefixRidgeCV(scoring=lambda model, X, y: model.predict(X[:2]).sum()).fit(X, y)
+
+
+class Scorer:
+    """A scorer that is always printed alike."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, model, X, y):
+        return self.function(model, X, y)
+
+    def __repr__(self):
+        return "Scorer()"
+
+
+@pytest.mark.filterwarnings("ignore:.*candidates have a score of NaN")
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+def test_a_scorer_that_fails_for_some_candidates_gives_nan():
+    """As in GridSearchCV: it warns, and such candidates rank last."""
+    X, y, _ = data(30, 6)
+
+    def scorer(model, X, y):
+        error = np.abs(y - model.predict(X)).max()
+        if error < 2.5:
+            raise RuntimeError("too good to be true")
+        return -error
+
+    how = {"cv": 3, "scoring": scorer}
+    with pytest.warns(UserWarning, match="Scoring failed.*set to nan") as caught:
+        search = PrefixRidgeCV("all", alphas=ALPHAS, **how).fit(X, y)
+    assert any("RuntimeError: too good to be true" in str(w.message) for w in caught)
+    with pytest.warns(UserWarning, match="Scoring failed.*set to nan"):
+        theirs, scores = grid_search(X, y, range(1, 7), **how)
+    assert 0 < np.isnan(scores).any(axis=2).sum() < 24
+    assert_allclose(search.cv_scores_, scores, rtol=0, atol=1e-10)
+    assert search.n_components_ == theirs.best_params_["prefix__n_components"]
+    assert search.alpha_ == theirs.best_params_["ridge__alpha"]
+
+
+def test_a_scorer_that_fails_for_all_candidates_is_an_error():
+    X, y, _ = data(20, 5)
+    search = PrefixRidgeCV(
+        [2, 5], alphas=1.0, cv=3, scoring=lambda model, X, y: model.predict(X[:2]).sum()
+    )
+    with (
+        pytest.warns(UserWarning, match="Scoring failed"),
+        pytest.raises(
+            ValueError,
+            match=r"failed for all 2 candidates.* 3 splits.*ValueError\(.*other rows than",
+        ) as caught,
+    ):
+        search.fit(X, y)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert not hasattr(search, "coef_")
+
+
+class Recording(KFold):
+    """A splitter that keeps what it is given; the scorer beside it does the same."""
+
+    def __init__(self, n_splits=3):
+        super().__init__(n_splits)
+        self.seen = []
+
+    def split(self, X, y=None, groups=None):
+        self.seen.append((X, y))
+        return super().split(X, y, groups)
+
+    def score(self, model, X, y):
+        self.seen.append((X, y, model.predict(X)))
+        return -float(np.abs(np.ravel(y) - np.ravel(model.predict(X))).max())
+
+
+def as_given(kind, X, y):
+    if kind == "lists":
+        return X.tolist(), y.tolist()
+    if kind == "integers":
+        return np.rint(10 * X).astype(int), np.rint(y).astype(np.int32)
+    if kind == "column":
+        return X.astype(np.float32), y[:, None]
+    pd = pytest.importorskip("pandas")
+    index = np.arange(100, 100 + len(y))
+    frame = pd.DataFrame(X, index=index, columns=list("abcd"))
+    if kind == "frames":
+        return frame, pd.DataFrame({"u": y, "v": -y}, index=index)
+    return frame, pd.Series(y, index=index, name="target")
+
+
+@pytest.mark.parametrize("kind", ["lists", "integers", "column", "series", "frames"])
+def test_splitters_and_scorers_get_what_was_given(kind):
+    X, y, _ = data(12, 4)
+    X, y = as_given(kind, X, y)
+    ours, theirs = Recording(), Recording()
+    PrefixRidgeCV([4], alphas=[1.0], cv=ours, scoring=ours.score).fit(X, y)
+    grid_search(X, y, [4], [1.0], cv=theirs, scoring=theirs.score)
+    assert len(ours.seen) == len(theirs.seen) == 4
+    for one, other in zip(ours.seen, theirs.seen, strict=True):
+        for part, its in zip(one[:2], other[:2], strict=True):
+            assert_alike(part, its)
+        assert np.shape(one[2:]) == np.shape(other[2:])
+
+
+def test_targets_of_another_length_are_an_error():
+    X, y, _ = data(20, 5, n_targets=2)
+    search = PrefixRidgeCV(alphas=ALPHAS).fit(X, y)
+    for scoring in ("r2", lambda model, X, y: float(np.mean(model.predict(X) - y))):
+        search.set_params(scoring=scoring)
+        for wrong in (y.T.ravel(), y.ravel().tolist(), y[:1], np.vstack([y, y])):
+            with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+                search.score(X, wrong)
+            with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+                search.fit(X, wrong)
+    search.set_params(scoring="r2").fit(X, y)
+    with pytest.raises(ValueError, match=r"output|targets"):
+        search.score(X, y[:, 0])
 
 
 def test_stage_widths_come_from_a_frame():
@@ -414,6 +562,28 @@ def test_in_a_pipeline_and_nested():
     assert np.isfinite(nested).all()
     outer = GridSearchCV(PrefixRidgeCV("all", alphas=ALPHAS), {"scale": [False, True]}, cv=3)
     assert outer.fit(X, y).best_estimator_.n_components_ >= 1
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, 1e6 + 0.1, -7.3])
+@pytest.mark.parametrize(("n", "k"), [(20, 6), (30, 6), (77, 6), (103, 20), (30, 60)])
+def test_constant_targets_are_predicted_exactly(n, k, constant, weighted):
+    """GridSearchCV has 1 where the sum of the targets does not round, as for 16 rows of 0.1."""
+    X, y, w = data(n, k)
+    y[:] = constant
+    w = w / 3 if weighted else None
+    for cv, best in ((5, 1.0), ("loo", 0.0)):
+        search = PrefixRidgeCV([2, k // 2, k], alphas=ALPHAS, cv=cv).fit(X, y, sample_weight=w)
+        assert (search.cv_scores_ == best).all()
+
+
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, 1e6 + 0.1, -7.3])
+def test_constant_targets_score_as_in_grid_search(constant):
+    X, *_ = data(20, 6)
+    y = np.full(20, constant)
+    ours = PrefixRidgeCV([2, 6], alphas=ALPHAS).fit(X, y)
+    _, scores = grid_search(X, y, [2, 6])
+    assert_array_equal(ours.cv_scores_, scores)
 
 
 def test_integer_targets_and_lists():
