@@ -235,13 +235,15 @@ def principal_directions(covariance):
     # outliers, is found again within what the directions above leave.
     start, spread = 0, EPSILON["float64"] * np.diag(covariance)
     while variances[start] > spread @ directions[:, start] ** 2:
-        start = int(np.sum(variances >= GRADE * variances[start]))
-        if start == len(variances):
+        far = int(np.sum(variances >= GRADE * variances[start]))
+        if not start < far < len(variances):
             break
+        start = far
         V = directions[:, start:]
         variances[start:], turn = _eigh(V.T @ covariance @ V)
         directions[:, start:] = V @ turn
-    variances = np.maximum(variances, 0.0)
+    order = np.argsort(-variances, kind="stable")  # rounding has none
+    variances, directions = np.maximum(variances[order], 0.0), directions[:, order]
     magnitudes = np.abs(directions)
     largest = np.argmax(magnitudes >= (1 - 1e-3) * magnitudes.max(axis=0), axis=0)
     signs = np.sign(directions[largest, np.arange(directions.shape[1])])

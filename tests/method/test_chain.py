@@ -388,6 +388,15 @@ def test_signs_do_not_depend_on_rounding(seed):
         assert_allclose(principal_directions(covariance(X[order]))[1][:, :3], V[:, :3], atol=1e-8)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_rounding_alone_has_an_end_and_an_order(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(40, 4)) @ rng.normal(size=(4, 30)) * 10.0 ** rng.integers(-9, 3, size=30)
+    variances, V = principal_directions(covariance(X))
+    assert (np.diff(variances) <= 0).all() and (variances >= 0).all()
+    assert_allclose(V.T @ V, np.eye(30), atol=1e-12)
+
+
 def test_an_outlier_column_does_not_zero_the_axes_of_the_others():
     """One column of 1e6 times the spread of eight others, which are not equal either."""
     X = rows(500, 9, seed=3) @ np.diag(np.r_[1e6, np.geomspace(1, 0.1, 8)])
