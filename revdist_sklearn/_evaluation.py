@@ -294,7 +294,7 @@ def _scores_of_alphas(features, y, train, test, prefixes, encoder):
     prefixes = np.array([fit.shape[1]] if prefixes is None else prefixes)
     split = centred_split(fit[:, : prefixes[-1]], y[train, None], held[:, : prefixes[-1]])
     scores = np.empty((len(prefixes), len(ALPHAS)))
-    for part in ridge_path(split, prefixes, ALPHAS):
+    for part in ridge_path(split, prefixes, np.array(ALPHAS)):
         values = part.values[..., 0]
         scored = spearman(y[test], values.reshape(len(values), -1))
         scores[part.prefixes, part.alphas] = scored.reshape(values.shape[1:])
