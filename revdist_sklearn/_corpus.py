@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .base._formats import CHECKPOINT, check_format
 from .base._identity import digest
+from .base._threads import one_thread_of_blas
 from .embedding._sequences import runs
 from .embedding._workers import in_order, is_worker_death
 from .method._moments import Moments
@@ -243,12 +244,15 @@ def piece_moments(featurizer, sequences, start, weighting, precision, progress=N
     moments : Moments
     """
     moments = _empty_moments(featurizer.embedding_plan("residue").blocks, precision)
+    # Its products, which take turns with the models', are of 4 D rows at a time.
+    operations = 4 * moments.blocks.n_columns**3
     # Off the host the residues stay where the models are; only products come back.
     options = {"as_tensor": True} if _on_device(featurizer) else {}
     for rows, index in featurizer.iter_residues(sequences, **options):
         weights = 1.0 / np.bincount(index)[index] if weighting == "protein" else None
         try:
-            moments.update(rows, sample_weight=weights, proteins=index)
+            with one_thread_of_blas(operations):
+                moments.update(rows, sample_weight=weights, proteins=index)
         except ValueError as error:
             finite = np.isfinite(rows.cpu().numpy() if options else rows).all(axis=1)
             if finite.all():

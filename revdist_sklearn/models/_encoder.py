@@ -1,11 +1,13 @@
 """A loaded model with its alphabet: the forward pass of a batch."""
 
+import math
 import threading
 
 import numpy as np
 
+from ..base._threads import one_thread_of_torch
 from ._batch import fill_up
-from ._device import RESIDENTS
+from ._device import CPU_TOKENS, RESIDENTS
 from ._residues import AMINO_ACIDS
 
 
@@ -46,6 +48,13 @@ class Encoder:
 
     pad : int
         Token that fills a batch up.
+
+    packing : True or str
+        True if proteins share a row of tokens by all of the fast path of :mod:`._packed`;
+        else what of it does not run, and why.
+
+    is_told : bool
+        Whether a user who wants to hear of it has been told.
     """
 
     def __init__(self, model, alphabet, width, device=None, *, layer=None):
@@ -55,6 +64,8 @@ class Encoder:
         self.width = width
         self.itemsize = model.dtype.itemsize
         self._packed = None
+        self.packing = "not tried"
+        self.is_told = False
         self.residues = "".join(alphabet.residues)
         self.layer = layer
         self._source = alphabet.source
@@ -72,7 +83,7 @@ class Encoder:
         """Look for the fast path of :mod:`._packed`."""
         from ._packed import pack
 
-        self._packed = pack(self.model, self.tokenize, AMINO_ACIDS, self.pad)
+        self._packed, self.packing = pack(self.model, self.tokenize, AMINO_ACIDS, self.pad)
 
     @property
     def packed(self):
@@ -133,11 +144,21 @@ class Encoder:
         import torch
 
         rows = [self.tokenize(sequence) for sequence in sequences]
-        with self._one_at_a_time, RESIDENTS.room_for(self), torch.inference_mode():
+        threads = one_thread_of_torch(self._operations(rows))
+        with self._one_at_a_time, RESIDENTS.room_for(self), threads, torch.inference_mode():
             states = self._padded(rows) if self._packed is None else self._packed(rows)
         start, end = len(self._before), len(self._after)
         residues = [s[start : len(row) - end] for s, row in zip(states, rows, strict=True)]
         return residues, torch.stack([s[0] for s in states])
+
+    def _operations(self, rows):
+        """Return the multiplications of the largest product of a batch; endless off the CPU."""
+        if self.device.type != "cpu":
+            return math.inf
+        # Small batches count as whole ones: they take as long to read the weights.
+        tokens = max(CPU_TOKENS, sum(map(len, rows)))
+        of_layer = tokens * self.width * 4 * self.width
+        return max(of_layer, max(map(len, rows)) ** 2 * self.width)
 
     def _padded(self, rows):
         """Return the states of a batch whose rows are filled up to one length."""

@@ -5,12 +5,14 @@ clone finds the model that is already there, and a worker process loads each mod
 """
 
 import re
+import sys
 import threading
 from collections import OrderedDict
 from pickle import UnpicklingError
 
 import numpy as np
 from safetensors import SafetensorError
+from tqdm.auto import tqdm
 
 from ..base._hub import quiet
 from ..base._identity import digest
@@ -109,7 +111,8 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
         ``device_map`` or ``quantization_config``. ``trust_remote_code`` is the member's.
 
     silent : bool, default=True
-        Whether to silence transformers' and the hub's own bars and reports.
+        Whether to silence transformers' and the hub's own bars and reports, and not to say
+        whether the model takes the packed path.
 
     Returns
     -------
@@ -132,7 +135,22 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True)
         *(dtype, layer, str(device)),
         *(member.trust_remote_code, described(options)),
     )
-    return REGISTRY.get(key, lambda: load(folder, member, dtype, layer, device, options, silent))
+    encoder = REGISTRY.get(
+        key, lambda: load(folder, member, dtype, layer, device, options, silent)
+    )
+    if not (silent or encoder.is_told):
+        encoder.is_told = True  # once, whoever loaded it
+        tqdm.write(f"{member.block}: {told(encoder.packing)}", file=sys.stderr)
+    return encoder
+
+
+def told(packing):
+    """Return in words what :attr:`Encoder.packing` says."""
+    if packing is True:
+        return "packed path: proteins share a row of tokens without padding"
+    # Parts of it may be all that is left out.
+    path = "packed" if packing.startswith("in one row") else "plain"
+    return f"{path} path: {packing}"
 
 
 def check_model_kwargs(model_kwargs):
@@ -249,11 +267,26 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     else:
         _cut(model, architecture, layer, member)
         encoder = Encoder(model, alphabet, member.width, where)
-    # For a CPU; whoever asks for an attention, or a place, gets it.
-    plain = stays or device.type != "cpu" or "attn_implementation" in options
-    if architecture.may_pack and not plain:
+    why_not = _why_not_packed(architecture, options, stays, device, member)
+    if why_not is None:
         encoder.pack()
+    else:
+        encoder.packing = why_not
     return encoder
+
+
+def _why_not_packed(architecture, options, stays, device, member):
+    """Return why the fast path of a CPU is not tried; None where it is."""
+    if device.type != "cpu":
+        return f"proteins share a row on a CPU alone, and the model runs on {device}"
+    # Whoever asks for an attention, or a place, gets it.
+    if stays:
+        return "transformers has placed or quantised the model, as `model_kwargs` say"
+    if "attn_implementation" in options:
+        return "`model_kwargs` ask for an attention"
+    if not architecture.may_pack:
+        return f"models of type {member.model_type!r} are not known to allow it"
+    return None
 
 
 def _wanted_state(layer, depth, member):
