@@ -15,6 +15,7 @@ from ._provenance import members_of
 from .base._damage import DamagedFileError, damage_is_told, integer
 from .base._formats import CHECKPOINT, check_format
 from .base._identity import digest
+from .base._threads import one_thread_of_blas
 from .base._torch import free_memory, is_out_of_memory
 from .base._warnings import warn
 from .embedding._sequences import runs
@@ -310,12 +311,15 @@ def piece_moments(featurizer, sequences, start, weighting, precision, marks=None
     plan = featurizer.embedding_plan("residue")
     _check_unchanged(plan, marks)
     moments = _empty_moments(plan.blocks, precision)
+    # Its products, which take turns with the models', are of 4 D rows at a time.
+    operations = 4 * moments.blocks.n_columns**3
     # Off the host the residues stay where the models are; only products come back.
     options = {"as_tensor": True} if _on_device(featurizer) else {}
     for rows, index in featurizer.iter_residues(sequences, **options):
         weights = 1.0 / np.bincount(index)[index] if weighting == "protein" else None
         try:
-            _update(moments, rows, sample_weight=weights, proteins=index)
+            with one_thread_of_blas(operations):
+                _update(moments, rows, sample_weight=weights, proteins=index)
         except ValueError as error:
             finite = np.isfinite(rows.cpu().numpy() if options else rows).all(axis=1)
             if finite.all():

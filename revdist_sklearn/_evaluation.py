@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, KFold
 from sklearn.preprocessing import OneHotEncoder
 
+from .base._threads import one_thread_of_blas
 from .method._chain import principal_directions
 from .prefix._ridge_path import centred_split, ridge_path
 from .prefix._search import ALPHAS, first_best
@@ -292,12 +293,13 @@ def _scores_of_alphas(features, y, train, test, prefixes, encoder):
         encoder = clone(encoder).fit(fit)
         fit, held = encoder.transform(fit), encoder.transform(held)
     prefixes = np.array([fit.shape[1]] if prefixes is None else prefixes)
-    split = centred_split(fit[:, : prefixes[-1]], y[train, None], held[:, : prefixes[-1]])
     scores = np.empty((len(prefixes), len(ALPHAS)))
-    for part in ridge_path(split, prefixes, np.array(ALPHAS)):
-        values = part.values[..., 0]
-        scored = spearman(y[test], values.reshape(len(values), -1))
-        scores[part.prefixes, part.alphas] = scored.reshape(values.shape[1:])
+    with one_thread_of_blas(fit.size * min(fit.shape)):
+        split = centred_split(fit[:, : prefixes[-1]], y[train, None], held[:, : prefixes[-1]])
+        for part in ridge_path(split, prefixes, np.array(ALPHAS)):
+            values = part.values[..., 0]
+            scored = spearman(y[test], values.reshape(len(values), -1))
+            scores[part.prefixes, part.alphas] = scored.reshape(values.shape[1:])
     return scores
 
 

@@ -152,13 +152,20 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     verbose : int or bool, default=0
         0 is silent, also about what transformers and the hub print; 1 shows their bars
-        while models load and one over the residues of all models, with their rate.
+        while models load and one over the residues of all models, with their rate, and says
+        of each model whether it takes the packed path (see ``packed_``).
 
     Attributes
     ----------
     block_sizes_ : tuple of int
         Columns of each model's block. Known before ``fit``, without loading a model, for
         aliases, folders, and models of the hub whose configuration has been fetched.
+
+    packed_ : dict of str to (True or str)
+        Of each block, whether its model takes the packed path: proteins in one row of tokens
+        without padding, on a CPU in float32, and in bfloat16 where it has instructions for it.
+        True, or in words what of it does not run and why. The path is compared with the plain
+        model at load, so that models which are not there yet are loaded to answer.
 
     See Also
     --------
@@ -482,6 +489,9 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         # this one may raise for the models it is given. No hub is asked for it either.
         if name == "block_sizes_":
             return blocks_of(self._members(local_files_only=True)).sizes
+        if name == "packed_":
+            runs = self.embedding_plan("residue").runs()
+            return {run.member.block: run.encoder().packing for run, _ in runs}
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _members(self, local_files_only=None):

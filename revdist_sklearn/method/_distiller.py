@@ -17,6 +17,7 @@ from sklearn.utils.validation import (
 from ..base._aliases import alias_blocks, alias_of
 from ..base._blocks import Blocks
 from ..base._provenance import of_first
+from ..base._threads import one_thread_of_blas
 from ..base._validation import check_integer
 from ..base._warnings import warn
 from ._chain import (
@@ -761,19 +762,20 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         self._warn_if_few_rows(moments, n_components, by_protein)
         self._warn_if_rounded(moments)
         self.n_samples_seen_ = moments.n_rows
-        chain = solve_chain(
-            moments.n,
-            moments.mean,
-            moments.residue.covariance,
-            self.blocks_,
-            self._stage_sizes[1:],
-            n_components,
-            **parameters,
-            n_rows=moments.n_rows,
-            C_directions=moments.protein.covariance if by_protein else None,
-            precision=moments.product_precision,
-            rows=moments.row_precision,
-        )
+        with one_thread_of_blas(moments.blocks.n_columns**3):
+            chain = solve_chain(
+                moments.n,
+                moments.mean,
+                moments.residue.covariance,
+                self.blocks_,
+                self._stage_sizes[1:],
+                n_components,
+                **parameters,
+                n_rows=moments.n_rows,
+                C_directions=moments.protein.covariance if by_protein else None,
+                precision=moments.product_precision,
+                rows=moments.row_precision,
+            )
         self._warn_if_untold(chain)
         return chain
 

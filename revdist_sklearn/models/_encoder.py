@@ -1,11 +1,13 @@
 """A loaded model with its alphabet: the forward pass of a batch."""
 
+import math
 import threading
 
 import numpy as np
 
+from ..base._threads import one_thread_of_torch
 from ._batch import fill_up
-from ._device import RESIDENTS
+from ._device import CPU_TOKENS, RESIDENTS
 from ._residues import AMINO_ACIDS
 
 
@@ -57,6 +59,13 @@ class Encoder:
         Bytes that grow with the square of a padded protein's tokens: see
         :func:`square_bytes`.
 
+    packing : True or str
+        True if proteins share a row of tokens by all of the fast path of :mod:`._packed` or
+        :mod:`._varlen`; else what of it does not run, and why.
+
+    is_told : bool
+        Whether a user who wants to hear of it has been told.
+
     lock : threading.RLock
         Held while a batch runs: one at a time.
     """
@@ -69,6 +78,8 @@ class Encoder:
         self.width = width
         self.itemsize = model.dtype.itemsize
         self._packed = None
+        self.packing = "not tried"
+        self.is_told = False
         self.residues = "".join(alphabet.residues)
         self.layer = layer
         self.source = alphabet.source
@@ -88,14 +99,16 @@ class Encoder:
         if self.device.type == "cpu":
             from ._packed import pack
 
-            self._packed = pack(self.model, self.tokenize, AMINO_ACIDS, self.pad)
+            self._packed, self.packing = pack(self.model, self.tokenize, AMINO_ACIDS, self.pad)
             return
         import torch
 
         from ._varlen import pack as pack_on_gpu
 
         with RESIDENTS.room_for(self), torch.inference_mode():
-            self._packed = pack_on_gpu(self.model, self.tokenize, AMINO_ACIDS, self.pad)
+            self._packed, self.packing = pack_on_gpu(
+                self.model, self.tokenize, AMINO_ACIDS, self.pad
+            )
 
     @property
     def packed(self):
@@ -156,11 +169,21 @@ class Encoder:
         import torch
 
         rows = [self.tokenize(sequence) for sequence in sequences]
-        with self.lock, RESIDENTS.room_for(self), torch.inference_mode():
+        threads = one_thread_of_torch(self._operations(rows))
+        with self.lock, RESIDENTS.room_for(self), threads, torch.inference_mode():
             states = self._padded(rows) if self._packed is None else self._packed(rows)
         start, end = len(self._before), len(self._after)
         residues = [s[start : len(row) - end] for s, row in zip(states, rows, strict=True)]
         return residues, torch.stack([s[0] for s in states])
+
+    def _operations(self, rows):
+        """Return the multiplications of the largest product of a batch; endless off the CPU."""
+        if self.device.type != "cpu":
+            return math.inf
+        # Small batches count as whole ones: they take as long to read the weights.
+        tokens = max(CPU_TOKENS, sum(map(len, rows)))
+        of_layer = tokens * self.width * 4 * self.width
+        return max(of_layer, max(map(len, rows)) ** 2 * self.width)
 
     def _padded(self, rows):
         """Return the states of a batch whose rows are filled up to one length."""

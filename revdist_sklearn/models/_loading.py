@@ -11,6 +11,7 @@ threads are, does not survive a fork. On a GPU nothing does: start processes by 
 import json
 import os
 import re
+import sys
 import threading
 from collections import OrderedDict
 from contextlib import suppress
@@ -18,6 +19,7 @@ from pickle import UnpicklingError
 
 import numpy as np
 from safetensors import SafetensorError
+from tqdm.auto import tqdm
 
 from ..base._hub import quiet, quiet_reports
 from ..base._identity import digest
@@ -168,7 +170,8 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
         ``device_map`` or ``quantization_config``. ``trust_remote_code`` is the member's.
 
     silent : bool, default=True
-        Whether to silence transformers' and the hub's own bars; reports are silent always.
+        Whether to silence transformers' and the hub's own bars, and not to say whether the
+        model takes the packed path; reports are silent always.
 
     weights : str or None, default=None
         Fingerprint that the model must have; None takes what is there.
@@ -210,7 +213,11 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
             return encoder
 
         with suppress(_Changed):
-            return REGISTRY.get((mark, *settings), load_as_it_is, _is_whole)
+            encoder = REGISTRY.get((mark, *settings), load_as_it_is, _is_whole)
+            if not (silent or encoder.is_told):
+                encoder.is_told = True  # once, whoever loaded it
+                tqdm.write(f"{member.block}: {told(encoder.packing)}", file=sys.stderr)
+            return encoder
     raise RuntimeError(changed(member, f"during each of {LOADS} attempts to load it"))
 
 
@@ -226,6 +233,15 @@ def changed(member, when):
         "would be mixed up. Wait until whatever writes there has ended, and run the same call "
         "again, or give a copy of the folder."
     )
+
+
+def told(packing):
+    """Return in words what :attr:`Encoder.packing` says."""
+    if packing is True:
+        return "packed path: proteins share a row of tokens without padding"
+    # Parts of it may be all that is left out.
+    path = "packed" if packing.startswith("in one row") else "plain"
+    return f"{path} path: {packing}"
 
 
 def check_model_kwargs(model_kwargs):
@@ -345,10 +361,11 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
         _cut(model, architecture, layer, member)
         encoder = Encoder(model, alphabet, member.width, where)
     encoder.files = files
-    # Whoever asks for an attention, or a place, gets it.
-    plain = stays or "attn_implementation" in options or device.type not in PACKED_ON
-    if architecture.may_pack and not plain:
+    why_not = _why_not_packed(architecture, options, stays, device, member)
+    if why_not is None:
         encoder.pack()
+    else:
+        encoder.packing = why_not
     return encoder
 
 
@@ -364,6 +381,20 @@ def _warn_of_overflow(folder, member, dtype):
             "cuts them at 64,504 without a word, so that embeddings are finite and wrong. Use "
             "dtype='bfloat16' or 'float32'."
         )
+
+
+def _why_not_packed(architecture, options, stays, device, member):
+    """Return why no fast path is tried; None where it is."""
+    if device.type not in PACKED_ON:
+        return f"proteins share a row on {', '.join(PACKED_ON)}, and the model runs on {device}"
+    # Whoever asks for an attention, or a place, gets it.
+    if stays:
+        return "transformers has placed or quantised the model, as `model_kwargs` say"
+    if "attn_implementation" in options:
+        return "`model_kwargs` ask for an attention"
+    if not architecture.may_pack:
+        return f"models of type {member.model_type!r} are not known to allow it"
+    return None
 
 
 def _wanted_state(layer, depth, member):

@@ -8,8 +8,12 @@ plain model when it is loaded and left out where it does not agree:
 - linear layers run on oneDNN with weights that are laid out for it once, on CPUs with
   AVX-512, of which the MKL that torch uses makes little on some; with AVX2 it was no faster;
 - ESM's GELU, written out in four passes over memory, becomes torch's, which takes one.
+
+In float32, and in bfloat16 where the CPU computes in it: there the model's own forward pass
+has a rounding after each of the four passes of its GELU, and this path has one.
 """
 
+import math
 from itertools import groupby
 
 import numpy as np
@@ -21,11 +25,17 @@ from transformers import AttentionInterface
 from ._batch import fill_up
 
 ATTENTION = "revdist_packed"
-# States may differ from the plain model's by this much of their column's scale: some float32
-# roundings, as between any two batches; 33 layers of random weights came to half of it. By
-# column, because a few of ESM's are a thousand times the rest: of the largest state, layers
-# that compute in half precision would be off by less.
-AGREEMENT = 1e-5
+# States may differ from the plain model's by this many roundings (the type's epsilon) of their
+# column's scale, times the square root of the number of layers, as roundings add up at random.
+# Of random weights at the shapes of ESM-2's 8M, 35M, 150M and 650M the most was 24 in float32,
+# where both paths were off by 10 to 24 from float64 (sums of products round), and 1.8 in
+# bfloat16, whose products are summed in float32 and rounded once. A layer in half precision
+# is off by thousands, a wrong attention by more. By column, because a few of ESM's are a
+# thousand times the rest: of the largest state, such a layer would be off by less.
+ROUNDINGS = {torch.float32: 64, torch.bfloat16: 4}
+# Of that, attention alone may take this share: measured 10, and none in bfloat16. Neighbours
+# that attention is not kept from must not pass for rounding.
+OF_ATTENTION = 1 / 4
 # Residues of the proteins that are compared; the models meet them in one row. Few, because
 # every pass reads all weights.
 PROBES = (9, 1, 4)
@@ -87,7 +97,7 @@ class OneDNNLinear(nn.Module):
     Parameters
     ----------
     linear : torch.nn.Linear
-        In float32, on the CPU.
+        In float32 or bfloat16, on the CPU.
     """
 
     def __init__(self, linear):
@@ -160,11 +170,13 @@ class Packed:
             position_ids=torch.from_numpy(np.concatenate(positions) + self.first_position)[None],
             protein_lengths=lengths,
         ).last_hidden_state[0]
-        return states.split(lengths)
+        return states.float().split(lengths)
 
 
 def pack(model, tokenize, residues, pad_id):
-    """Return the fast path of a model, or None where it has none; the model is changed.
+    """Return the fast path of a model, where it has one, and what of it runs.
+
+    The model is changed.
 
     Parameters
     ----------
@@ -184,30 +196,56 @@ def pack(model, tokenize, residues, pad_id):
     Returns
     -------
     packed : Packed or None
-        None on a GPU, in half precision, and where the states do not agree with those of the
-        plain model, or do not depend on the positions they are given. Older versions of
-        transformers count the rotary positions of ESM along the whole row; attention sees
-        their differences alone, but these round off: states of a trained model moved by 4e-4.
+        None on a GPU, in a precision that the CPU does not compute in, and where the states
+        do not agree with those of the plain model, or do not depend on the positions they
+        are given. Older versions of transformers count the rotary positions of ESM along the
+        whole row; attention sees their differences alone, but these round off: states of a
+        trained model moved by 4e-4.
+
+    packing : True or str
+        True if all of it runs; else what does not, and why.
     """
-    if model.device.type != "cpu" or model.dtype != torch.float32:
-        return None
+    dtype = model.dtype
+    if model.device.type != "cpu":
+        return None, f"proteins share a row on a CPU alone, and the model is on {model.device}"
+    if dtype not in ROUNDINGS:
+        return None, f"{_name(dtype)} takes the plain path on a CPU"
+    if dtype == torch.bfloat16 and not computes_in_bfloat16():
+        return None, "this CPU has no instructions for bfloat16 (AVX512_BF16, AMX)"
     texts = [(residues * 2)[start : start + n] for start, n in enumerate(PROBES)]
     rows = [tokenize(text) for text in texts]
     with torch.inference_mode():
         try:
             plain = _padded(model, rows, pad_id)
-        except IndexError:  # a table of positions shorter than the probes
-            return None
-        packed = _with_packed_attention(model, rows, plain, pad_id)
+        except IndexError:
+            return None, "the model has fewer positions than the proteins it is tried on"
+        packed, why_not = _with_packed_attention(model, rows, plain, pad_id)
         if packed is None:
-            return None
+            return None, why_not
         # All at once, then back step by step: where they agree one pass shows it.
-        undo = [_use_torch_gelu(model)]
-        if one_dnn_pays():
-            undo.append(_use_one_dnn(model))
-        while undo and not _agree(packed, rows, plain):
-            undo.pop()()
-    return packed
+        undo, left_out = [("torch's GELU", _use_torch_gelu(model))], []
+        if not one_dnn_pays():
+            left_out.append("linear layers on oneDNN, which take AVX-512 to pay")
+        else:
+            replaced, failed = _use_one_dnn(model)
+            undo.append(("linear layers on oneDNN", replaced))
+            if failed:
+                left_out.append(f"linear layers on oneDNN ({failed})")
+        while undo and (why_not := _disagreement(packed, rows, plain)):
+            name, take_back = undo.pop()
+            take_back()
+            left_out.append(f"{name} ({why_not})")
+    return packed, f"in one row, but without {'; '.join(left_out)}" if left_out else True
+
+
+def computes_in_bfloat16():
+    """Return whether the CPU has instructions for bfloat16: without, float32 is faster.
+
+    torch would do without as well, and says that it can. Versions that cannot be asked for
+    the instructions are taken for a CPU without.
+    """
+    questions = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
+    return any(getattr(torch.cpu, question, bool)() for question in questions)
 
 
 def one_dnn_pays():
@@ -222,41 +260,46 @@ def _padded(model, rows, pad_id):
     """Return the states of each protein by the model as it is, in one pass."""
     ids, mask = fill_up(rows, pad_id)
     states = model(input_ids=ids, attention_mask=mask).last_hidden_state
-    return [s[: len(row)] for s, row in zip(states, rows, strict=True)]
+    return [s[: len(row)].float() for s, row in zip(states, rows, strict=True)]
 
 
 def _with_packed_attention(model, rows, plain, pad_id):
+    """Return the model with its attention within proteins, or None and why not."""
     before = getattr(model.config, "_attn_implementation", None)
     try:
         AttentionInterface.register(ATTENTION, packed_attention)
         model.set_attn_implementation(ATTENTION)
         for first_position in (0, pad_id + 1):
             packed = Packed(model, first_position)
-            if _agree(packed, rows, plain) and _uses_positions(packed, rows, plain):
-                return packed
-    except Exception:  # whatever a model raises that was not made for it
-        pass
+            why_not = _disagreement(packed, rows, plain, OF_ATTENTION)
+            if why_not is None:
+                if _uses_positions(packed, rows, plain):
+                    return packed, None
+                why_not = "the model does not use the positions it is given"
+    except Exception as error:  # whatever a model raises that was not made for it
+        why_not = _told(error)
     if before is not None:
         model.set_attn_implementation(before)
-    return None
+    return None, f"attention within each protein of a row: {why_not}"
 
 
 def _uses_positions(packed, rows, plain):
     """Return whether the states change when the first protein's positions are reversed."""
     row = rows[0]
     backwards = packed.at_positions([row], [np.arange(len(row))[::-1]])
-    return not _are_close(backwards, plain[:1])
+    return _deviation(backwards, plain[:1]) > _allowed(packed.model, OF_ATTENTION)
 
 
 def _use_one_dnn(model):
-    """Put linear layers on oneDNN; return a function that takes them back."""
-    replaced = []
+    """Put linear layers on oneDNN; return a function that takes them back, and what failed."""
+    replaced, failed = [], None
     # Layers are looked up one after another, and no list of them is kept: so the old weight
     # goes as soon as the new one is there, and a model is never in memory twice.
     for parent, name in _places(model, lambda module: type(module) is nn.Linear):
         try:
             setattr(parent, name, OneDNNLinear(getattr(parent, name)))
-        except Exception:  # a build of torch without these operators
+        except Exception as error:  # a build of torch without these operators
+            failed = _told(error)
             break
         replaced.append((parent, name))
 
@@ -264,7 +307,7 @@ def _use_one_dnn(model):
         for parent, name in replaced:
             setattr(parent, name, getattr(parent, name).plain())
 
-    return undo
+    return undo, failed
 
 
 def _use_torch_gelu(model):
@@ -293,16 +336,42 @@ def _places(model, belongs):
     ]
 
 
-def _agree(packed, rows, plain):
+def _disagreement(packed, rows, plain, share=1):
+    """Return in words how the states differ from the plain model's, None where they agree.
+
+    ``share`` is that of the roundings which are allowed.
+    """
     try:
         states = packed(rows)
-    except Exception:
-        return False
-    return _are_close(states, plain)
+    except Exception as error:
+        return _told(error)
+    found, allowed = _deviation(states, plain), _allowed(packed.model, share)
+    if found <= allowed:
+        return None
+    return f"states differ from the plain model's by {found:.1e}, allowed is {allowed:.1e}"
 
 
-def _are_close(states, plain):
+def _allowed(model, share):
+    """Return by how much of their column's scale states may differ."""
+    # Of the model as it runs: layers above the wanted one have been dropped.
+    layers = [len(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    dtype = model.dtype
+    return share * ROUNDINGS[dtype] * math.sqrt(max(layers, default=1)) * torch.finfo(dtype).eps
+
+
+def _deviation(states, plain):
+    """Return the largest difference, as a part of its column's scale; infinite for NaN."""
     states, plain = torch.cat(states), torch.cat(plain)
     columns = plain.abs().amax(dim=0)
     scale = columns.clamp(min=columns.median())  # a column of zeros has none of its own
-    return bool(((states - plain).abs() <= AGREEMENT * scale).all())
+    off = (states - plain).abs()
+    relative = torch.where(off == 0, 0, off / scale)
+    return float(relative.nan_to_num(math.inf).max())
+
+
+def _told(error):
+    return f"{type(error).__name__}: {error}"
+
+
+def _name(dtype):
+    return str(dtype).removeprefix("torch.")

@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from ._batch import fill_up
-from ._packed import AGREEMENT, PROBES, _use_torch_gelu
+from ._packed import PROBES, _allowed, _use_torch_gelu
 
 varlen_attn: Any
 try:
@@ -159,18 +159,27 @@ def pack(model, tokenize, residues, pad_id):
         None in float32, where torch has no such attention, and where states do not agree with
         those of the plain model, or do not depend on the positions they are given. The GELU
         is torch's all the same, where that agrees.
+
+    packing : True or str
+        True if proteins share a row; else why not.
     """
     texts = [(residues * 2)[start : start + n] for start, n in enumerate(PROBES)]
     rows = [tokenize(text) for text in texts]
     # An index beyond a table of positions is no error that a GPU recovers from.
     table = getattr(model.config, "max_position_embeddings", None)
     if isinstance(table, int) and table < len(rows[0]) + pad_id + 1:
-        return None
+        return None, "the model has fewer positions than the proteins it is tried on"
     plain = _padded(model, rows, pad_id)
     undo = _use_torch_gelu(model)
-    if not _are_close(_padded(model, rows, pad_id), plain, model.dtype):
+    if not _are_close(_padded(model, rows, pad_id), plain, model):
         undo()
-    return _with_varlen(model, rows, plain, pad_id) if has_varlen(model) else None
+    if not has_varlen(model):
+        return None, (
+            "proteins share a row on a GPU of NVIDIA in half precision alone, with a torch that "
+            "has torch.nn.attention.varlen"
+        )
+    packed = _with_varlen(model, rows, plain, pad_id)
+    return packed, "its attention does not agree with the plain one" if packed is None else True
 
 
 def _with_varlen(model, rows, plain, pad_id):
@@ -180,7 +189,7 @@ def _with_varlen(model, rows, plain, pad_id):
         model.set_attn_implementation(ATTENTION)
         for first_position in (0, pad_id + 1):
             packed = VarlenPacked(model, first_position)
-            if _are_close(packed(rows), plain, model.dtype) and _uses_positions(packed, rows):
+            if _are_close(packed(rows), plain, model) and _uses_positions(packed, rows):
                 return packed
     except Exception:  # whatever a model, or a GPU, raises that was not made for it
         pass
@@ -206,12 +215,12 @@ def _padded(model, rows, pad_id):
     return [s[: len(row)] for s, row in zip(states, rows, strict=True)]
 
 
-def _are_close(states, plain, dtype):
+def _are_close(states, plain, model):
     """Return whether states agree as far as two orders of sums do in a precision."""
     states, plain = torch.cat(tuple(states)), torch.cat(tuple(plain))
     columns = plain.abs().amax(dim=0)
     scale = columns.clamp(min=columns.median())  # a column of zeros has none of its own
     rest = (states - plain).abs() / scale
-    if dtype == torch.float32:
-        return bool((rest <= AGREEMENT).all())
-    return bool(rest.square().mean().sqrt() <= HALF_AGREEMENT * torch.finfo(dtype).eps)
+    if model.dtype == torch.float32:
+        return bool((rest <= _allowed(model, 1)).all())
+    return bool(rest.square().mean().sqrt() <= HALF_AGREEMENT * torch.finfo(model.dtype).eps)

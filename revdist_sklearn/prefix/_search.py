@@ -29,6 +29,7 @@ from sklearn.utils.validation import (
 )
 
 from ..base._blocks import Blocks
+from ..base._threads import one_thread_of_blas
 from ..base._validation import check_integer
 from ..base._warnings import warn
 from ._ridge_path import LEAST_EIGENVALUE, centred_split, leave_one_out_path, ridge_path
@@ -288,12 +289,13 @@ class PrefixSearch(BaseEstimator):
             )
             _check_weights(sample_weight, "X")
         self._check_targets(y if sample_weight is None else y[sample_weight > 0])
-        if self._leaves_one_out():
-            self.cv_scores_, least = self._leave_one_out(X, y, sample_weight)
-        else:
-            self.cv_scores_, least = self._folds(
-                X, y, sample_weight, indexable(*given), for_splitter, for_scorer
-            )
+        with one_thread_of_blas(X.size * min(X.shape)):
+            if self._leaves_one_out():
+                self.cv_scores_, least = self._leave_one_out(X, y, sample_weight)
+            else:
+                self.cv_scores_, least = self._folds(
+                    X, y, sample_weight, indexable(*given), for_splitter, for_scorer
+                )
         self.n_splits_ = self.cv_scores_.shape[2]
         p, a = choose(self.cv_scores_, one_standard_error=self.one_standard_error)
         self.n_components_ = int(self.prefixes_[p])

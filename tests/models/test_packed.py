@@ -1,5 +1,7 @@
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from operator import eq
 
 import numpy as np
 import pytest
@@ -38,11 +40,17 @@ def encoder_of(folder, dtype="float32", layer=-1):
     return load(member.folder(), member, dtype, layer, torch.device("cpu"))
 
 
-def packed_esm(folder):
-    encoder = encoder_of(folder)
-    if not encoder.packed:
-        pytest.skip("this version of transformers keeps the plain path")
+def packed_esm(folder, **options):
+    encoder = encoder_of(folder, **options)
+    expect(encoder.packed, encoder.packing)
     return encoder
+
+
+def expect(packed, packing):
+    """Fail where the path is missing, but for versions of transformers that do not have it."""
+    if not packed and not NEW:
+        pytest.skip(f"this version of transformers keeps the plain path: {packing}")
+    assert packed, packing
 
 
 @settings(max_examples=25, deadline=None)
@@ -142,7 +150,8 @@ def test_a_wrong_attention_is_found_and_taken_back(esm, monkeypatch):
 
     right = _packed.packed_attention
     monkeypatch.setattr(_packed, "packed_attention", over_neighbours)
-    assert pack(model, tokenize, AMINO_ACIDS, 1) is None
+    packed, why_not = pack(model, tokenize, AMINO_ACIDS, 1)
+    assert packed is None and "attention" in why_not
     assert unchanged()
 
 
@@ -158,7 +167,8 @@ def test_wrong_positions_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(Packed, "__call__", running_on)
     model = encoder.model
     model.set_attn_implementation("sdpa")
-    assert pack(model, encoder.tokenize, AMINO_ACIDS, 1) is None
+    packed, why_not = pack(model, encoder.tokenize, AMINO_ACIDS, 1)
+    assert packed is None and "attention" in why_not
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -172,7 +182,8 @@ def test_positions_that_are_not_used_are_found(esm, monkeypatch):
             return forward(self, x, torch.arange(position_ids.shape[1])[None], *args)
 
         monkeypatch.setattr(modeling_esm.EsmRotaryEmbedding, "forward", along_the_row)
-    assert pack(model, tokenize, AMINO_ACIDS, 1) is None
+    packed, why_not = pack(model, tokenize, AMINO_ACIDS, 1)
+    assert packed is None and "attention" in why_not
     assert unchanged()
 
 
@@ -212,8 +223,7 @@ def test_a_weight_goes_before_the_next_is_laid_out(esm, one_dnn, monkeypatch):
         init(self, linear)
 
     monkeypatch.setattr(OneDNNLinear, "__init__", counting)
-    if pack(model, tokenize, AMINO_ACIDS, 1) is None:
-        pytest.skip("this version of transformers keeps the plain path")
+    expect(*pack(model, tokenize, AMINO_ACIDS, 1))
     assert alive == [*range(len(weights), 0, -1)]
 
 
@@ -228,7 +238,7 @@ def test_outlier_columns_hide_nothing(tmp_path, one_dnn, monkeypatch):
     monkeypatch.setattr(
         OneDNNLinear, "forward", lambda self, x: forward(self, x.bfloat16().float())
     )
-    assert pack(model, tokenizer_of(tmp_path / "esm1b"), AMINO_ACIDS, 1) is not None
+    expect(*pack(model, tokenizer_of(tmp_path / "esm1b"), AMINO_ACIDS, 1))
     assert not any(isinstance(module, OneDNNLinear) for module in model.modules())
 
 
@@ -237,8 +247,7 @@ def test_everything_can_be_taken_back(esm, one_dnn, monkeypatch):
     model, tokenize, _ = esm
     monkeypatch.setattr(torch.nn.GELU, "forward", lambda self, x: torch.relu(x))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    if pack(model, tokenize, AMINO_ACIDS, 1) is None:
-        pytest.skip("this version of transformers keeps the plain path")
+    expect(*pack(model, tokenize, AMINO_ACIDS, 1))
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
@@ -248,9 +257,7 @@ def test_everything_can_be_taken_back(esm, one_dnn, monkeypatch):
 
 def test_a_hidden_layer_is_packed(tiny_model, proteins):
     """Without the final norm."""
-    encoder = encoder_of(tiny_model, layer=1)
-    if not encoder.packed:
-        pytest.skip("this version of transformers keeps the plain path")
+    encoder = packed_esm(tiny_model, layer=1)
     model = EsmModel.from_pretrained(tiny_model, add_pooling_layer=False).eval()
     residues, _ = encoder(proteins)
     for protein, states in zip(proteins, residues, strict=True):
@@ -265,8 +272,7 @@ def test_layers_that_do_not_agree_are_taken_back(esm, one_dnn, monkeypatch):
     model, tokenize, _ = esm
     forward = OneDNNLinear.forward
     monkeypatch.setattr(OneDNNLinear, "forward", lambda self, x: 1.001 * forward(self, x))
-    if pack(model, tokenize, AMINO_ACIDS, 1) is None:
-        pytest.skip("this version of transformers keeps the plain path")
+    expect(*pack(model, tokenize, AMINO_ACIDS, 1))
     kinds = [type(module).__name__ for module in model.encoder.modules()]
     assert "OneDNNLinear" not in kinds and kinds.count("Linear") == 12
 
@@ -278,11 +284,11 @@ def test_a_build_without_the_operators_keeps_its_layers(esm, one_dnn, monkeypatc
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
 
     monkeypatch.setattr(OneDNNLinear, "__init__", missing)
-    packed = pack(model, tokenize, AMINO_ACIDS, 1)
+    packed, packing = pack(model, tokenize, AMINO_ACIDS, 1)
+    expect(packed, packing)
     kinds = [type(module).__name__ for module in model.encoder.modules()]
-    assert kinds.count("Linear") == 12
-    if packed is not None:
-        assert kinds.count("GELU") == 2
+    assert kinds.count("Linear") == 12 and kinds.count("GELU") == 2
+    assert "oneDNN" in packing and "no attribute" in packing
 
 
 @has_one_dnn
@@ -305,9 +311,133 @@ def test_onednn_is_for_wide_vectors(monkeypatch, capability):
     assert _packed.one_dnn_pays() == expected
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_keeps_the_plain_path(tiny_model, dtype):
-    assert not encoder_of(tiny_model, dtype).packed
+def test_half_precision_that_the_cpu_does_not_compute_in_keeps_the_plain_path(
+    tiny_model, monkeypatch
+):
+    encoder = encoder_of(tiny_model, "float16")
+    assert not encoder.packed and "float16" in encoder.packing
+    for question in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, question, lambda: False, raising=False)
+    encoder = encoder_of(tiny_model, "bfloat16")
+    assert not encoder.packed and "bfloat16" in encoder.packing
+
+
+@pytest.mark.parametrize("question", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_bfloat16_is_packed_on_a_cpu_that_computes_in_it(tiny_model, question, monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, partial(eq, name, question), raising=False)
+    packed_esm(tiny_model, dtype="bfloat16")
+
+
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """Pack it whatever the CPU; without instructions torch makes do."""
+    monkeypatch.setattr(_packed, "computes_in_bfloat16", lambda: True)
+
+
+# Layers, width and heads of ESM-2's members; feed-forward layers are four times as wide.
+SHAPES = {"8M": (6, 320, 20), "35M": (12, 480, 20), "150M": (30, 640, 20)}
+LENGTHS = (40, 3, 17)
+
+
+def esm2_shaped(folder, size, scale):
+    layers, width, heads = SHAPES[size]
+    return save_esm(
+        folder,
+        width=width,
+        layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        initializer_range=scale,
+    )
+
+
+def errors_against(truth, *paths):
+    """Return the root mean square of each path's error, by the scale of the columns."""
+    truth = torch.cat(truth).double()
+    scale = truth.abs().amax(dim=0)
+    return [float(((torch.cat(p) - truth) / scale).square().mean().sqrt()) for p in paths]
+
+
+def states_of(model, encoder, proteins):
+    dtype = model.dtype
+    with torch.no_grad():
+        ids = [torch.from_numpy(encoder.tokenize(p))[None] for p in proteins]
+        states = [model(input_ids=i).last_hidden_state[0, 1:-1] for i in ids]
+    return [s.double() if dtype == torch.float64 else s.float() for s in states]
+
+
+def plain_esm(folder, dtype):
+    return EsmModel.from_pretrained(folder, add_pooling_layer=False, dtype=dtype).eval()
+
+
+@has_one_dnn
+@pytest.mark.parametrize("scale", [0.02, 0.1])
+@pytest.mark.parametrize("size", [*list(SHAPES)[:2], pytest.param("150M", marks=pytest.mark.slow)])
+def test_depth_is_no_reason_to_leave_the_path(tmp_path, one_dnn, size, scale):
+    """Errors are of the size of those of transformers; float64 is the truth."""
+    folder = esm2_shaped(tmp_path / size, size, scale)
+    encoder = packed_esm(folder)
+    assert encoder.packing is True
+    kinds = [type(module).__name__ for module in encoder.model.encoder.modules()]
+    assert kinds.count("OneDNNLinear") == 6 * SHAPES[size][0] and "Linear" not in kinds
+    proteins = [AMINO_ACIDS * 2] + [AMINO_ACIDS[:n] for n in LENGTHS[1:]]
+    truth = states_of(plain_esm(folder, torch.float64), encoder, proteins)
+    plain = states_of(plain_esm(folder, torch.float32), encoder, proteins)
+    ours, theirs = errors_against(truth, encoder(proteins)[0], plain)
+    assert ours < 2.5 * theirs
+
+
+@has_one_dnn
+@pytest.mark.parametrize("scale", [0.02, 0.1])
+@pytest.mark.parametrize("size", [*list(SHAPES)[:2], pytest.param("150M", marks=pytest.mark.slow)])
+def test_bfloat16_is_as_good_as_that_of_transformers(tmp_path, one_dnn, bfloat16, size, scale):
+    folder = esm2_shaped(tmp_path / size, size, scale)
+    encoder = packed_esm(folder, dtype="bfloat16")
+    assert encoder.packing is True
+    proteins = [AMINO_ACIDS * 2] + [AMINO_ACIDS[:n] for n in LENGTHS[1:]]
+    truth = states_of(plain_esm(folder, torch.bfloat16).float(), encoder, proteins)
+    plain = states_of(plain_esm(folder, torch.bfloat16), encoder, proteins)
+    states, first = encoder(proteins)
+    assert states[0].dtype == first.dtype == torch.float32
+    ours, theirs = errors_against(truth, states, plain)
+    assert ours < 1.1 * theirs
+
+
+def test_neighbours_in_a_row_change_nothing_in_bfloat16(tiny_model, proteins, bfloat16):
+    encoder = packed_esm(tiny_model, dtype="bfloat16")
+    together, _ = encoder(proteins)
+    for states, protein in zip(together, proteins, strict=True):
+        alone = encoder([protein])[0][0]
+        assert (states - alone).abs().max() <= 0.05 * alone.abs().max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_to_neighbours_is_found_at_a_depth(tmp_path, dtype, bfloat16, monkeypatch):
+    """Of small random weights, in whose states attention has little part."""
+    right = _packed.packed_attention
+
+    def over_neighbours(module, query, key, value, attention_mask, protein_lengths=None, **kwargs):
+        return right(module, query, key, value, attention_mask, **kwargs)
+
+    monkeypatch.setattr(_packed, "packed_attention", over_neighbours)
+    encoder = encoder_of(esm2_shaped(tmp_path / "8M", "8M", 0.02), dtype)
+    assert not encoder.packed
+    if NEW:
+        assert "states differ" in encoder.packing
+
+
+@pytest.mark.parametrize("precise", [True, False])
+def test_what_of_the_path_does_not_run_is_said(tiny_model, one_dnn, monkeypatch, precise):
+    if not precise:
+        forward = OneDNNLinear.forward
+        monkeypatch.setattr(OneDNNLinear, "forward", lambda self, x: 1.001 * forward(self, x))
+    else:
+        monkeypatch.setattr(_packed, "one_dnn_pays", lambda: False)
+    encoder = packed_esm(tiny_model)
+    assert encoder.packing.startswith("in one row, but without linear layers on oneDNN")
+    assert ("AVX-512" if precise else "states differ") in encoder.packing
+    assert "GELU" not in encoder.packing
 
 
 def test_a_short_table_of_positions_keeps_the_plain_path(tmp_path):
