@@ -209,9 +209,9 @@ def run_peak():
     other = chunk.copy()
     rate("sgemm", lambda: chunk.T @ other, CHUNK_ROWS)
     rate("dsyrk", lambda: blas.dsyrk(1.0, wide.T), CHUNK_ROWS)
-    rate("moments, float32 products", lambda: Moments(SIZES).update(X), len(X))
-    double = Moments(SIZES, precision="float64")
-    rate("moments, float64 products", lambda: double.update(X), len(X))
+    for precision in ("float32", "float64"):
+        moments = Moments(SIZES, precision=precision)
+        rate(f"moments, {precision} products", lambda m=moments: m.update(X), len(X))
     return rates
 
 
@@ -355,6 +355,96 @@ def run_exactness():
     return rows
 
 
+# ------------------------------------------------------------ error against condition number
+
+
+ACCURACY_SIZES = SIZES[:2]
+CONDITIONS = (10, 100, 1_000, 10_000)
+
+
+def conditioned(n, condition, seed=0):
+    """Return float32 rows: a base of a condition number, and a larger model that needs all of it.
+
+    The base is a mixture of Gaussians; the larger model follows its weakest directions as much
+    as its strongest, so that an error in any of them is one of what is explained.
+    """
+    k, q = ACCURACY_SIZES
+    rng = np.random.default_rng(seed)
+    turn = np.linalg.qr(rng.normal(size=(k, k)))[0]
+    latent = rng.normal(size=(n, k)) + 2 * rng.integers(0, 2, size=(n, 1))
+    latent = (latent - latent.mean(axis=0)) / latent.std(axis=0)
+    base = (latent * np.geomspace(1, 1 / condition, k)) @ turn.T
+    own = rng.normal(size=(n, q)) * np.geomspace(0.5, 0.05, q)
+    return np.hstack([base, latent @ rng.normal(size=(k, q)) / np.sqrt(k) + own]).astype("f4")
+
+
+def of_rows(z, h, predict):
+    """Return 1 - R2 and the residual spectrum of predictions, both taken in float64."""
+    residual = centre(h.astype(np.float64) - predict.astype(np.float64))
+    total = (centre(h.astype(np.float64)) ** 2).sum()
+    spectrum = np.linalg.eigvalsh(residual.T @ residual)[::-1] / len(h)
+    return (residual**2).sum() / total, spectrum
+
+
+def by_svd(z, h, dtype):
+    """Least squares by the SVD of the centred rows, columns at unit variance."""
+    z, h = (centre(block.astype(np.float64)).astype(dtype) for block in (z, h))
+    z = z / z.std(axis=0)
+    return of_rows(z, h, z @ np.linalg.lstsq(z, h, rcond=None)[0])
+
+
+def by_moments(z, h, precision):
+    from revdist_sklearn import Moments, ReverseDistiller
+
+    moments = Moments(ACCURACY_SIZES, precision=precision).update(np.hstack([z, h]))
+    stage = ReverseDistiller().fit_moments(moments).stages_[1]
+    return 1 - stage.explained_before, stage.residual_variances
+
+
+def by_authors(z, h):
+    from reverse_distillation.scaler.rd import rdScaler
+
+    scaler = rdScaler("8M", "35M", regressor_type="linear", pca_type="incremental")
+    scaler.fit_regressor(z, h, show_r2=False)
+    return of_rows(z, h, scaler.predict_regressor(z))
+
+
+ACCURACY = {
+    "revdist_sklearn": lambda z, h: by_moments(z, h, None),
+    "revdist_sklearn, precision='float32'": lambda z, h: by_moments(z, h, "float32"),
+    "numpy lstsq in float32": lambda z, h: by_svd(z, h, np.float32),
+    "authors' package, linear": by_authors,
+}
+
+
+def run_accuracy(n):
+    """Errors of 1 - R2 and of the spectrum, relative, against an SVD in float64 of the rows."""
+    import warnings
+
+    rows = []
+    for condition in CONDITIONS:
+        z, h = blocks(conditioned(n, condition), ACCURACY_SIZES)
+        unexplained, spectrum = by_svd(z, h, np.float64)
+        for name, function in ACCURACY.items():
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                try:
+                    found, variances = function(z, h)
+                except ImportError:
+                    continue
+            rows.append(
+                {
+                    "n": n,
+                    "condition": condition,
+                    "name": name,
+                    "unexplained": abs(found / unexplained - 1),
+                    "spectrum": float(np.max(np.abs(variances / spectrum - 1))),
+                    "warned": any("condition number" in str(w.message) for w in caught),
+                }
+            )
+    return rows
+
+
 def relative(a, b):
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
@@ -382,6 +472,7 @@ def run_child(kind, *arguments):
         "stream": run_stream,
         "solve": run_solve,
         "exactness": run_exactness,
+        "accuracy": run_accuracy,
     }
     print(json.dumps(functions[kind](*arguments)))
 
@@ -457,8 +548,12 @@ def main():
     for label, value in rates.items():
         print(f"| {label} | {value:.0f} |")
     best = max(rates["ssyrk"], rates["sgemm"])
-    result["share_of_peak"] = rates["moments, float32 products"] / best
-    print(f"\nMoments in float32: {result['share_of_peak']:.0%} of the best product alone")
+    result["share_of_peak"] = {
+        "float32": rates["moments, float32 products"] / best,
+        "float64": rates["moments, float64 products"] / rates["dsyrk"],
+    }
+    for precision, share in result["share_of_peak"].items():
+        print(f"\nMoments in {precision}: {share:.0%} of the best product alone")
 
     result["rows"] = [
         child("stream", n, SIZES) for n in (50_000, 100_000, 200_000, 400_000, 800_000)
@@ -492,6 +587,18 @@ def main():
             f"| {row['case']} | {row['input']} | {row['predictions']:.0e} | {row['spectrum']:.0e} "
             f"| {row['columns']:.0e} | {row['held_out']:.4f} ({row['held_out_change']:+.0e}) | "
             f"{'yes' if row['warned'] else ''} |"
+        )
+
+    result["accuracy"] = [row for n in (6_000, 100_000) for row in child("accuracy", n)]
+    print(
+        f"\nErrors against an SVD in float64, by the condition number of a base of "
+        f"{ACCURACY_SIZES[0]} columns; float32 rows\n"
+    )
+    print("| rows | condition | | 1 - R2 | spectrum | warns |\n|---|---|---|---|---|---|")
+    for row in result["accuracy"]:
+        print(
+            f"| {row['n']:,} | {row['condition']:,} | {row['name']} | {row['unexplained']:.0e} | "
+            f"{row['spectrum']:.0e} | {'yes' if row['warned'] else ''} |"
         )
 
     if not args.skip_large:

@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
-from contextlib import suppress
+import threading
+from contextlib import contextmanager, suppress
 
 from .. import __version__
 from . import _cache, _demo, _embed, _evaluate, _fit
@@ -16,6 +18,7 @@ COMMANDS = {
     "evaluate": _evaluate,
     "cache": _cache,
 }
+INTERRUPTED, TERMINATED = ("Interrupted", 130), ("Terminated", 143)
 
 
 def main(argv=None):
@@ -30,22 +33,24 @@ def main(argv=None):
     -------
     code : int
         0; 2 where the input was at fault, 1 where this package was, 130 where it was
-        interrupted: the message is then on standard error; 141 where nobody reads the output.
+        interrupted and 143 where it was terminated: the message is then on standard error; 141
+        where nobody reads the output.
     """
     arguments = _parser().parse_args(argv)
     command = f"revdist {arguments.command}"
     # A table is not lost for a character that the terminal does not have.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with warnings_as_notes():
+    with warnings_as_notes(), _terminable():
         try:
             COMMANDS[arguments.command].run(arguments)
             sys.stdout.flush()
         except KeyboardInterrupt as error:
             start = "\n" if sys.stderr.isatty() else ""  # after ^C and the bar
             kept = as_options(" ".join(getattr(error, "__notes__", [])))
-            print(f"{start}{command}: Interrupted. {kept}".rstrip(), file=sys.stderr)
-            return 130
+            what, code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
+            print(f"{start}{command}: {what}. {kept}".rstrip(), file=sys.stderr)
+            return code
         except BrokenPipeError:  # who read the output has gone
             _drop_output()
             return 141
@@ -62,6 +67,27 @@ def main(argv=None):
             )
             return 1
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: what clears up after Ctrl-C does so here too."""
+
+
+@contextmanager
+def _terminable():
+    """Make of SIGTERM an exception of the main thread, as Python does of SIGINT."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_):
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _drop_output():

@@ -630,7 +630,6 @@ def test_info_changes_nothing(tmp_path):
     assert (tmp_path / FILE).read_bytes() == content and os.listdir(tmp_path) == [FILE]
 
 
-@pytest.mark.xfail(reason="sizes are taken before what was begun is taken back", strict=True)
 def test_info_of_a_file_whose_maker_was_killed_as_it_wrote_the_tables(tmp_path):
     use(tmp_path)
     # The journal of a file that was empty before: no page, no page there at first.

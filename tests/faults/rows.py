@@ -168,7 +168,7 @@ def kill_save(nursery, folder, n):
         try:
             return SAME if chain_of(place / "d") in wholes else "neither old nor new"
         except ValueError as error:
-            return TYPED if str(place) in str(error) else repr(error)
+            return repr(error)
 
     return _killed(nursery, folder / "killed", n, start, lambda p: chain_of(p / "d"), kept)
 

@@ -28,7 +28,6 @@ PHASES = {
     "search": ("evaluate", rows.SEARCH, 2),
 }
 OUTPUTS = {"embed": "z.npz", "fit": "d", "evaluate": "scores.json"}
-SHELL = "the shell does not catch it"
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +63,7 @@ def two_distillers(nursery, tmp_path):
     return tmp_path / "2", tmp_path / "d"
 
 
-def one_file_after_the_other(nth):
-    reason = "two files, of which the first is new and the second old"
-    return pytest.param(nth, marks=pytest.mark.xfail(reason=reason, strict=True))
-
-
-@pytest.mark.parametrize("nth", [1, one_file_after_the_other(2)])
+@pytest.mark.parametrize("nth", [1, 2])
 def test_a_kill_between_the_files_of_a_distiller(nth, nursery, two_distillers):
     new, folder = two_distillers
     wholes = {rows.chain_of(new), rows.chain_of(folder)}
@@ -122,7 +116,6 @@ def struck(nursery, inputs, tmp_path_factory):
     return strike
 
 
-@pytest.mark.xfail(reason=SHELL, strict=True)
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_shell_with_one_line(number, phase, struck):
@@ -132,13 +125,7 @@ def test_a_signal_ends_the_shell_with_one_line(number, phase, struck):
     assert "Traceback" not in end.text and last.startswith(f"revdist {PHASES[phase][0]}: ")
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGINT,
-        pytest.param(signal.SIGTERM, marks=pytest.mark.xfail(reason=SHELL, strict=True)),
-    ],
-)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_leaves_no_temporary_file(number, struck):
     _, folder = struck(number, "save distiller")
     assert not rows.left_over(folder)
@@ -158,7 +145,6 @@ def test_what_a_signal_leaves_is_whole(number, phase, struck, expected, nursery,
     assert result(command, folder) == expected[command]
 
 
-@pytest.mark.xfail(reason="the file is written where it is to be", strict=True)
 @pytest.mark.parametrize("number", [*SIGNALS, signal.SIGKILL])
 def test_an_output_that_is_not_whole_does_not_take_the_place_of_one(
     number, nursery, inputs, tmp_path
@@ -211,7 +197,6 @@ def test_a_full_disk_under_a_cache_is_one_warning(nursery, inputs, expected, tmp
     assert 0 <= rows.cached_rows(tmp_path / "cache") < 96
 
 
-@pytest.mark.xfail(reason="the file is written where it is to be", strict=True)
 def test_a_full_disk_leaves_the_output_that_was_there(nursery, inputs, tmp_path):
     words = call("embed", inputs, tmp_path)
     assert nursery.run(*words).code == 0
