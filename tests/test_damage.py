@@ -162,7 +162,7 @@ def test_distillers_without_a_digest_load_or_are_told(tmp_path, version, name):
 
 
 def facts_of(moments):
-    names = ("blocks", "precision", "product_precision", "half", "n_rows", "provenance")
+    names = ("blocks", "precision", "product_precision", "row_precision", "n_rows", "provenance")
     text = repr([getattr(moments, name) for name in names]).encode()
     levels = [level for level in (moments.residue, moments.protein) if level is not None]
     return text + b"".join(

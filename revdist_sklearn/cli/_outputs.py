@@ -103,7 +103,4 @@ def write_file(path, write):
         with open(temporary, "wb") as file:
             write(file)
 
-    try:
-        replace_file(Path(os.path.realpath(path)), into)
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+    replace_file(Path(os.path.realpath(path)), into)

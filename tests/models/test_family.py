@@ -353,5 +353,5 @@ def test_members_carry_the_name_of_the_token_alone(monkeypatch, hub_cache):
 @pytest.mark.parametrize("text", ["{", "[]", "\ufeff{}"])
 def test_a_damaged_configuration_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=f"config.json of '{tmp_path}' is damaged"):
+    with pytest.raises(ValueError, match=f"{tmp_path}/config.json is damaged"):
         resolve_family(str(tmp_path))

@@ -63,7 +63,7 @@ def plain_encoder(source, dtype):
 def packed_encoder(source, dtype):
     encoder = plain_encoder(source, dtype)
     with torch.inference_mode():
-        encoder._packed = pack(encoder.model, encoder.tokenize, AMINO_ACIDS, encoder.pad)
+        encoder._packed, encoder.packing = pack(encoder.model, encoder.tokenize, AMINO_ACIDS, encoder.pad)
     return encoder
 
 
@@ -140,7 +140,7 @@ def test_a_short_table_of_positions_is_not_tried(varlen, tmp_path):
         tmp_path / "short", position_embedding_type="absolute", max_position_embeddings=12
     )
     encoder = packed_encoder(folder, "float16")
-    assert not encoder.packed and varlen.calls == []
+    assert not encoder.packed and varlen.calls == [] and "positions" in encoder.packing
     assert len(encoder(["MKTAY"])[0][0]) == 5
 
 
@@ -149,7 +149,7 @@ def test_a_gpu_takes_the_gelu_of_torch(tiny_model, dtype, proteins):
     encoder = packed_encoder(tiny_model, dtype)
     kinds = [type(module).__name__ for module in encoder.model.encoder.modules()]
     assert kinds.count("GELU") == 2 and "EsmIntermediate" not in kinds
-    assert not encoder.packed  # there is no such attention here
+    assert not encoder.packed and "varlen" in encoder.packing  # none here
     for ours, plain in zip(
         encoder(proteins)[0], plain_encoder(tiny_model, dtype)(proteins)[0], strict=True
     ):
@@ -205,11 +205,11 @@ def test_loading_for_a_gpu_packs_on_the_gpu(tiny_model, monkeypatch):
     monkeypatch.setattr(residents, "_bring", lambda encoder, device: happened.append(str(device)))
     monkeypatch.setattr("revdist_sklearn.models._encoder.RESIDENTS", residents)
     monkeypatch.setattr(
-        _varlen, "pack", lambda model, *rest: happened.append(type(model).__name__) or "packed"
+        _varlen, "pack", lambda model, *rest: happened.append(type(model).__name__) or ("packed", True)
     )
     member = resolve_family(tiny_model)[0]
     encoder = load(member.folder(), member, "float16", -1, torch.device("cuda:1"))
-    assert happened == ["cuda:1", "EsmModel"] and encoder.packed
+    assert happened == ["cuda:1", "EsmModel"] and encoder.packed and encoder.packing is True
 
 
 def test_kinds_of_squares():
