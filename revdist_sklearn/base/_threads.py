@@ -47,48 +47,32 @@ def one_thread_of_torch(operations):
         yield
 
 
-class _OneThreadOfBlas:
-    """How many blocks of the process want one thread: the first sets it, the last restores.
-
-    In a BLAS the number is that of the process. Each block on its own would put back what
-    another one had set, if they end in another order than they began.
-    """
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._blocks = 0
-        self._limit = None
-
-    def __enter__(self):
-        with self._lock:
-            if self._blocks == 0:
-                self._limit = _libraries("blas", "torch" in sys.modules).limit(limits=1)
-            self._blocks += 1
-
-    def __exit__(self, *_):
-        with self._lock:
-            self._blocks -= 1
-            if self._blocks == 0:
-                self._limit.restore_original_limits()
-
-
-_ONE_THREAD_OF_BLAS = _OneThreadOfBlas()
+# In a BLAS the number is that of the process. So one thread at a time sets it, and restores it
+# itself: two would put back what the other had set, if they end in another order than they
+# began, and newer versions of threadpoolctl let nobody else restore it.
+_BLAS = threading.RLock()
 
 
 @contextmanager
 def one_thread_of_blas(operations):
     """Have BLAS work in one thread, where operations are few, until the block ends.
 
+    While another thread is in such a block this one changes nothing, and may go on with more
+    threads when the other is done.
+
     Parameters
     ----------
     operations : float
         Multiplications of the largest product in the block.
     """
-    if operations > SMALL:
+    if operations > SMALL or not _BLAS.acquire(blocking=False):
         yield
         return
-    with _ONE_THREAD_OF_BLAS:
-        yield
+    try:
+        with _libraries("blas", "torch" in sys.modules).limit(limits=1):
+            yield
+    finally:
+        _BLAS.release()
 
 
 @cache
