@@ -1,4 +1,5 @@
-"""What all rooms share: blocks of columns, aliases of families, files, the hub, settings.
+"""What all rooms share: blocks of columns, aliases of families, files, the hub, settings,
+threads.
 
 May import nothing of this package.
 """

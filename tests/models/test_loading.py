@@ -50,7 +50,7 @@ def edit_weights(folder, change):
 
 
 def test_sequences_of_one_length_go_without_a_mask(tiny_model):
-    encoder = encoder_of(tiny_model, "bfloat16")  # which is not packed
+    encoder = encoder_of(tiny_model, "float16")  # which is not packed
     seen = []
     encoder.model.register_forward_pre_hook(
         lambda model, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True
