@@ -1,5 +1,4 @@
-"""What all rooms share: blocks of columns, aliases of families, files, the hub, settings,
-threads.
+"""What all rooms share: blocks of columns, aliases of families, files, hub, settings, threads.
 
 May import nothing of this package.
 """
