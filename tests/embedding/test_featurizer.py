@@ -1177,3 +1177,28 @@ def test_a_relative_cache_is_the_folder_of_the_first_use(tiny_model, tmp_path, m
     assert clone(used).get_params()["cache_dir"] == used.cache_dir == "c"
     used.set_params(cache_dir="d").transform(["MKTAY"])
     assert (tmp_path / "second" / "d").exists()
+
+
+def test_the_packed_path_is_told_once(tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr(_loading, "REGISTRY", _loading.Registry(2))
+    ESMFeaturizer(tiny_model).transform(["MKT"])
+    assert "path" not in capsys.readouterr().err
+    for options, path in (
+        ({}, "pack"),
+        ({"model_kwargs": {"attn_implementation": "eager"}}, "plain path: "),
+    ):
+        emb = ESMFeaturizer(tiny_model, verbose=1, **options)
+        emb.transform(["MKT"])
+        emb.transform(["MKTA"])
+        told = [line for line in capsys.readouterr().err.splitlines() if " path" in line]
+        [(block, packing)] = emb.packed_.items()
+        assert block in told[0] and len(told) == 1
+        if path == "pack":
+            assert (packing is True) == ("packed path: proteins share" in told[0])
+        else:
+            assert path + packing in told[0] and "attention" in packing
+
+
+def test_what_does_not_pack_says_why(tiny_model):
+    [why_not] = ESMFeaturizer(tiny_model, dtype="float16").packed_.values()
+    assert "float16" in why_not

@@ -63,7 +63,9 @@ def plain_encoder(source, dtype):
 def packed_encoder(source, dtype):
     encoder = plain_encoder(source, dtype)
     with torch.inference_mode():
-        encoder._packed, encoder.packing = pack(encoder.model, encoder.tokenize, AMINO_ACIDS, encoder.pad)
+        encoder._packed, encoder.packing = pack(
+            encoder.model, encoder.tokenize, AMINO_ACIDS, encoder.pad
+        )
     return encoder
 
 
@@ -205,7 +207,9 @@ def test_loading_for_a_gpu_packs_on_the_gpu(tiny_model, monkeypatch):
     monkeypatch.setattr(residents, "_bring", lambda encoder, device: happened.append(str(device)))
     monkeypatch.setattr("revdist_sklearn.models._encoder.RESIDENTS", residents)
     monkeypatch.setattr(
-        _varlen, "pack", lambda model, *rest: happened.append(type(model).__name__) or ("packed", True)
+        _varlen,
+        "pack",
+        lambda model, *rest: happened.append(type(model).__name__) or ("packed", True),
     )
     member = resolve_family(tiny_model)[0]
     encoder = load(member.folder(), member, "float16", -1, torch.device("cuda:1"))
