@@ -109,9 +109,9 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     (n^2 in the dual form), and ``cv_scores_``, which for ``cv="loo"`` has n splits.
 
     Cholesky's factor is exact to some 1e-16 over the smallest eigenvalue of the Gram matrix
-    scaled to unit diagonal. Where that is below 1e-5, QR (primal) or a singular value
+    scaled to unit diagonal. Where that is below 1e-7, QR (primal) or a singular value
     decomposition (dual) of the rows takes its place, which is slower, so that scores are those
-    of exact fits to 1e-10; below 1e-11, where other alphas or scales would serve, with a
+    of exact fits to 1e-8; below 1e-11, where other alphas or scales would serve, with a
     warning. What is left to the condition of the rows themselves no solver mends. For
     ``cv="loo"``, rows that all but determine their own prediction are left out one by one.
 
