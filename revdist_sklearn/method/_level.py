@@ -1,6 +1,7 @@
 """One level of moments: weight, mean and scatter of rows, merged exactly."""
 
 import numpy as np
+from scipy.linalg.blas import dsyrk
 
 from ..base._values import same
 
@@ -100,6 +101,32 @@ class Level:
         self._add(lower)
         self.move(n, mean)
         self._mirrored = False
+
+    def add_product(self, n, mean, centred, unit=1.0):
+        """Add rows whose scatter, and the step to their mean, are still to be multiplied.
+
+        Parameters
+        ----------
+        n : float
+            Sum of their weights.
+
+        mean : ndarray of shape (D,)
+
+        centred : ndarray of shape (n_rows + 1, D), float64, in C order
+            The rows less their mean, and as the last one ``step(n, mean)``, all divided by the
+            square root of ``unit``.
+
+        unit : float, default=1.0
+        """
+        # In place: BLAS's upper triangle in its column order is the lower one in ours.
+        self._scatter = dsyrk(unit, centred.T, 1.0, self._scatter.T, overwrite_c=True).T
+        self.move(n, mean)
+        self._mirrored = False
+
+    @property
+    def squares(self):
+        """The scatter's diagonal, of shape (D,)."""
+        return self._scatter.diagonal()
 
     def step(self, n, mean):
         """Return the row whose square is what n rows of another mean add beside their scatter.

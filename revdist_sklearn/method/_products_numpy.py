@@ -73,9 +73,12 @@ def add_chunks(level, rows, weights, dtype):
         mean, centred = _centre(chunk, w, n, dtype)
         n *= unit
         centred[-1] = level.step(n, mean) / np.sqrt(unit)
+        if dtype == np.float64:
+            level.add_product(n, mean, centred, unit)
+            check_range(level.squares, dtype)
+            continue
         # BLAS fills the upper triangle in its column order: the lower one in ours.
-        syrk = blas.dsyrk if dtype == np.float64 else blas.ssyrk
-        lower = syrk(1.0, centred.T).T
+        lower = blas.ssyrk(1.0, centred.T).T
         check_range(lower.diagonal(), dtype)
         if unit != 1.0:
             lower = np.multiply(lower, unit, dtype=np.float64)
@@ -88,15 +91,20 @@ def _centre(chunk, w, n, dtype):
     Rows are centred by their own mean before the product: outlier columns far from zero would
     otherwise drown the rest in rounding.
     """
-    mean = _mean(chunk, w, n)
     room = np.empty((len(chunk) + 1, chunk.shape[1]), dtype=dtype)
-    centred = np.subtract(chunk, mean.astype(dtype), out=room[:-1])
-    # The sum behind a mean rounds, and so does the mean in float32; a second pass keeps a
-    # constant column constant, and columns far from zero centred.
-    rest = _mean(centred, w, n)
-    centred -= rest.astype(dtype)
     if dtype == np.float64:
-        mean += rest
+        # What is left of a constant column without one of its rows is zero, its mean is no sum
+        # that rounds; no row is further from the mean than the spread times sqrt(n).
+        origin = chunk[0 if w is None else np.argmax(w)].astype(dtype)
+        centred = np.subtract(chunk, origin, out=room[:-1])
+        # By SciPy's BLAS, as the product is: threads of NumPy's would spin beside it.
+        rest = blas.dgemv(1.0, centred.T, np.ones(len(chunk)) if w is None else w) / n
+        mean = origin + rest
+    else:
+        mean = _mean(chunk, w, n)
+        centred = np.subtract(chunk, mean.astype(dtype), out=room[:-1])
+        rest = _mean(centred, w, n).astype(dtype)  # the mean rounds in float32
+    centred -= rest
     if w is not None:
         centred *= np.sqrt(w).astype(dtype)[:, None]
     return mean, room
