@@ -12,6 +12,7 @@ Nothing is raised here: libraries that the environment (``OMP_NUM_THREADS`` and 
 or threadpoolctl allow one thread keep it, and what is large keeps what it is allowed.
 """
 
+import os
 import sys
 import threading
 from contextlib import contextmanager
@@ -52,6 +53,16 @@ def one_thread_of_torch(operations):
 # itself: two would put back what the other had set, if they end in another order than they
 # began, and newer versions of threadpoolctl let nobody else restore it.
 _BLAS = threading.RLock()
+
+
+def _renew_lock():
+    """Give a forked process a lock that no thread holds which is not there."""
+    global _BLAS
+    _BLAS = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @contextmanager

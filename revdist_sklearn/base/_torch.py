@@ -1,5 +1,6 @@
 """What the rooms share of torch: memory that runs out, and float32 that is float32."""
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -7,6 +8,19 @@ from contextlib import contextmanager
 # How many threads are inside of `full_float32`, and what puts the settings back after the last.
 _lock = threading.Lock()
 _inside: list[Callable] = []
+
+
+def _after_fork_in_child():
+    """Forget threads that are not there: none will put the settings back."""
+    global _lock
+    _lock = threading.Lock()
+    if _inside:
+        _inside[-1]()
+        _inside.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def is_out_of_memory(error):

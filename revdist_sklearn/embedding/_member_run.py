@@ -152,7 +152,7 @@ class MemberRun:
                 budget = tokens_that_fit(encoder)
             square = tokens_of_a_square(encoder)
         lengths = [len(piece) for piece in pieces]
-        left = list(range(len(pieces)))
+        left, was_alone = list(range(len(pieces))), False
         while left:
             plan = batches(
                 [lengths[j] for j in left], budget, encoder.n_specials, encoder.packed, square
@@ -170,8 +170,11 @@ class MemberRun:
                     full = True
                 # Outside of the handler, whose traceback holds on to the tensors.
                 if full:
-                    if RESIDENTS.alone(encoder):
-                        break  # the same batch once more, in the room of the other models
+                    # The same batch once more in the room of the other models, but once only:
+                    # two threads whose models take turns would go on for ever.
+                    if not was_alone and RESIDENTS.alone(encoder):
+                        was_alone = True
+                        break
                     if len(batch) == 1:
                         i = windows[batch[0]][0]
                         raise MemoryError(self._too_large(lengths[batch[0]], i, index))
@@ -181,7 +184,7 @@ class MemberRun:
                     break
                 if written_over(encoder.files):
                     raise RuntimeError(changed(self.member, "while it was in use"))
-                done += 1
+                done, was_alone = done + 1, False
                 yield batch, states
                 del states
             left = [j for batch in order[done:] for j in batch]

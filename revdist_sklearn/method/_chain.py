@@ -62,9 +62,14 @@ class Stage:
         ``ridge``) or the principal components kept (``pcr``). 0 for the base.
 
     condition : float
-        Condition number of the smaller prefix: largest over smallest singular value of its
-        centred columns (at unit variance for ``ols``), directions without variance left out.
-        1 for the base; NaN in a chain of a file from before it was kept.
+        Condition number of the regression: largest over smallest singular value of the smaller
+        prefix's centred columns (at unit variance for ``ols``, with the penalty for ``ridge``,
+        over the components in use for ``pcr``), directions without variance left out. 1 for the
+        base; NaN in a chain of a file from before it was kept.
+
+    n_lost : int
+        Directions of the smaller prefix that vary, but by less than the products can tell well
+        enough: they have no part in the regression.
 
     explained_before : float
         Share of the model's variance that the regression on the smaller prefix explains: 0
@@ -116,6 +121,7 @@ class Stage:
     mean: np.ndarray = field(repr=False)
     prefix_mean: np.ndarray = field(repr=False)
     condition: float = field(default=np.nan, repr=False)
+    n_lost: int = field(default=0, repr=False)
 
     @property
     def n_added_nonzero(self):
@@ -250,7 +256,7 @@ def principal_directions(covariance):
     return variances, directions * signs
 
 
-def johnstone_count(e, n, n_rows, smallest=0.0):
+def johnstone_count(e, n, n_rows):
     """Return how many principal components the authors' rule for ``pcr`` keeps.
 
     Parameters
@@ -264,13 +270,9 @@ def johnstone_count(e, n, n_rows, smallest=0.0):
     n_rows : int
         Rows of positive weight. Rows determine no more eigenvalues than there are, which is
         how many an SVD of them returns; weights below 1 do not make them fewer.
-
-    smallest : float or ndarray of shape (k,)
-        No component up to this eigenvalue is kept.
     """
     if e[0] == 0.0:
         return 0
-    whole = e
     t = (1.0 + np.sqrt(len(e) / n)) ** 2
     e = e[: max(n_rows, int(n))]
     noise = e[e / e.mean() < t]
@@ -278,8 +280,7 @@ def johnstone_count(e, n, n_rows, smallest=0.0):
     kept = int(np.sum(e > sigma2 * t))  # Johnstone's bulk edge
     if kept == 0:
         kept = int(np.searchsorted(np.cumsum(e) / e.sum(), 0.95)) + 1
-    # Never a direction without variance, however small the noise.
-    return min(kept, int(np.sum(whole > smallest)))
+    return kept
 
 
 def rounding_noise(variances, means, rows="float64"):
@@ -361,6 +362,7 @@ class Regression:
     W: np.ndarray
     R: np.ndarray
     rank: int
+    n_lost: int
     condition: float
     # Of z as the regression sees it: its covariance, the largest eigenvalue of that, its scale.
     S: np.ndarray
@@ -417,7 +419,9 @@ def regress(S, G, H, noise, *, regressor, alpha, n, n_rows, precision="float64")
     regression : Regression
         ``W`` of shape (k, l), the coefficients: hhat - mean(h) = (z - mean(z)) W. ``R`` of
         shape (l, l), the covariance of the residual h - hhat. ``rank``, the directions of z
-        in use. ``condition``, the condition number of z over the directions with variance.
+        in use. ``n_lost``, those that vary and are not known well enough. ``condition``, the
+        condition number of z over the directions with variance: of ``ridge`` with its penalty,
+        of ``pcr`` over the components in use.
     """
     penalty = alpha / n if regressor == "ridge" else 0.0
     # Rank is judged on columns of unit variance: a few outlier columns would otherwise push
@@ -427,12 +431,12 @@ def regress(S, G, H, noise, *, regressor, alpha, n, n_rows, precision="float64")
     e, Q, smallest, null = spectrum(S, noise, scale, precision)
     known = e > smallest
     if regressor == "pcr":
-        kept = np.arange(len(e)) < johnstone_count(e, n, n_rows, smallest)
-        real = kept
+        # Never a direction that is not known, however small the noise.
+        kept = real = known & (np.arange(len(e)) < johnstone_count(e, n, n_rows))
     else:
         # A penalty keeps an inverse from growing where nothing is known.
         kept = (e > 0.0) & (e + penalty > smallest)
-        real = (e > null) & (e + penalty > null)
+        real = e > null
     f = np.zeros_like(e)
     f[kept] = 1.0 / (e[kept] + penalty)
     g = Q.T @ (scale[:, None] * G)
@@ -442,6 +446,7 @@ def regress(S, G, H, noise, *, regressor, alpha, n, n_rows, precision="float64")
         W,
         H - B.T @ B,
         int(np.sum(known & kept)),
+        int(np.sum(real & ~kept)),
         float(np.sqrt((e[0] + penalty) / (e[real].min() + penalty))) if real.any() else 1.0,
         scale[:, None] * S * scale,
         e[0],
@@ -591,6 +596,10 @@ def solve_chain(
         variances, V = principal_directions(R_directions)
         floor = _floor(chosen_by, h, V, precision)
         floor += NULL * EPSILON[precision] * fit.rounding(V)
+        if chosen_by is not joint:  # whose residual has errors of its own S
+            S_chosen = chosen_by.S[:width, :width]
+            largest = np.linalg.eigvalsh(S_chosen)[-1]
+            floor += 4 * NULL * EPSILON[precision] * _product_error(S_chosen, largest, W @ V)
         floor += joint.z_noise[:width] @ (W @ V) ** 2
         V = np.where(variances <= floor, 0.0, V)[:, : min(size, n_components - width)]
 
@@ -598,7 +607,7 @@ def solve_chain(
         coef = W @ V
         for level in levels:
             level.append(h, V, coef)
-        shares = np.sum(V * (R @ V), axis=0)
+        shares = np.maximum(np.sum(V * (R @ V), axis=0), 0.0)
         variance_h, variance_r = np.trace(H), max(np.trace(R), shares.sum(), 0.0)
         stages.append(
             Stage(
@@ -615,6 +624,7 @@ def solve_chain(
                 mean=mean[h].copy(),
                 prefix_mean=z_mean[:width].copy(),
                 condition=fit.condition,
+                n_lost=fit.n_lost,
             )
         )
     return Chain(
@@ -628,8 +638,12 @@ def _floor(joint, columns, V, precision):
     Judged along the direction: a few outlier columns would otherwise lift the limit above real
     directions of the others.
     """
-    variances = np.diag(joint.C[columns, columns])
-    return (NULL * EPSILON[precision] * variances + joint.noise[columns]) @ V**2
+    H = joint.C[columns, columns]
+    along = np.diag(H) @ V**2
+    # Errors of many entries add up in a wide block, to a part of its largest eigenvalue at most.
+    largest = np.linalg.eigvalsh(H)[-1] * np.sum(V**2, axis=0)
+    error = np.maximum(NULL * along, np.minimum(NULL * largest, 2 * len(H) * along))
+    return EPSILON[precision] * error + joint.noise[columns] @ V**2
 
 
 def _base_stage(joint, columns, mean, n_components, label, rotate_base, precision):

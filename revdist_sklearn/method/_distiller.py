@@ -143,9 +143,11 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     ``Stage.condition``). Rank is judged on columns of unit variance, and what cannot be told
     from rounding has no part: directions of the prefix below 1e-6 of the largest singular
     value, or within the rounding of the rows by their type; residual directions within 4e-15
-    of what the larger model's columns vary by along them and of what the regression takes away
-    from that, grown by the condition of what it draws on. Columns of the latter are zero, so
-    that the width is kept. A warning says where real directions or a whole stage are lost so.
+    of what the larger model's columns vary by along them (more in wide blocks) and of what the
+    regression takes away from that, grown by the condition of what it draws on. Columns of the
+    latter are zero, so that the width is kept. A warning says where directions of the prefix
+    are lost that do vary, or a whole stage is; directions below 6e-8 of the largest, and those
+    within the rounding of the rows, are taken to be the null ones of a LayerNorm, silently.
 
     Fit on many diverse rows, at least twice as many as the prefix has columns; on a few
     hundred similar ones least squares leaves no residual to speak of, and a warning says so.
@@ -439,12 +441,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         Raises
         ------
         OSError
-            If the folder holds something else, such as a model, or cannot be written.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written; what stood there is still there.
+            If the folder holds something else, such as a model, or cannot be written; what
+            stood there is still there.
 
         See Also
         --------
@@ -822,11 +820,12 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             else "leave out columns that nearly repeat others, or use regressor='ridge'"
         )
         for stage in chain.stages[1:]:
-            if stage.condition > limit:
+            if stage.n_lost:
                 warn(
                     f"The columns before {stage.block!r} have a condition number of "
                     f"{stage.condition:.0e}; {chain.precision} products tell their directions up "
-                    f"to {limit:.0e}, and weaker ones have no part in the regression: {way_out}."
+                    f"to {limit:.0e}, and {stage.n_lost} weaker ones have no part in the "
+                    f"regression: {way_out}."
                 )
         for stage in chain.stages:
             if stage.n_added and not stage.n_added_nonzero:

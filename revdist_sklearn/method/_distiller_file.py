@@ -217,6 +217,7 @@ def _chain(config, tensors):
         width += n_added
         one_of(values, "width", (width,))
         integer(values, "n_regression")
+        integer({"n_lost": 0, **values}, "n_lost")
         if not isinstance(values["block"], str):
             raise ValueError(f"the block of its stage {i} is no text")
         for name in ("explained_before", "condition"):

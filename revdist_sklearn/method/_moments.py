@@ -1,5 +1,6 @@
 """Moments of the rows: all that the fit of a chain needs, gathered in one pass."""
 
+import os
 import threading
 from contextlib import contextmanager
 
@@ -17,6 +18,16 @@ from ._products_torch import is_tensor
 # Means of proteins multiplied at a time.
 PROTEINS_WAITING = 1024
 FLUSH = threading.RLock()
+
+
+def _renew_lock():
+    """Give a forked process a lock of its own, which no thread holds that is not there."""
+    global FLUSH
+    FLUSH = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Moments:
@@ -109,6 +120,11 @@ class Moments:
         # Means of proteins wait here: one product a thousand of them, not one a batch.
         self._waiting: list[np.ndarray] = []
 
+    def __setstate__(self, state):
+        if "row_precision" not in state:  # of a pickle of the version before
+            state = {**state, "row_precision": state["half"] or state["product_precision"]}
+        self.__dict__.update({"_whole": True, **state})
+
     def __repr__(self):
         return (
             f"Moments(block_sizes={self.block_sizes}, n_rows={self.n_rows}, "
@@ -141,8 +157,9 @@ class Moments:
         with FLUSH:  # two threads may ask at once
             if self._waiting:
                 assert self._protein is not None
-                means, self._waiting = np.concatenate(self._waiting), []
-                _products_numpy.add_rows(self._protein, means)
+                whole, self._whole = self._whole, False
+                _products_numpy.add_rows(self._protein, np.concatenate(self._waiting))
+                self._waiting, self._whole = [], whole
             return self._protein
 
     @property
@@ -209,6 +226,10 @@ class Moments:
                 f"sample_weight[{worst}] is {weights[worst]}; weights must be finite and not "
                 "negative (0 leaves a row out)."
             )
+        if weights is not None and not np.isfinite(weights.sum()):
+            raise ValueError(
+                "sample_weight adds up to more than float64 holds; divide all weights by a number."
+            )
         counted = len(rows) if weights is None else int(np.count_nonzero(weights))
         means = None if proteins is None else _protein_means(products, rows, weights, proteins)
         with self._changing():
@@ -249,7 +270,9 @@ class Moments:
         ------
         RuntimeError
         """
-        if not self._whole:
+        with FLUSH:  # another thread may be about to be done
+            whole = self._whole
+        if not whole:
             raise RuntimeError(
                 "An interrupt or fault came in the middle of an update of these moments, and "
                 "some of its rows may count. Gather them anew, or go on from a file of "

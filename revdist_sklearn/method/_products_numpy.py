@@ -56,10 +56,16 @@ def add_rows(level, rows, weights=None, dtype=np.float64):
         If the square of a value is beyond the range of ``dtype``; nothing is added then.
     """
     largest = max(abs(float(rows.max())), abs(float(rows.min())))
-    if 2 * largest * 2 * largest * len(rows) > float(np.finfo(dtype).max) / 2:
+    bound, most = (2 * largest) * (2 * largest), float(np.finfo(dtype).max) / 2
+    n = float(len(rows) if weights is None else weights.sum())
+    before = float(level.squares.max(initial=0.0))
+    if bound * len(rows) > most or bound * n + before > float(np.finfo(np.float64).max) / 2:
         # It may well overflow: what does so at a late chunk must not leave the others behind.
         level, whole = Level(rows.shape[1]), level
         add_chunks(level, rows, weights, dtype)
+        if level.n > 0.0:
+            step = whole.step(level.n, level.mean)
+            check_range(whole.squares + level.squares + step**2, np.float64)
         whole.merge(level)
     else:
         add_chunks(level, rows, weights, dtype)
@@ -122,7 +128,8 @@ def check_range(squares, dtype):
         column = int(np.flatnonzero(~np.isfinite(squares))[0])
         raise ValueError(
             f"The squares of column {column} are beyond the range of {np.dtype(dtype).name}; "
-            "scale the rows down, or use precision='float64'."
+            "scale the rows down"
+            f"{', or use precision=' + repr('float64') if dtype == np.float32 else ''}."
         )
 
 

@@ -233,9 +233,13 @@ class Residents:
     """Which models are on each GPU: those that fit, the others wait in the host's memory."""
 
     def __init__(self):
-        self._locks = defaultdict(threading.RLock)
+        # ``setdefault`` is one step: two threads that come first get the same lock.
+        self._locks: dict = {}
         # Least recently used first. A model that the registry drops leaves the device as well.
         self._on = defaultdict(list)
+
+    def _lock_of(self, device):
+        return self._locks.setdefault(str(device), threading.RLock())
 
     @contextmanager
     def room_for(self, encoder):
@@ -258,7 +262,7 @@ class Residents:
             with on(device), full_float32():
                 yield
             return
-        with self._locks[str(device)], on(device), full_float32():
+        with self._lock_of(device), on(device), full_float32():
             self._bring(encoder, device)
             yield
 
@@ -271,7 +275,7 @@ class Residents:
         device = encoder.device
         if device.type == "cpu" or encoder.is_placed:
             return False
-        with self._locks[str(device)], on(device):
+        with self._lock_of(device), on(device):
             others = [other for other in self._there(device) if other is not encoder]
             for other in others:
                 self._remove(other, device)

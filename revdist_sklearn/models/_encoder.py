@@ -2,6 +2,7 @@
 
 import math
 import threading
+import weakref
 
 import numpy as np
 
@@ -9,6 +10,9 @@ from ..base._threads import one_thread_of_torch
 from ._batch import fill_up
 from ._device import CPU_TOKENS, RESIDENTS
 from ._residues import AMINO_ACIDS
+
+# All there are, for a fork to wait for.
+ENCODERS: weakref.WeakSet = weakref.WeakSet()
 
 
 class Encoder:
@@ -71,6 +75,7 @@ class Encoder:
     """
 
     def __init__(self, model, alphabet, width, device=None, *, layer=None):
+        ENCODERS.add(self)
         self.model = model
         self.is_placed = device is None
         self.device = model.device if device is None else device

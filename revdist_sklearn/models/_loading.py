@@ -26,7 +26,7 @@ from ..base._identity import digest
 from ..base._warnings import warn
 from ._alphabet import read_alphabet
 from ._device import RESIDENTS
-from ._encoder import Encoder
+from ._encoder import ENCODERS, Encoder
 from ._fingerprint import fingerprint, marks, written_over
 from ._residues import AMINO_ACIDS
 
@@ -112,8 +112,10 @@ class Registry:
 
     def after_fork(self):
         """Let the threads go on."""
-        while self._held_for_fork:
-            self._held_for_fork.pop().release()
+        # A thread that waits to fork notes the first of its locks as soon as that is let go.
+        held, self._held_for_fork = self._held_for_fork, []
+        while held:
+            held.pop().release()
 
     def after_fork_in_child(self):
         """Let go in the child, whose only thread is the one that forked."""
@@ -126,9 +128,9 @@ class Registry:
     def _locks(self):
         """Yield all locks of models, in the order in which threads take them."""
         yield self._lock
-        # Within the lock of the registry, so that none comes or goes.
-        for model in self._models.values():
-            yield model.lock
+        # Within the lock of the registry, so that none comes; those that have left it too.
+        for encoder in list(ENCODERS):
+            yield encoder.lock
         yield from RESIDENTS.locks()
 
 

@@ -220,7 +220,8 @@ def _are_close(states, plain, model):
     states, plain = torch.cat(tuple(states)), torch.cat(tuple(plain))
     columns = plain.abs().amax(dim=0)
     scale = columns.clamp(min=columns.median())  # a column of zeros has none of its own
-    rest = (states - plain).abs() / scale
+    off = (states - plain).abs()
+    rest = torch.where(off == 0, 0, off / scale)
     if model.dtype == torch.float32:
         return bool((rest <= _allowed(model, 1)).all())
     return bool(rest.square().mean().sqrt() <= HALF_AGREEMENT * torch.finfo(model.dtype).eps)

@@ -183,3 +183,51 @@ def test_a_stage_that_keeps_no_column_is_warned_of():
     X[:, 3:] = 7.0
     with pytest.warns(UserWarning, match="'2' adds no column"):
         ReverseDistiller((3, 5)).fit(X)
+
+
+@pytest.mark.parametrize("level", ["residue", "protein"])
+@pytest.mark.parametrize("width", [200, 1200])
+def test_a_wide_block_of_low_rank_has_no_columns_of_rounding(width, level):
+    rng = np.random.default_rng(0)
+    z, own = rng.normal(size=(2000, 10)), rng.normal(size=(2000, 2))
+    h = z @ rng.normal(size=(10, width)) + own @ rng.normal(size=(2, width))
+    how = {"residual_sizes": (width,), "residual_level": level}
+    distiller = ReverseDistiller((10, width), **how)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*proteins determine")
+        distiller.fit(np.hstack([z, h]), proteins=np.arange(2000) // 4)
+    assert distiller.stages_[1].n_added_nonzero == 2
+
+
+def test_residuals_of_proteins_that_are_rounding_are_zero():
+    """The base's variance at protein level is far above that of residues."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        proteins = np.r_[np.repeat(np.arange(40), 250), 40 + np.arange(40)]
+        z = rng.normal(size=(len(proteins), 10)) * np.geomspace(1, 1e-3, 10)
+        z[-40:] *= 30
+        h = (z / np.geomspace(1, 1e-3, 10)) @ rng.normal(size=(10, 30))
+        how = {"residual_sizes": (30,), "residual_level": "protein"}
+        with pytest.warns(UserWarning, match="'2' adds no column"):
+            ReverseDistiller((10, 30), **how).fit(np.hstack([z, h]), proteins=proteins)
+
+
+def test_ridge_and_outlier_columns_are_warned_of_where_something_is_lost_alone():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(2000, 8)) * np.r_[1e8, np.ones(7)]
+    X = np.hstack([z, z / np.r_[1e8, np.ones(7)] + 0.1 * rng.normal(size=(2000, 8))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for how in ({"regressor": "ridge", "alpha": 1.0}, {"regressor": "ols"}):
+            stage = ReverseDistiller((8, 8), residual_sizes=(8,), **how).fit(X).stages_[1]
+            assert (stage.n_regression, stage.n_lost) == (8, 0)
+
+
+def test_pcr_inverts_nothing_that_is_not_known():
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        outliers = 1e8 * rng.normal(size=(3000, 2)) @ rng.normal(size=(2, 3))
+        z = np.hstack([outliers, rng.normal(size=(3000, 9))])
+        X = np.hstack([z, z[:, 3:] @ rng.normal(size=(9, 14)) + rng.normal(size=(3000, 14))])
+        stage = ReverseDistiller((12, 14), regressor="pcr").fit(X).stages_[1]
+        assert np.abs(stage.coef).max() < 20

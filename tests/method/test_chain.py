@@ -174,7 +174,7 @@ def test_rank_counts_directions_above_the_limit(precision, limit, regressor, out
         G = S @ np.array([[1 / outlier], [-1.0]])
         H = np.array([[1 / outlier, -1.0]]) @ G
         fit = regress(S, G, H, np.zeros(2), precision=precision, **how)
-        assert fit.rank == expected
+        assert (fit.rank, fit.n_lost) == (expected, 2 - expected)
         # Known or not, the second direction is there.
         assert_allclose(fit.condition, 1 / share, rtol=1e-3)
         found, R = fit.W * scale[:, None], fit.R
@@ -197,6 +197,7 @@ def test_pcr_keeps_no_component_below_the_rank_limit(precision, limit):
         fit = regress(Q * e @ Q.T, Q @ np.ones((5, 1)), np.eye(1), np.zeros(5), **how)
         assert fit.rank == expected
         assert_allclose((Q.T @ fit.W)[:2, 0], 1, rtol=1e-3)
+        assert fit.n_lost == 0
         assert_allclose(fit.condition, 1.0 if expected == 2 else 1 / share, rtol=1e-5)
 
 

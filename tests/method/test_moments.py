@@ -1,3 +1,5 @@
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -374,6 +376,10 @@ def test_threads_that_ask_for_the_protein_level_at_once_get_it_whole(monkeypatch
     expected = Moments([6]).update(X, proteins=groups).protein
     slow = _products_numpy.add_rows
 
+    def ask(moments):
+        level = moments.protein
+        return level.n, level.scatter.copy()
+
     def add_rows(level, *args):
         time.sleep(0.01)  # all threads are here by then
         slow(level, *args)
@@ -382,10 +388,10 @@ def test_threads_that_ask_for_the_protein_level_at_once_get_it_whole(monkeypatch
         moments = Moments([6]).update(X, proteins=groups)
         with monkeypatch.context() as slowly, ThreadPoolExecutor(8) as pool:
             slowly.setattr(_products_numpy, "add_rows", add_rows)
-            found = [
-                f.result() for f in [pool.submit(getattr, moments, "protein") for _ in range(8)]
-            ]
-        assert all(level == expected for level in found)
+            found = list(pool.map(ask, [moments] * 8))
+        for n, scatter in found:
+            assert n == expected.n
+            assert_array_equal(scatter, expected.scatter)
 
 
 def test_threads_that_ask_a_distiller_at_once_get_one_answer():
@@ -406,3 +412,67 @@ def test_threads_that_ask_a_distiller_at_once_get_one_answer():
             found = [future.result() for future in [pool.submit(ask) for _ in range(8)]]
         for Z in found:
             assert_allclose(Z, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])
+def test_means_of_proteins_whose_addition_was_cut_off_are_not_lost_unseen(monkeypatch, fault):
+    moments = Moments([6]).update(rows_of(300), proteins=np.arange(300) // 3)
+
+    def cut_off(*args):
+        raise fault
+
+    with monkeypatch.context() as broken:
+        broken.setattr(_products_numpy, "add_rows", cut_off)
+        with pytest.raises(fault):
+            moments.protein  # noqa: B018
+    with pytest.raises(RuntimeError, match="in the middle of an update"):
+        moments.update(rows_of())
+
+
+def test_weights_or_sums_beyond_the_range_leave_the_moments_as_they_were():
+    X = rows_of(300, 2)
+    moments = Moments([2]).update(X[:10])
+    before = moments.scatter.copy()
+    with pytest.raises(ValueError, match="adds up to more than float64 holds"):
+        moments.update(X, sample_weight=np.r_[np.ones(256), np.full(44, 1e308)])
+    large, X = Moments([2]), X - X.mean(axis=0)
+    with pytest.raises(ValueError, match="squares of column 0 are beyond"):
+        for _ in range(40):
+            large.update(6e152 * X / np.abs(X).max())
+    assert np.isfinite(large.scatter).all() and large.n == large.n_rows
+    assert (moments.n, moments.n_rows) == (10, 10)
+    assert_array_equal(moments.scatter, before)
+
+
+def test_a_pickle_of_the_version_before_goes_on():
+    moments = Moments([6], precision="float32").update(rows_of(10))
+    state = {k: v for k, v in vars(moments).items() if k not in ("row_precision", "_whole")}
+    old = Moments.__new__(Moments)
+    old.__setstate__({**state, "half": "float16"})
+    assert precisions(old.update(rows_of())) == ("float16", "float32")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_while_another_thread_adds_means_does_not_hang(monkeypatch):
+    moments = Moments([6]).update(rows_of(300), proteins=np.arange(300) // 3)
+    inside, leave = threading.Event(), threading.Event()
+    add_rows = _products_numpy.add_rows
+
+    def slowly(*args):
+        inside.set()
+        leave.wait(20)
+        return add_rows(*args)
+
+    monkeypatch.setattr(_products_numpy, "add_rows", slowly)
+    thread = threading.Thread(target=lambda: moments.protein)
+    thread.start()
+    assert inside.wait(10)
+    other = Moments([6]).update(rows_of(9), proteins=np.arange(9))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        leave.set()
+        os._exit(0 if other.protein.n == 9 else 1)
+    leave.set()
+    thread.join(20)
+    assert os.waitpid(child, 0)[1] == 0
