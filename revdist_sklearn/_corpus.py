@@ -421,7 +421,12 @@ class _Checkpoint:
         """Write, unless that was done within the last minute."""
         if self.path is None:
             return
-        if last or time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+        if last:
+            try:
+                self._write(moments, done)
+            except OSError as error:  # the moments are whole, and not lost for it
+                warn(str(error))
+        elif time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
             self._write(moments, done)
             self.saved_at = time.monotonic()
 

@@ -67,7 +67,8 @@ def split_mutations(mutations):
                 f"mutation {i} is {mutation!r}; single substitutions such as 'T2A' (wild-type "
                 "residue, position, mutant residue) are allowed. Leave out the others."
             )
-        table.append(match.groups())
+        wild, position, mutant = match.groups()
+        table.append((wild, str(int(position)), mutant))  # T02G is of position 2
     return np.array(table, dtype=object)
 
 

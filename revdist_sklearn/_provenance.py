@@ -24,7 +24,7 @@ def members_of(plan):
     for member in plan.members:
         folder = member.folder(plan.silent)
         mark = {"fingerprint": fingerprint(folder), "weights": weights_digest(folder)}
-        found.append({"block": member.block, **mark})
+        found.append({"block": member.block, **mark, "layer": plan.layer})
     return found
 
 
@@ -67,6 +67,12 @@ def check_models(distiller, plan, whose, way_out, *, n=None):
         raise ValueError(
             f"{whose} the blocks {given}, but the weights of {', '.join(others)} are not those "
             f"that the distiller was fitted on: {way_out}"
+        )
+    layers = {one["layer"] for one in fitted if one is not None and "layer" in one}
+    if layers and layers != {plan.layer}:
+        raise ValueError(
+            f"{whose} layer {plan.layer} of its models, and the distiller was fitted on layer "
+            f"{', '.join(map(str, layers))}: use the same layer."
         )
     if blocks.names is not None:
         # Those that are known may have any name.

@@ -1,5 +1,6 @@
 """The client of the Hugging Face hub: for models and distillers alike."""
 
+import errno
 import os
 import re
 import threading
@@ -172,6 +173,10 @@ def _snapshot(repository, patterns, silent, or_else):
         return folder
 
 
+# Nothing is wrong with the repository where these are.
+NO_ROOM = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
+
+
 @contextmanager
 def _asking(repository):
     """Yield keywords for the hub; turn its errors into one that says how to get the files."""
@@ -204,6 +209,12 @@ def _asking(repository):
                 "a token that may read it in `token`. "
             )
         login = f' --token "${token}"' if token else ""
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise type(error)(
+                error.errno,
+                f"{repository.kind} {source!r} cannot be fetched into {constants.HF_HUB_CACHE} "
+                f"({error.strerror}); make room there, or name another folder in HF_HOME.",
+            ) from (error if secret is None else None)
         cause = " ".join(str(error).split())
         # An error may quote the token, as in a header that cannot be sent.
         clean = cause if secret is None else cause.replace(secret, "***")

@@ -1,7 +1,8 @@
 """Where moments and distillers come from: the weights of each model, and the corpora.
 
 A plain dictionary that JSON takes: ``members`` are the models, each with the name of its
-``block``, its ``fingerprint`` (as caches know it) and the digest of its ``weights`` alone;
+``block``, its ``fingerprint`` (as caches know it), the digest of its ``weights`` alone, and the
+``layer`` of the states (not in files of the first such version);
 ``corpora`` are the corpora, each with ``digest``, ``n_proteins`` and ``n_residues``; and
 ``version`` is that of this package.
 """
@@ -43,7 +44,10 @@ def checked_provenance(values, n_members):
     if values is None:
         return None
     members = [
-        {name: _text(member, name) for name in ("block", "fingerprint", "weights")}
+        {
+            **{name: _text(member, name) for name in ("block", "fingerprint", "weights")},
+            **({"layer": _layer(member)} if "layer" in member else {}),
+        }
         for member in values["members"]
     ]
     if len(members) != n_members:
@@ -56,6 +60,13 @@ def checked_provenance(values, n_members):
         for corpus in values["corpora"]
     ]
     return {"members": members, "corpora": corpora, "version": _text(values, "version")}
+
+
+def _layer(member):
+    layer = member["layer"]
+    if isinstance(layer, bool) or not isinstance(layer, int):
+        raise ValueError(f"layer of its provenance is {layer!r} and no number")
+    return layer
 
 
 def _text(values, name):

@@ -17,7 +17,7 @@ from ._options import (
     remembering,
     telling_what_is_kept,
 )
-from ._outputs import check_file, write_file
+from ._outputs import check_file, check_no_input, write_file
 from ._readers import read_fasta
 
 HELP = "write nested embeddings of proteins"
@@ -37,6 +37,7 @@ def add_arguments(parser):
 def run(arguments):
     """Embed and write."""
     suffix = check_file("--output", arguments.output, (".npz", ".csv"))
+    check_no_input("--output", arguments.output, arguments.fasta)
     records = read_fasta(arguments.fasta)
     featurizer = featurizer_of(arguments)
     sequences = records.prepared(featurizer)
@@ -82,4 +83,4 @@ def _as_csv(file, names, columns, Z):
     with io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
         writer = csv.writer(text)
         writer.writerow(["name", *columns])
-        writer.writerows([name, *row] for name, row in zip(names, Z.tolist(), strict=True))
+        writer.writerows([name, *row.tolist()] for name, row in zip(names, Z, strict=True))

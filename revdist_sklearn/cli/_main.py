@@ -38,6 +38,8 @@ def main(argv=None):
     """
     arguments = _parser().parse_args(argv)
     command = f"revdist {arguments.command}"
+    if sys.stdout is None:  # closed
+        sys.stdout = open(os.devnull, "w")
     # A table is not lost for a character that the terminal does not have.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -55,6 +57,8 @@ def main(argv=None):
             _drop_output()
             return 141
         except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ImportError) as error:
+            if os.environ.get("REVDIST_TRACEBACK"):
+                raise
             print(f"{command}: {said_of(error)}", file=sys.stderr)
             return 2
         except Exception as error:
@@ -75,7 +79,7 @@ class _Terminated(KeyboardInterrupt):
 
 @contextmanager
 def _terminable():
-    """Make of SIGTERM an exception of the main thread, as Python does of SIGINT."""
+    """Make of SIGTERM and SIGHUP an exception of the main thread, as Python does of SIGINT."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -83,11 +87,16 @@ def _terminable():
     def terminate(*_):
         raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    # Of nohup, a hang-up is to be ignored.
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _drop_output():

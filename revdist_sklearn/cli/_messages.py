@@ -13,7 +13,7 @@ OPTIONS = {
         *("models", "device", "dtype", "max_length", "too_long", "cache_dir", "n_jobs"),
         *("n_components", "regressor", "alpha"),
     )
-} | {"checkpoint": "--cache-dir", "d": "--n-components"}
+} | {"checkpoint": "--cache-dir"}
 # Parameters that messages name and that no option sets.
 OF_PYTHON = (
     *("model_kwargs", "token_budget", "revision", "token", "local_files_only"),
@@ -23,10 +23,15 @@ _VALUE = r"(?:=(?P<{}>'[^']*'|[\w.+-]*\w)?)"
 _NAMES = "|".join(OPTIONS)
 # No word of English, with or without a value.
 _TELLING = "|".join(name for name in OPTIONS if "_" in name)
+# Not within a path or a quotation: what a user has named stays as it is.
+_BEFORE, _AFTER = r"(?<![\w/\\'\".=-])", r"(?![\w/\\\"=.-]*[/\\])(?![\w\"'-])"
 _PARAMETER = re.compile(
-    rf"`(?P<quoted>{_NAMES})`{_VALUE.format('a')}?|\b(?P<bare>{_NAMES}){_VALUE.format('b')}"
-    rf"|\b(?P<alone>{_TELLING})\b"
+    rf"`(?P<quoted>{_NAMES})`{_VALUE.format('a')}?"
+    rf"|{_BEFORE}(?P<bare>{_NAMES}){_VALUE.format('b')}{_AFTER}"
+    rf"|{_BEFORE}(?P<alone>{_TELLING})\b{_AFTER}"
 )
+# What a method calls its number of columns begins its message.
+_COLUMNS = re.compile(r"^d=(?=\d+ )")
 
 
 def note(message):
@@ -57,7 +62,8 @@ def as_options(message):
         name = OPTIONS[match["quoted"] or match["bare"] or match["alone"]]
         return f"{name} {value.strip(chr(39))}" if value else name
 
-    text = _PARAMETER.sub(option, str(message)).replace(" or None", " or leave it out")
+    text = _COLUMNS.sub("--n-components ", str(message))
+    text = _PARAMETER.sub(option, text).replace(" or None", " or leave it out")
     python = [name for name in OF_PYTHON if re.search(rf"`{name}`|\b{name}=", text)]
     if python:
         text += f" (Parameters of Python alone, without an option here: {', '.join(python)}.)"

@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import ESMFeaturizer, Moments, ReverseDistiller
 from .._corpus import corpus_fingerprint
 from .._provenance import check_models
-from ..base._formats import FormatError
+from ..base._formats import CHECKPOINT, FormatError, check_format
 from ..datasets import load_uniprot_sample
 from ._messages import add_note, note
 from ._outputs import check_folder
@@ -17,7 +17,9 @@ from ._readers import Records, read_fasta
 
 DISTILLER = "folder or hub id of a fitted distiller (default: fit on the bundled UniProt sample)"
 # Of a cache: moments of whole corpora, beside the embeddings of single proteins.
-MOMENTS_FILES = "moments-*.safetensors"
+MOMENTS_FILE = "moments-{}.safetensors"
+# As :func:`kept_moments` names them; other files of a folder are the user's.
+MOMENTS_FILES = MOMENTS_FILE.format("[0-9a-f]" * 32)
 
 
 def add_models(parser):
@@ -113,10 +115,11 @@ def kept_moments(arguments, featurizer, corpus):
         return None
     folder = Path(os.path.abspath(os.path.expanduser(arguments.cache_dir)))
     fingerprint = corpus_fingerprint(featurizer, corpus.sequences)
-    path = folder / MOMENTS_FILES.replace("*", fingerprint[:32])
+    path = folder / MOMENTS_FILE.format(fingerprint[:32])
     if path.exists():
         try:
             facts = Moments.load(path, return_metadata=True)[1]
+            check_format(facts.get("format", 1), CHECKPOINT, f"The checkpoint {path}")
             if facts.get("fingerprint") == fingerprint and "pieces" in facts:
                 return path
             fault = "it holds something else"
@@ -167,15 +170,14 @@ def distiller_of(arguments, featurizer):
     if arguments.distiller is None:
         return None
     distiller = ReverseDistiller.from_pretrained(arguments.distiller)
-    if distiller.blocks_.names is not None:  # else their widths are the user's word
-        # Models beyond the prefix need not be those of the fit.
-        d = getattr(arguments, "n_components", None)
-        needed = distiller if d is None else distiller.truncate(d)
-        check_models(
-            needed,
-            featurizer.embedding_plan("residue"),
-            "--models gives",
-            "give the models of the fit, in the same order.",
-            n=None if d is None else len(needed.blocks_),
-        )
+    # Models beyond the prefix need not be those of the fit.
+    d = getattr(arguments, "n_components", None)
+    needed = distiller if d is None else distiller.truncate(d)
+    check_models(
+        needed,
+        featurizer.embedding_plan("residue"),
+        "--models gives",
+        "give the models of the fit, in the same order.",
+        n=None if d is None else len(needed.blocks_),
+    )
     return distiller

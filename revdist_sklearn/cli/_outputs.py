@@ -71,6 +71,17 @@ def check_folder(option, path, *, writable=True):
         _check_writable(option, path, target)
 
 
+def check_no_input(option, path, given):
+    """Raise where an output would take the place of the input.
+
+    Raises
+    ------
+    OSError
+    """
+    if os.path.exists(path) and os.path.exists(given) and os.path.samefile(path, given):
+        raise OSError(f"{option} {path} is the input itself; name another file.")
+
+
 def _check_writable(option, path, folder):
     try:
         with tempfile.TemporaryFile(dir=folder):

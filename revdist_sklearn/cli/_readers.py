@@ -239,7 +239,7 @@ def _numbers(path, column, fields, lines):
     target = np.full(len(fields), np.nan)
     for i, field in enumerate(fields):
         try:
-            target[i] = float(field)
+            target[i] = float("nan" if "_" in field else field)  # Python's 1_000
         except ValueError:
             pass
     wrong = np.flatnonzero(~np.isfinite(target))
@@ -293,6 +293,8 @@ def _open(path, option):
     """Yield the lines of a text file, plain or gzip, with or without a byte-order mark."""
     name = f"{option} {path}"
     try:
+        if str(path) == "-" and (sys.stdin is None or sys.stdin.closed):
+            raise ValueError(f"{name}: there is nothing on standard input, or it was read before.")
         with nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb") as raw:
             start = raw.peek(len(GZIP))  # type: ignore[union-attr]  # both are buffered
             stream = gzip.GzipFile(fileobj=raw) if start.startswith(GZIP) else raw

@@ -285,7 +285,8 @@ class EmbeddingCache:
         updates = ", ".join(f"{name} = excluded.{name}" for name in columns[2:])
         self._connection.executemany(
             f"INSERT INTO rows ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
-            f"ON CONFLICT DO UPDATE SET {updates} WHERE is_damaged({', '.join(present)})",
+            f"ON CONFLICT (space, digest) DO UPDATE SET {updates} "
+            f"WHERE is_damaged({', '.join(present)})",
             records,
         )
 
@@ -444,6 +445,8 @@ def cache_info(folder):
     except (sqlite3.Error, ValueError) as error:
         if _is_newer(error):
             raise NewerCache(str(error)) from error
+        if not _size(path):  # what a process had begun that was killed has been taken back
+            return [], 0
         raise OSError(
             f"The cache {path} cannot be read: {error}. Empty it: revdist cache clear {folder}"
         ) from error

@@ -73,8 +73,8 @@ class ProteinRows:
             try:
                 self._compute(todo, texts, names, out, cache, context, told)
             except (KeyboardInterrupt, MemoryError) as error:
-                if hasattr(error, "add_note"):  # Python 3.11
-                    error.add_note(self._kept())
+                # Python 3.10 has no method for it.
+                error.__notes__ = [*getattr(error, "__notes__", []), self._kept()]
                 raise
         place = {sequence: i for i, sequence in enumerate(texts)}
         if reference is not None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from revdist_sklearn import ESMFeaturizer, ReverseDistiller, fit_on_corpus
 from revdist_sklearn._corpus import piece_moments
 from revdist_sklearn.cli._cache import _size
 from revdist_sklearn.cli._main import COMMANDS, _parser, main
+from revdist_sklearn.cli._messages import as_options
 from revdist_sklearn.cli._options import featurizer_of
 from revdist_sklearn.cli._readers import read_fasta
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
@@ -495,3 +497,64 @@ def test_a_penalty_without_ridge_is_told(corpus, tmp_path, no_work, capsys):
     arguments = commands(corpus, None, tmp_path / "z")["fit"]
     assert main([*arguments, "--alpha", "3"]) == 2
     assert "--alpha has no part in --regressor ols" in capsys.readouterr().err
+
+
+def test_a_cache_is_cleared_of_what_is_its_own(tmp_path, capsys):
+    own = tmp_path / f"moments-{'0a' * 16}.safetensors"
+    others = [
+        tmp_path / "moments-my650M.safetensors",
+        tmp_path / f"moments-{'x' * 32}.safetensors",
+    ]
+    for path in (own, *others):
+        path.write_text("hi")
+    assert main(["cache", "clear", str(tmp_path)]) == 0
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_distiller_of_arrays_is_checked_by_its_widths(tmp_path, capsys):
+    X = np.random.default_rng(0).normal(size=(500, 192))
+    ReverseDistiller((64, 128)).fit(X).save_pretrained(tmp_path / "d")
+    (tmp_path / "p.fasta").write_text(">a\nMKTAYIAKQR\n")
+    words = ["embed", "--distiller", str(tmp_path / "d"), "--fasta", str(tmp_path / "p.fasta")]
+    assert main([*words, "--output", str(tmp_path / "z.csv")]) == 2
+    assert "--models gives the blocks" in capsys.readouterr().err
+    assert not (tmp_path / "z.csv").exists()
+
+
+def test_a_distiller_of_another_layer_is_refused(tmp_path, capsys):
+    emb = ESMFeaturizer("esm2-nano:32", layer=1)
+    sequences = load_uniprot_sample().sequences[:3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit_on_corpus(ReverseDistiller(), emb, sequences).save_pretrained(tmp_path / "d")
+    (tmp_path / "p.fasta").write_text(">a\nMKTAYIAKQR\n")
+    words = ["embed", "--models", "esm2-nano:32", "--distiller", str(tmp_path / "d")]
+    words += ["--fasta", str(tmp_path / "p.fasta"), "--output", str(tmp_path / "z.csv")]
+    assert main(words) == 2
+    assert "was fitted on layer 1: use the same layer" in capsys.readouterr().err
+
+
+def test_an_output_that_is_the_input_is_refused(tmp_path, capsys):
+    path = tmp_path / "w.csv"
+    path.write_text(">a\nMKTAYIAKQR\n")
+    assert main(["embed", "--fasta", str(path), "--output", str(path)]) == 2
+    assert "is the input itself" in capsys.readouterr().err
+    assert path.read_text() == ">a\nMKTAYIAKQR\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The cache in '/tmp/cache_dir' does not work",
+        "--fasta n_jobs/bad.fasta has text",
+        "--fasta d=3/missing.fasta: there is no such file",
+        "revdist cache clear /tmp/rf/cache_dir",
+        "--fasta dtype=float16/a.fasta has text",
+    ],
+)
+def test_what_a_user_has_named_is_not_translated(text):
+    assert as_options(text) == text
+
+
+def test_columns_are_those_of_the_option():
+    assert as_options("d=97 is no prefix of the 96 columns").startswith("--n-components 97 is no")
