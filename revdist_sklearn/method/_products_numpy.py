@@ -55,6 +55,9 @@ def add_rows(level, rows, weights=None, dtype=np.float64):
     ValueError
         If the square of a value is beyond the range of ``dtype``; nothing is added then.
     """
+    if dtype == np.float64 and weights is None and str(rows.dtype) in ("float32", "float16"):
+        add_chunks(level, rows, weights, dtype)  # whose squares are far within the range
+        return
     largest = max(abs(float(rows.max())), abs(float(rows.min())))
     bound, most = (2 * largest) * (2 * largest), float(np.finfo(dtype).max) / 2
     n = float(len(rows) if weights is None else weights.sum())
