@@ -598,7 +598,7 @@ def solve_chain(
         floor += NULL * EPSILON[precision] * fit.rounding(V)
         if chosen_by is not joint:  # whose residual has errors of its own S
             S_chosen = chosen_by.S[:width, :width]
-            largest = np.linalg.eigvalsh(S_chosen)[-1]
+            largest = np.abs(S_chosen).sum(axis=0).max()
             floor += 4 * NULL * EPSILON[precision] * _product_error(S_chosen, largest, W @ V)
         floor += joint.z_noise[:width] @ (W @ V) ** 2
         V = np.where(variances <= floor, 0.0, V)[:, : min(size, n_components - width)]
@@ -640,8 +640,9 @@ def _floor(joint, columns, V, precision):
     """
     H = joint.C[columns, columns]
     along = np.diag(H) @ V**2
-    # Errors of many entries add up in a wide block, to a part of its largest eigenvalue at most.
-    largest = np.linalg.eigvalsh(H)[-1] * np.sum(V**2, axis=0)
+    # Errors of many entries add up in a wide block, to a part of its largest eigenvalue at most,
+    # which no sum of magnitudes in a row falls short of.
+    largest = np.abs(H).sum(axis=0).max() * np.sum(V**2, axis=0)
     error = np.maximum(NULL * along, np.minimum(NULL * largest, 2 * len(H) * along))
     return EPSILON[precision] * error + joint.noise[columns] @ V**2
 
