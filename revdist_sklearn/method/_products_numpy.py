@@ -76,10 +76,13 @@ def add_rows(level, rows, weights=None, dtype=np.float64):
 
 def add_chunks(level, rows, weights, dtype):
     """Add rows to a level, some at a time."""
+    # One copy for all: the pages of a new one cost as much as what is written to them.
+    size = min(len(rows), chunk_rows(rows.shape[1]))
+    room = np.empty((size + 1, rows.shape[1]), dtype=dtype)
     for chunk, w, n, unit in chunks(rows, weights):
         # Centred rows, and below them the step between the means: one product gives the
         # pairwise update.
-        mean, centred = _centre(chunk, w, n, dtype)
+        mean, centred = _centre(chunk, w, n, room[: len(chunk) + 1])
         n *= unit
         centred[-1] = level.step(n, mean) / np.sqrt(unit)
         if dtype == np.float64:
@@ -94,13 +97,13 @@ def add_chunks(level, rows, weights, dtype):
         level.add(n, mean, lower)
 
 
-def _centre(chunk, w, n, dtype):
-    """Return the mean of the rows, and them centred and weighted with one more row of room.
+def _centre(chunk, w, n, room):
+    """Return the mean of the rows, and them centred and weighted in ``room``, which has one more.
 
     Rows are centred by their own mean before the product: outlier columns far from zero would
     otherwise drown the rest in rounding.
     """
-    room = np.empty((len(chunk) + 1, chunk.shape[1]), dtype=dtype)
+    dtype = room.dtype.type
     if dtype == np.float64:
         # What is left of a constant column without one of its rows is zero, its mean is no sum
         # that rounds; no row is further from the mean than the spread times sqrt(n).
