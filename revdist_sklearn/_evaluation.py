@@ -201,7 +201,8 @@ def joined(positions, same):
     _, by_sequence = np.unique(same, return_inverse=True)
     # A graph of positions and sequences, with an edge for each row.
     n_nodes = n + by_sequence.max() + 1
-    edges = coo_array((np.ones(n), (by_position, n + by_sequence)), shape=(n_nodes, n_nodes))
+    ends = by_position.astype(np.int32), (n + by_sequence).astype(np.int32)  # for older SciPy
+    edges = coo_array((np.ones(n), ends), shape=(n_nodes, n_nodes))
     component = connected_components(edges, directed=False)[1][by_position]
     _, first, group = np.unique(component, return_index=True, return_inverse=True)
     return positions[first][group]

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import transformers
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "check_gpu.py"
 # Two that start workers, which takes longest, have tests of their own.
@@ -11,7 +12,9 @@ SLOW = {"workers_have_a_gpu_each", "workers_compute_the_same"}
 
 
 @pytest.fixture
-def script():
+def script(monkeypatch):
+    # It silences the bars of its process.
+    monkeypatch.setattr(transformers.utils.logging, "disable_progress_bar", lambda: None)
     spec = importlib.util.spec_from_file_location("check_gpu", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import zipfile
 
 import numpy as np
 
@@ -76,7 +77,12 @@ def _fitted_here(arguments, featurizer):
 
 
 def _as_npz(file, names, columns, Z):
-    np.savez(file, names=np.array(names), columns=columns.astype(str), embedding=Z)
+    # As np.savez, of which older ones leave the archive open where the disk is full.
+    arrays = {"names": np.array(names), "columns": columns.astype(str), "embedding": Z}
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def _as_csv(file, names, columns, Z):

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import OrderedDict
 from contextlib import suppress
+from importlib import import_module
 from pickle import UnpicklingError
 
 import numpy as np
@@ -138,6 +139,9 @@ REGISTRY = Registry(MAX_MODELS)
 # Times that a model is loaded anew because its files have changed meanwhile.
 LOADS = 3
 
+# Ours wait for a load, which needs the lock that those of thread pools take: a fork calls what was
+# registered last first, so theirs are registered before.
+import_module("concurrent.futures.thread")
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(
         before=REGISTRY.before_fork,

@@ -218,11 +218,15 @@ def test_quiet_puts_everything_back(bars, hub_bars):
             not hub_utils.are_progress_bars_disabled(),
         )
 
+    def show(bars, hub_bars):
+        # The first two set the hub's as well.
+        name = f"{'enable' if bars else 'disable'}_progress_bar"
+        getattr(transformers_logging, name)()
+        getattr(hub_utils, f"{'enable' if hub_bars else 'disable'}_progress_bars")()
+
     before = state()
     try:
-        if not bars:
-            transformers_logging.disable_progress_bar()
-        (hub_utils.enable_progress_bars if hub_bars else hub_utils.disable_progress_bars)()
+        show(bars, hub_bars)
         transformers_logging.set_verbosity_info()
         set_up = state()
         assert set_up == (transformers_logging.INFO, bars, hub_bars)
@@ -238,7 +242,7 @@ def test_quiet_puts_everything_back(bars, hub_bars):
             raise KeyError
         assert state() == set_up
     finally:
-        transformers_logging.enable_progress_bar()
+        show(*before[1:])
         transformers_logging.set_verbosity(before[0])
         assert state() == before
 

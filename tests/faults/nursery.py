@@ -154,6 +154,8 @@ def _start(start, arguments, fault):
     code = 1
     try:
         os.setsid()
+        # Where the tests run in the background, it is ignored, and that is inherited.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         null = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((null, 0), (handle, 1), (handle, 2)):
             os.dup2(source, target)

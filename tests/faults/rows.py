@@ -229,7 +229,7 @@ def forks(nursery, n, n_threads):
     outcomes: Counter = Counter()
     for what in ("rests", "embeds", "loads", "downloads"):
         end = nursery.run("fork_beside", what, n, n_threads)
-        assert end.code == 0, end.text
+        assert end.code == 0, (what, end.code, end.text)
         ends = json.loads(end.text.splitlines()[-1])
         outcomes[SAME] += ends.pop("same")
         outcomes.update({f"{key} when it {what}": v for key, v in ends.items() if v})

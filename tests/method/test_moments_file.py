@@ -220,7 +220,7 @@ def array(name, change):
         array("residue.mean", lambda a: a.astype(np.float32)),
         array("residue.scatter", lambda a: a[:, :2]),
         array("residue.scatter", lambda a: a * np.nan),
-        array("residue.scatter", lambda a: a.astype(np.complex64)),
+        array("residue.scatter", lambda a: a.astype(np.uint8)),
         array("protein.scatter", lambda a: a + np.inf),
         array("protein.mean", lambda a: a > 0),
     ],
