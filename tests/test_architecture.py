@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "prefix": {"base"},
     "datasets": set(),
     "top": {"base", "models", "embedding", "method", "prefix", "datasets"},
-    "cli": {"base", "models", "embedding", "method", "prefix", "datasets", "top"},
+    "library": {"base", "models", "embedding", "method", "top"},
+    "cli": {"base", "models", "embedding", "method", "prefix", "datasets", "library", "top"},
 }
 # To be read beside the paper: arrays in, arrays out.
 KERNELS = {
