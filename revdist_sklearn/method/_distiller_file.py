@@ -20,7 +20,7 @@ from ..base._damage import (
     one_of,
     strings,
 )
-from ..base._files import replace_file
+from ..base._files import make_folder, replace_file
 from ..base._formats import (
     DIGEST_SINCE,
     DISTILLER,
@@ -88,7 +88,7 @@ def write_chain(folder, chain, header):
     """
     folder = Path(folder)
     check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tensors = {"mean": chain.mean}
     for name in ("cross_covariance", "noise"):
         if getattr(chain, name) is not None:
