@@ -31,6 +31,7 @@ KERNELS = {
     "method._products_torch",
     "prefix._ridge_path",
     "base._blocks",
+    "base._threads",
     "base._torch",
     "base._values",
 }

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from ..base._units import as_size
 from ..embedding._cache import cache_info, clear_cache
 from ._options import MOMENTS_FILES
 
@@ -38,14 +39,14 @@ def _info(arguments):
         facts += [f"window {space['window']}"] if space.get("window") is not None else []
         print(
             f"{space.get('model')} ({', '.join(facts)}): {space['n_sequences']:,} sequences, "
-            f"{_size(space['n_bytes'])}"
+            f"{as_size(space['n_bytes'])}"
         )
     if moments:
         of_moments = sum(path.stat().st_size for path in moments)
-        print(f"Moments of corpora: {len(moments)}, {_size(of_moments)}")
+        print(f"Moments of corpora: {len(moments)}, {as_size(of_moments)}")
         size += of_moments
     if size:
-        print(f"On disk: {_size(size)}")
+        print(f"On disk: {as_size(size)}")
 
 
 def _clear(arguments):
@@ -53,16 +54,8 @@ def _clear(arguments):
     for path in _moments_of(arguments.folder):
         size += path.stat().st_size
         path.unlink()
-    print(f"Freed: {_size(size)}")
+    print(f"Freed: {as_size(size)}")
 
 
 def _moments_of(folder):
     return sorted(Path(os.path.expanduser(folder)).glob(MOMENTS_FILES))
-
-
-def _size(n_bytes):
-    """Return a number of bytes as people write it."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= size:
-            return f"{n_bytes / size:,.1f} {unit}"
-    return f"{n_bytes} bytes"

@@ -76,11 +76,6 @@ def said_of(error):
     return as_options(" ".join([text, *getattr(error, "__notes__", [])]))
 
 
-def add_note(error, text):
-    """Add to an error what its message will end with; Python 3.10 has no method for it."""
-    error.__notes__ = [*getattr(error, "__notes__", []), text]
-
-
 @contextmanager
 def warnings_as_notes():
     """Show warnings as lines without the place in the code."""

@@ -10,8 +10,9 @@ from .. import ESMFeaturizer, Moments, ReverseDistiller
 from .._corpus import corpus_fingerprint
 from .._provenance import check_models
 from ..base._formats import CHECKPOINT, FormatError, check_format
+from ..base._notes import add_note
 from ..datasets import load_uniprot_sample
-from ._messages import add_note, note
+from ._messages import note
 from ._outputs import check_folder
 from ._readers import Records, read_fasta
 
