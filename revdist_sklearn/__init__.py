@@ -11,6 +11,7 @@ from .base._formats import FormatError
 from .base._hub import ModelNotFoundError
 from .embedding._featurizer import ESMFeaturizer
 from .embedding._plan import EmbeddingPlan
+from .library._fasta import FastaReader
 from .method._chain import Stage
 from .method._distiller import ReverseDistiller
 from .method._level import Level
@@ -25,6 +26,7 @@ __all__ = [
     "DamagedFileError",
     "ESMFeaturizer",
     "EmbeddingPlan",
+    "FastaReader",
     "FormatError",
     "Level",
     "ModelNotFoundError",
