@@ -8,13 +8,14 @@ from ..embedding._cache import cache_info, clear_cache
 from ._options import MOMENTS_FILES
 
 HELP = "look after a cache of embeddings"
+EXAMPLE = "revdist cache info embeddings"
 
 
 def add_arguments(parser):
     """Add the two actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
     for name, act, text in (
-        ("info", _info, "list what a cache holds"),
+        ("info", lambda arguments: info(arguments.folder), "list what a cache holds"),
         ("clear", _clear, "remove a cache; other files of the folder stay"),
     ):
         action = actions.add_parser(name, help=text, description=text)
@@ -27,11 +28,12 @@ def run(arguments):
     arguments.act(arguments)
 
 
-def _info(arguments):
-    spaces, size = cache_info(arguments.folder)
-    moments = _moments_of(arguments.folder)
+def info(folder):
+    """Print what the cache of a folder holds."""
+    spaces, size = cache_info(folder)
+    moments = _moments_of(folder)
     if not spaces:
-        print(f"No embeddings in {arguments.folder}.")
+        print(f"No embeddings in {folder}.")
     for space in spaces:
         # Of other origin than a featurizer it may tell less.
         facts = [str(space.get("dtype"))]

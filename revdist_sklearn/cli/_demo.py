@@ -17,6 +17,7 @@ from ._outputs import check_folder, write_file
 from ._stages import describe_stages, format_stages
 
 HELP = "fit, score and plot the bundled family, offline"
+EXAMPLE = "revdist demo --output demo"
 FAMILY = "esm2-nano"
 PICTURE, FIGURES = "revdist_demo.png", "revdist_demo.json"
 CURVES = {

@@ -1,6 +1,9 @@
 """``revdist embed``: nested embeddings of any number of proteins to files."""
 
+from pathlib import Path
+
 from .. import Moments, ReverseDistiller, fit_on_corpus
+from ..library._embed_to import first_pass
 from ..library._embed_to import run as do
 from ..library._fasta import FastaReader
 from ..library._formats import ENDINGS
@@ -13,11 +16,12 @@ from ._options import (
     corpus_of,
     distiller_of,
     featurizer_of,
+    is_bundled,
     kept_moments,
     remembering,
     telling_what_is_kept,
 )
-from ._outputs import check_new, check_no_input
+from ._outputs import check_file, check_folder, check_no_input
 
 HELP = "write nested embeddings of proteins"
 EXAMPLE = "revdist embed --fasta proteins.fasta --n-components 64 --output embeddings.npz"
@@ -70,34 +74,62 @@ def add_arguments(parser):
 
 def run(arguments):
     """Embed and write."""
-    check_new("--output", arguments.output)
+    output = arguments.output
+    if Path(output).suffix and not Path(output).is_dir():
+        check_file("--output", output, tuple(ENDINGS))
+    else:
+        check_folder("--output", output)
     for path in arguments.fasta:
-        check_no_input("--output", arguments.output, path)
+        check_no_input("--output", output, path)
     reader = FastaReader(arguments.fasta, option="--fasta")
     featurizer = featurizer_of(arguments)
 
-    def job_of(distiller):
-        return Job.of(
-            arguments.output,
-            featurizer,
-            distiller,
-            arguments.n_components,
-            level=arguments.level,
-            dtype=arguments.output_dtype,
-            layout=arguments.layout,
-        )
-
     if arguments.distiller == NONE:
-        job = job_of(None)
+        distiller = None
+    elif arguments.distiller is not None:
+        distiller = distiller_of(arguments, featurizer)
+    elif is_bundled(featurizer):
+        distiller = ReverseDistiller.from_pretrained(featurizer.models)
     else:
-        job = job_of(distiller_of(arguments, featurizer) or _default(arguments, featurizer))
+        distiller = _fitted_here(arguments, featurizer, reader)
+    job = Job.of(
+        output,
+        featurizer,
+        distiller,
+        arguments.n_components,
+        level=arguments.level,
+        dtype=arguments.output_dtype,
+        layout=arguments.layout,
+    )
     report = do(
         job, reader, arguments.skip_bad, arguments.n_jobs, tell=note, bar=featurizer.verbose
     )
     if reader.n_stripped:
         note(f"{reader.n_stripped:,} sequences ended in *, which was left out.")
     if report.n_skipped:
-        note(f"{report.n_skipped:,} records were left out: {job.skipped} says why.")
-    print(
-        f"{report.n_proteins:,} proteins, {report.n_columns:,} columns: {arguments.output}"
+        note(f"{report.n_skipped:,} records were left out; {job.skipped} says why.")
+    print(f"{report.n_proteins:,} proteins, {report.n_columns:,} columns: {output}")
+
+
+def _fitted_here(arguments, featurizer, reader):
+    """Return a distiller fitted on the bundled corpus, after saying so."""
+    blocks = featurizer.embedding_plan("residue").blocks
+    empty = Moments(blocks.sizes, block_names=blocks.names)
+    # Columns that there are not, and records that cannot be embedded, are found before the fit.
+    ReverseDistiller(n_components=arguments.n_components).check_moments(empty)
+    first_pass(featurizer.embedding_plan("residue"), reader, arguments.skip_bad)
+    corpus = corpus_of(None, featurizer)
+    kept = kept_moments(arguments, featurizer, corpus)
+    note(
+        f"No --distiller: one is fitted first, on {corpus}; {remembering(kept)}. `revdist fit "
+        f"--models {' '.join(arguments.models)} --output FOLDER` fits it once, and --distiller "
+        "FOLDER then takes it."
     )
+    with telling_what_is_kept(kept):
+        return fit_on_corpus(
+            ReverseDistiller(),
+            featurizer,
+            corpus.sequences,
+            n_jobs=arguments.n_jobs,
+            checkpoint=kept,
+        )

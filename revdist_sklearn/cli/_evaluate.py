@@ -29,6 +29,7 @@ from ._readers import read_measurements
 from ._stages import describe_stages, format_stages
 
 HELP = "score all representations on measured variants"
+EXAMPLE = "revdist evaluate scan.csv --models esm2-nano:64"
 
 
 def add_arguments(parser):

@@ -15,6 +15,7 @@ from ._outputs import check_folder
 from ._stages import describe_stages, format_stages
 
 HELP = "fit a distiller on a corpus of diverse proteins"
+EXAMPLE = "revdist fit --fasta corpus.fasta --models esm2-nano:64 --output distiller"
 
 
 def add_arguments(parser):

@@ -8,7 +8,7 @@ import threading
 from contextlib import contextmanager, suppress
 
 from .. import __version__
-from . import _cache, _demo, _embed, _evaluate, _fit
+from . import _cache, _demo, _embed, _evaluate, _fit, _info
 from ._messages import as_options, said_of, warnings_as_notes
 
 COMMANDS = {
@@ -16,6 +16,7 @@ COMMANDS = {
     "fit": _fit,
     "embed": _embed,
     "evaluate": _evaluate,
+    "info": _info,
     "cache": _cache,
 }
 INTERRUPTED, TERMINATED = ("Interrupted", 130), ("Terminated", 143)
@@ -114,6 +115,11 @@ def _parser():
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in COMMANDS.items():
         command.add_arguments(
-            commands.add_parser(name, help=command.HELP, description=command.HELP)
+            commands.add_parser(
+                name,
+                help=command.HELP,
+                description=command.HELP,
+                epilog=f"Example: {command.EXAMPLE}",
+            )
         )
     return parser

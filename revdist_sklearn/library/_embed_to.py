@@ -5,9 +5,8 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 
 from joblib import effective_n_jobs
 from tqdm.auto import tqdm
@@ -16,18 +15,16 @@ from ..base._damage import DamagedFileError
 from ..base._identity import digest
 from ..base._notes import add_note
 from ..base._units import as_time
-from ..embedding._workers import in_order, is_worker_death
+from ..embedding._workers import in_order, is_worker_death, tasks_at_a_time
 from ..method._distiller import ReverseDistiller
 from ._block import BlockRun, is_whole, write_block
 from ._fasta import FastaReader
 from ._formats import assemble, written_from
 from ._job import Job
 from ._lock import only_one
-from ._records import RecordChecker, check_pass, records_of
+from ._records import RecordChecker, blocks_of, check_pass, records_of
 from ._shards import MANIFEST, NAME, ShardFolder, shard_name
 
-# Records that are checked at a time.
-CHECKED_AT_A_TIME = 1024
 # Folder of the distiller among the shards.
 DISTILLER = "distiller"
 
@@ -218,37 +215,38 @@ def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
     report : EmbeddingReport
     """
     tell = tell or (lambda message: None)
-    totals = known = None
-    if _can_be_read_again(sequences):  # before anything is made or run
-        with closing(RecordChecker(job.residues, skip=skip_bad)) as totals:
-            known = check_pass(_records(sequences), totals)
+    known, totals = first_pass(job.residues, sequences, skip_bad)
     for line in job.announcement(totals):
         tell(line)
     shards = ShardFolder(job.folder, job.facts, input=known)
     if job.ending and known and _written_from(job.output) == (shards.identity, known):
         tell(f"{job.output} is finished: there is nothing left to do.")
         return _report(job, totals)
-    _begin(job, shards)
+    is_new = _begin(job, shards)
     with only_one(job.folder):
         made = _Made(job, shards.identity, totals, tell)
         for left in job.folder.glob(".*.tmp"):  # of processes that were killed
             left.unlink(missing_ok=True)
-        shards.save()
+        if is_new:  # what is finished stays so where these sequences turn out to be others
+            shards.save()
         skipped = job.skipped if skip_bad else None
         try:
-            with closing(RecordChecker(job.residues, skip=skip_bad, skipped_to=skipped)) as checker:
+            with RecordChecker(job.residues, skip=skip_bad, skipped_to=skipped) as checker:
                 made.write(_records(sequences), checker, n_jobs, bar)
-            if known not in (None, checker.digest):
+            if not made.names:
+                raise ValueError("There is no protein to embed: the input is empty.")
+            if known not in (None, checker.digest()):
                 raise RuntimeError(
-                    "The sequences have changed while they were read. Repeat the call when nothing "
-                    "writes to them."
+                    "The sequences have changed while they were read. Repeat the call when "
+                    "nothing writes to them."
                 )
             made.check_complete()
         except BaseException as error:
             error.__notes__ = []  # of the block alone
             add_note(error, made.kept())
             raise
-        shards.entries, shards.input = [shards.entry(name) for name in made.names], checker.digest
+        shards.entries = [shards.entry(name) for name in made.names]
+        shards.input = checker.digest()
         shards.save()
         if job.ending:
             assemble(shards, job.output, layout=job.layout)
@@ -272,7 +270,6 @@ class _Made:
 
     def write(self, records, checker, n_jobs, bar):
         """Write the shards that are not there, of records as they come."""
-        job = self.job
         total = None if self.totals is None else self.totals.n_residues
         with tqdm(total=total, unit="residue", unit_scale=True, disable=not bar) as progress:
             tasks = self._tasks(records, checker, progress)
@@ -286,7 +283,8 @@ class _Made:
                     n_residues = self._waiting.pop(name)
                     progress.update(n_residues)
                     if not done and total is not None and n_residues < total:
-                        self._estimate(started, n_residues, total - progress.n)
+                        at_a_time = n_residues * tasks_at_a_time(n_jobs)
+                        self._estimate(started, at_a_time, total - progress.n)
                     done += 1
             except BaseException as error:
                 if not is_worker_death(error):
@@ -311,7 +309,8 @@ class _Made:
             job.facts["dtype"],
             job.cache_dir,
         )
-        blocks = job.blocks(checked(records, checker))
+        good = chain.from_iterable(map(checker.check, blocks_of(records)))
+        blocks = job.blocks(good)
         while True:
             try:
                 block = next(blocks, None)
@@ -331,7 +330,7 @@ class _Made:
                 )
                 return
             self.names.append(name)
-            n_residues = sum(length for _, _, length in block)
+            n_residues = sum(len(sequence) for _, sequence, _ in block)
             if name in self._there[index]:
                 if is_whole(job.folder / name, len(job.facts["columns"]), job.facts["dtype"]):
                     self.n_found += 1
@@ -361,16 +360,37 @@ class _Made:
         n = sum(1 for path in self.job.folder.glob("shard-*") if NAME.fullmatch(path.name))
         if not n:
             return "Nothing is kept: the first block was not done."
-        return (
-            f"{n:,} whole shards are in {self.job.folder}; the same call goes on from there."
-        )
+        return f"{n:,} whole shards are in {self.job.folder}; the same call goes on from there."
 
 
-def checked(records, checker):
-    """Yield what is good of records, some of them checked at a time."""
-    records = iter(records)
-    while some := list(islice(records, CHECKED_AT_A_TIME)):
-        yield from checker.check(some)
+def first_pass(plan, sequences, skip_bad=False):
+    """Look at all records before anything is made or run.
+
+    Parameters
+    ----------
+    plan : EmbeddingPlan
+        For residues.
+
+    sequences, skip_bad
+        As in :func:`embed_to`.
+
+    Returns
+    -------
+    digest : str or None
+        Of the good ones; None where they can be read but once.
+
+    checker : RecordChecker or None
+        With its counts.
+
+    Raises
+    ------
+    ValueError
+        If a record cannot be embedded.
+    """
+    if not _can_be_read_again(sequences):
+        return None, None
+    checker = RecordChecker(plan, skip=skip_bad)
+    return check_pass(_records(sequences), checker), checker
 
 
 def _can_be_read_again(sequences):
@@ -398,18 +418,23 @@ def _written_from(path):
 def _begin(job, shards):
     """Make the folder of the shards, or check that it is theirs; and keep the distiller there.
 
+    Returns
+    -------
+    is_new : bool
+        Whether nothing tells yet what is in it.
+
     Raises
     ------
     FileExistsError
         If it holds something else.
     """
-    folder = job.folder
+    folder, is_new = job.folder, True
     if (folder / MANIFEST).exists():
         try:
-            before = ShardFolder.load(folder)
-        except DamagedFileError:  # of which nothing depends
-            before = shards
-        _check_is_ours(job, before, shards)
+            _check_is_ours(job, ShardFolder.load(folder), shards)
+            is_new = False
+        except DamagedFileError:  # nothing depends on it: shards tell of themselves
+            pass
     elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise FileExistsError(
             f"{folder} holds something else than embeddings. Name a new or an empty folder."
@@ -422,6 +447,7 @@ def _begin(job, shards):
         except (OSError, ValueError):  # there is none yet, or it is damaged
             shutil.rmtree(kept, ignore_errors=True)
             job.distiller.save_pretrained(kept)
+    return is_new
 
 
 def _check_is_ours(job, before, shards):
@@ -435,7 +461,8 @@ def _check_is_ours(job, before, shards):
             f"{job.folder} holds embeddings by other models or settings (level, dtype, distiller, "
             f"limit). {way_out}"
         )
-    if not job.ending and None not in (before.input, shards.input) and before.input != shards.input:
+    given = {before.input, shards.input} - {None}
+    if len(given) == 2 and not job.ending:
         raise FileExistsError(f"{job.folder} holds embeddings of other sequences. {way_out}")
 
 

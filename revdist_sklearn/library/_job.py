@@ -103,9 +103,7 @@ class Job:
         }
         cache_dir = featurizer._cache_folder() if level == "protein" else None
         residues = featurizer.embedding_plan("residue")
-        return cls(
-            output, ending, layout, plan, residues, distiller, facts, cache_dir, n_models
-        )
+        return cls(output, ending, layout, plan, residues, distiller, facts, cache_dir, n_models)
 
     @property
     def folder(self):
@@ -164,9 +162,7 @@ class Job:
             policy["window"] = "longer ones in windows"
             limited = f"at most {limit:,} residues ({policy[self.facts['too_long']]})"
         some = "" if len(members) == self.n_models else f", {len(members)} of {self.n_models}"
-        yield (
-            f"Models: {', '.join(members)}{some}, for {width:,} columns; {limited}."
-        )
+        yield (f"Models: {', '.join(members)}{some}, for {width:,} columns; {limited}.")
         if totals is None:
             yield f"Output: {self.output}, {level} level, {self.facts['dtype']}."
             return
@@ -199,8 +195,8 @@ def _check_residues(featurizer):
     for name, is_set in (("pooling", pooled), ("reference", featurizer.reference is not None)):
         if is_set:
             raise ValueError(
-                f"`{name}`={getattr(featurizer, name)!r} has no part in rows of residues. Leave it "
-                "at its default, or take level='protein'."
+                f"`{name}`={getattr(featurizer, name)!r} has no part in rows of residues. Leave "
+                "it at its default, or take level='protein'."
             )
 
 
