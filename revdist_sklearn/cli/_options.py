@@ -17,7 +17,7 @@ from ._outputs import check_folder
 from ._readers import Records, read_fasta
 
 DISTILLER = (
-    "folder or hub id of a fitted distiller (default: the bundled one of esm2-nano; of other models "
+    "folder or hub id of a fitted distiller (default: the bundled one of esm2-nano; of others "
     "one is fitted on the bundled UniProt sample)"
 )
 # Of a cache: moments of whole corpora, beside the embeddings of single proteins.
