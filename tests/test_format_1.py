@@ -93,7 +93,8 @@ def test_a_distiller_of_a_frame(answers):
 def test_it_is_written_anew_in_todays_format(answers, tmp_path):
     old = ReverseDistiller.from_pretrained(DATA / "distiller_all_parameters")
     old.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["format"] == _formats.ROUNDED_SINCE - 1
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert told["format"] == _formats.ROUNDED_SINCE - 1
     new = ReverseDistiller.from_pretrained(tmp_path)
     assert new.stages_ == old.stages_
     assert_array_equal(new.transform(answers["X"]), answers["all_parameters"])

@@ -3,6 +3,8 @@
 from copy import copy, deepcopy
 from itertools import accumulate
 from numbers import Integral, Real
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
@@ -18,8 +20,10 @@ from ..base._aliases import alias_blocks, alias_of
 from ..base._blocks import Blocks
 from ..base._provenance import of_first
 from ..base._threads import one_thread_of_blas
+from ..base._upload import check_upload, upload
 from ..base._validation import check_integer
 from ..base._warnings import warn
+from ._card import model_card
 from ._chain import (
     EPSILON,
     RANK,
@@ -29,7 +33,7 @@ from ._chain import (
     solve_chain,
     truncate_chain,
 )
-from ._distiller_file import damaged, fetch, plain, read_chain, write_chain
+from ._distiller_file import WEIGHTS, damaged, fetch, plain, read_chain, write_chain
 from ._finite import check_finite
 from ._moments import Moments, coarser
 from ._rounding import KINDS
@@ -475,7 +479,12 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         See Also
         --------
         from_pretrained : Reads it.
+        push_to_hub : Puts it on the hub.
         """
+        self._save(folder, dtype)
+
+    def _save(self, folder, dtype):
+        """Write the distiller to a folder; return what its JSON tells."""
         chain = self._solved()
         self._validate_params()
         if dtype not in KINDS:
@@ -490,7 +499,88 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             "provenance": getattr(self, "provenance_", None),
             "rounding": getattr(self, "rounding_", None),
         }
-        write_chain(folder, chain, header, dtype)
+        return write_chain(folder, chain, header, dtype)
+
+    def push_to_hub(
+        self,
+        repo_id,
+        *,
+        dtype="float64",
+        private=None,
+        revision=None,
+        token=None,
+        commit_message=None,
+        license=None,
+        tags=(),
+    ):
+        """Put the fitted distiller on the Hugging Face hub, with a model card.
+
+        The files are those of :meth:`save_pretrained`; ``README.md`` tells what their JSON does:
+        stages, models, corpora and the error of rounding. The repository is made where it does
+        not exist; a distiller and a README.md that are there are replaced.
+
+        Parameters
+        ----------
+        repo_id : str
+            Owner and name, such as ``"lab/distiller"``.
+
+        dtype : {"float64", "float32", "float16", "bfloat16"}, default="float64"
+            As in :meth:`save_pretrained`.
+
+        private : bool, default=None
+            Whether a new repository is private. None leaves that to the hub: public, unless the
+            owner has it otherwise. With True, one that is there and public is an error.
+
+        revision : str, default=None
+            Branch, made where it does not exist; None for the main one.
+
+        token : str, default=None
+            Name of the environment variable that holds a token that may write; never the token
+            itself. None: what ``hf auth login`` or ``HF_TOKEN`` say.
+
+        commit_message : str, default=None
+            None: what was fitted.
+
+        license : str, default=None
+            As the hub knows it, such as ``"mit"``. None names none.
+
+        tags : sequence of str, default=()
+            For the card, besides those that every card has.
+
+        Returns
+        -------
+        url : str
+            Of the commit.
+
+        Raises
+        ------
+        UploadError
+            If there is no token or network, the hub refuses, the repository holds something
+            else than a distiller, or is public with ``private=True``.
+
+        ValueError
+            If ``repo_id`` has another form, ``token`` is a token itself, or ``dtype`` is too
+            narrow.
+        """
+        secret = check_upload(repo_id, token)
+        if isinstance(tags, str):
+            raise ValueError(f"tags={tags!r} is one text; give a list of them.")
+        with TemporaryDirectory() as folder:
+            config = self._save(folder, dtype)
+            stages = self._solved().stages
+            card = model_card(config, stages, repo_id, license=license, tags=tags)
+            (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+            if commit_message is None:
+                commit_message = f"Reverse distiller of {stages[-1].width} columns, {dtype}"
+            return upload(
+                folder,
+                repo_id,
+                secret,
+                known_by=WEIGHTS,
+                revision=revision,
+                private=private,
+                message=commit_message,
+            )
 
     @classmethod
     def from_pretrained(cls, folder, *, revision=None, local_files_only=False, token=None):

@@ -163,5 +163,3 @@ def _numbers(values, known):
         if type(value) is not float and (name != "explained" or known or value is not None):
             raise ValueError(f"{name} of its rounding is {value!r} and no number")
     return found
-
-
