@@ -9,6 +9,7 @@ from .base._blocks import Blocks
 from .base._damage import DamagedFileError
 from .base._formats import FormatError
 from .base._hub import ModelNotFoundError
+from .base._upload import UploadError
 from .embedding._featurizer import ESMFeaturizer
 from .embedding._plan import EmbeddingPlan
 from .library._fasta import FastaReader
@@ -37,6 +38,7 @@ __all__ = [
     "PrefixSelector",
     "ReverseDistiller",
     "Stage",
+    "UploadError",
     "compact",
     "corpus_moments",
     "fit_on_corpus",

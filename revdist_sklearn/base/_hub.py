@@ -134,7 +134,7 @@ def check_token_name(name):
         )
 
 
-def _secret(name):
+def secret_of(name):
     """Return the token that an environment variable holds, None where none is named."""
     if name is None:
         return None
@@ -185,7 +185,7 @@ def _asking(repository):
     source, revision, token = repository.id, repository.revision, repository.token
     local_files_only = repository.local_files_only
     options = {"revision": revision, "local_files_only": local_files_only}
-    secret = None if local_files_only else _secret(token)
+    secret = None if local_files_only else secret_of(token)
     try:
         yield options if secret is None else {**options, "token": secret}
     except Exception as error:  # whatever stands between here and the hub

@@ -7,7 +7,7 @@ that they are too old. It is not read, except beside files of formats 1 and 2.
 """
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +25,16 @@ from ..base._formats import (
     DIGEST_SINCE,
     DISTILLER,
     PARAMETERS,
+    ROUNDED_SINCE,
     STAGE_FIELDS,
     check_format,
     renamed,
 )
 from ..base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
 from ..base._provenance import checked_provenance
-from ..base._tensor_file import checked, read_tensors, write_tensors
-from ._chain import Chain, Stage, principal_directions
+from ..base._tensor_file import checked, read_tensors, widened, write_tensors
+from ._chain import Chain, Stage, principal_directions, with_factor
+from ._rounding import FACTOR, KINDS, ROUNDED, checked_record, measured, rounded_tensors
 
 CONFIG, WEIGHTS = "config.json", "chain.safetensors"
 ARRAYS = [f.name for f in fields(Stage) if f.type is np.ndarray]
@@ -78,17 +80,36 @@ def _is_of_a_model(path):
     return isinstance(written, dict) and "stages" not in written and "model_type" in written
 
 
-def write_chain(folder, chain, header):
+def write_chain(folder, chain, header, kind="float64"):
     """Write a chain and a JSON-ready header to a folder, made where it does not exist.
+
+    Parameters
+    ----------
+    folder : path-like
+
+    chain : Chain
+
+    header : dict
+        What is told of the estimator; ``rounding`` is the record of an earlier one, or None.
+
+    kind : {"float64", "float32", "float16", "bfloat16"}, default="float64"
+        Type of its matrices.
+
+    Returns
+    -------
+    config : dict
+        What the file tells.
 
     Raises
     ------
     OSError
         As ``check_folder``, or if it cannot be written.
+
+    ValueError
+        If a number is beyond the largest of that type.
     """
     folder = Path(folder)
     check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {"mean": chain.mean}
     for name in ("cross_covariance", "noise"):
         if getattr(chain, name) is not None:
@@ -101,9 +122,19 @@ def write_chain(folder, chain, header):
             del stages[-1][name]
         if np.isnan(stage.condition):  # of a file from before it was kept; no JSON
             del stages[-1]["condition"]
+    number, rounding = ROUNDED_SINCE - 1, header.pop("rounding")
+    told = {} if rounding is None else {"rounding": rounding}
+    if kind != "float64":
+        number = DISTILLER
+        tensors |= rounded_tensors(chain, kind)
+        tensors.pop("cross_covariance", None)
+        told = {"dtype": kind, "rounding": measured(chain, _again(chain, tensors), kind)}
+        if rounding is not None:
+            told["rounding"]["before"] = rounding
     config = {
-        "format": DISTILLER,
+        "format": number,
         **header,
+        **told,
         "rotated": bool(chain.rotated),
         "precision": chain.precision,
         "chain_block_sizes": chain.blocks.sizes,
@@ -111,9 +142,21 @@ def write_chain(folder, chain, header):
         "stages": stages,
     }
     text = json.dumps(config, indent=1) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, "distiller", config, tensors)
     # After it: a file of format 2 needs the one that stands there.
     replace_file(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    return config
+
+
+def _again(chain, tensors):
+    """Return a chain as it is read again from tensors that are rounded."""
+    stages = tuple(
+        replace(stage, **{name: widened(tensors[f"stage.{i}.{name}"]) for name in ROUNDED})
+        for i, stage in enumerate(chain.stages)
+    )
+    chain = replace(chain, stages=stages)
+    return with_factor(chain, widened(tensors[FACTOR])) if FACTOR in tensors else chain
 
 
 def read_chain(folder):
@@ -196,6 +239,9 @@ def _chain(config, tensors):
     """Return the chain of a header and tensors, each of the shape that the others ask for."""
     blocks = Blocks(integers(config, "chain_block_sizes"), strings(config, "chain_block_names"))
     rotated = one_of(config, "rotated", (False, True))
+    kind = "float64"
+    if config["format"] >= ROUNDED_SINCE:
+        kind = one_of(config, "dtype", KINDS)
     if not isinstance(config["stages"], list) or not 1 <= len(config["stages"]) <= len(blocks):
         raise ValueError(f"its stages are not 1 to {len(blocks)}")
     stages: list[Stage] = []
@@ -211,7 +257,13 @@ def _chain(config, tensors):
             "prefix_mean": (width,),
         }
         arrays = {
-            name: checked(tensors, f"stage.{i}.{name}", shape, allow_nan=name in MAY_BE_NAN)
+            name: checked(
+                tensors,
+                f"stage.{i}.{name}",
+                shape,
+                allow_nan=name in MAY_BE_NAN,
+                kind=kind if name in ROUNDED else "float64",
+            )
             for name, shape in shapes.items()
         }
         width += n_added
@@ -233,7 +285,14 @@ def _chain(config, tensors):
     noise = checked(tensors, "noise", (width,)) if "noise" in tensors else None
     mean = checked(tensors, "mean", (blocks.n_columns,))
     precision = one_of(config, "precision", ("float64", "float32"))
-    return Chain(blocks, tuple(stages), rotated, mean, covariance, precision, noise)
+    chain = Chain(blocks, tuple(stages), rotated, mean, covariance, precision, noise)
+    if kind == "float64" or FACTOR not in tensors:
+        return chain
+    rank = tensors[FACTOR].shape[-1]
+    if not rank <= width:
+        raise ValueError(f"its {FACTOR} has {rank} columns, more than its chain")
+    shape = (blocks.n_columns, rank)
+    return with_factor(chain, checked(tensors, FACTOR, shape, kind=kind))
 
 
 def _check_header(config, chain):
@@ -252,6 +311,7 @@ def _check_header(config, chain):
     if names and len(names) != blocks.n_columns:
         raise ValueError(f"it names {len(names)} of {blocks.n_columns} columns")
     config["provenance"] = checked_provenance(config.get("provenance"), len(blocks))
+    config["rounding"] = checked_record(config.get("rounding"))
 
 
 def _with_base(config, tensors):
