@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ..embedding._cache import cache_info, clear_cache
+from ._messages import say
 from ._options import MOMENTS_FILES
 
 HELP = "look after a cache of embeddings"
@@ -30,22 +31,22 @@ def _info(arguments):
     spaces, size = cache_info(arguments.folder)
     moments = _moments_of(arguments.folder)
     if not spaces:
-        print(f"No embeddings in {arguments.folder}.")
+        say(f"No embeddings in {arguments.folder}.")
     for space in spaces:
         # Of other origin than a featurizer it may tell less.
         facts = [str(space.get("dtype"))]
         facts += [f"{name} {space.get(name)}" for name in ("layer", "pooling")]
         facts += [f"window {space['window']}"] if space.get("window") is not None else []
-        print(
+        say(
             f"{space.get('model')} ({', '.join(facts)}): {space['n_sequences']:,} sequences, "
             f"{_size(space['n_bytes'])}"
         )
     if moments:
         of_moments = sum(path.stat().st_size for path in moments)
-        print(f"Moments of corpora: {len(moments)}, {_size(of_moments)}")
+        say(f"Moments of corpora: {len(moments)}, {_size(of_moments)}")
         size += of_moments
     if size:
-        print(f"On disk: {_size(size)}")
+        say(f"On disk: {_size(size)}")
 
 
 def _clear(arguments):
@@ -53,7 +54,7 @@ def _clear(arguments):
     for path in _moments_of(arguments.folder):
         size += path.stat().st_size
         path.unlink()
-    print(f"Freed: {_size(size)}")
+    say(f"Freed: {_size(size)}")
 
 
 def _moments_of(folder):

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 
 from .. import Moments, ReverseDistiller, fit_on_corpus
-from ._messages import note
+from ._messages import note, say
 from ._options import (
     DISTILLER,
     add_models,
@@ -50,7 +50,7 @@ def run(arguments):
     columns = distiller.get_feature_names_out()
     write = _as_npz if suffix == ".npz" else _as_csv
     write_file(arguments.output, lambda file: write(file, records.names, columns, Z))
-    print(f"{Z.shape[0]} proteins, {Z.shape[1]} columns: {arguments.output}")
+    say(f"{Z.shape[0]} proteins, {Z.shape[1]} columns: {arguments.output}")
 
 
 def _fitted_here(arguments, featurizer):
