@@ -115,9 +115,9 @@ def test_the_first_chunk_tells_a_format(path, chunks):
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="^f: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"^f: there is no such file"):
         next(unpacked(tmp_path / "none", "f"))
-    with pytest.raises(IsADirectoryError, match="^f is a folder"):
+    with pytest.raises(IsADirectoryError, match=r"^f is a folder"):
         next(unpacked(tmp_path, "f"))
 
 

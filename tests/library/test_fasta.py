@@ -136,6 +136,8 @@ def tar(text):
         ("", "holds no FASTA record.* it is empty"),
         ("\n \r\n", "holds no FASTA record"),
         (gzip.compress(b""), "holds no FASTA record"),
+        ("M\x1b[2Jé" + "é" * 400, r"text before the first header in line 1 \(M\\x1b\[2Jé"),
+        (b"\x80\x81\x82 MKT", "something binary"),
         ("\nMKT\n>a\nMKT\n", r"has text before the first header in line 2 \(MKT\)"),
         (";x\n>a\nMKT\n", r"has text before the first header in line 1 \(;x\)"),
         ("@r1 x\nACGT\n+\nIIII\n", "is no FASTA but FASTQ.* line 1.*translate"),
@@ -149,7 +151,7 @@ def tar(text):
         (tar(b">a\nMKT\n"), "an archive.*Unpack"),
         (gzip.compress(tar(b">a\nMKT\n")), "an archive.*Unpack"),
         (gzip.compress(gzip.compress(b">a\nMKT\n")), "packed twice"),
-        (b"\x7fELF\x02\x01\0\0\0", "is no text but something binary"),
+        (b"\x7fELF\x02\x01\0\0\0", "is no text in UTF-8 but something binary"),
         (bytes(2000), "is no text in UTF-8|binary"),
         (">a\nMKT\n".encode("utf-16"), "in UTF-16.*Save it as UTF-8"),
         (">a\nMKTAY\n".encode("utf-16-be"), "in UTF-16.*Save it as UTF-8"),
@@ -183,7 +185,7 @@ def test_records_before_a_cut_are_given(tmp_path):
 
 def test_paths_are_looked_at_first(tmp_path):
     path = file_of(tmp_path, ">a\nMKT\n")
-    with pytest.raises(TypeError, match="Expected the path of a FASTA file.* got 3"):
+    with pytest.raises(TypeError, match=r"Expected the path of a FASTA file.* got 3"):
         FastaReader([path, 3])
     with pytest.raises(TypeError, match="bytes"):
         FastaReader(b"x.fasta")
