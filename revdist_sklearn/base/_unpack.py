@@ -14,6 +14,8 @@ from ._text import visible
 
 # Bytes that are read at a time.
 CHUNK = 1 << 20
+# Of these, the packed ones that are unpacked at a time: text may unpack to a hundred times.
+PACKED = 1 << 14
 # The longest beginning that tells a format, unpacked too: a tar archive has its mark at 257.
 START = 512
 
@@ -151,7 +153,7 @@ def _members(raw, name, packing, make):
             f"{name} is packed by zstd, which this Python does not read. Install a package that "
             f"does (pip install zstandard), or unpack it first: zstd -d."
         ) from error
-    for data in raw:
+    for data in (chunk[i : i + PACKED] for chunk in raw for i in range(0, len(chunk), PACKED)):
         while data:
             if unpacker.eof:
                 data = data.lstrip(b"\0")  # padding, as tapes have it

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..base._units import as_size
 from ..embedding._cache import cache_info, clear_cache
+from ._messages import say
 from ._options import MOMENTS_FILES
 
 HELP = "look after a cache of embeddings"
@@ -33,22 +34,22 @@ def info(folder):
     spaces, size = cache_info(folder)
     moments = _moments_of(folder)
     if not spaces:
-        print(f"No embeddings in {folder}.")
+        say(f"No embeddings in {folder}.")
     for space in spaces:
         # Of other origin than a featurizer it may tell less.
         facts = [str(space.get("dtype"))]
         facts += [f"{name} {space.get(name)}" for name in ("layer", "pooling")]
         facts += [f"window {space['window']}"] if space.get("window") is not None else []
-        print(
+        say(
             f"{space.get('model')} ({', '.join(facts)}): {space['n_sequences']:,} sequences, "
             f"{as_size(space['n_bytes'])}"
         )
     if moments:
         of_moments = sum(path.stat().st_size for path in moments)
-        print(f"Moments of corpora: {len(moments)}, {as_size(of_moments)}")
+        say(f"Moments of corpora: {len(moments)}, {as_size(of_moments)}")
         size += of_moments
     if size:
-        print(f"On disk: {as_size(size)}")
+        say(f"On disk: {as_size(size)}")
 
 
 def _clear(arguments):
@@ -56,7 +57,7 @@ def _clear(arguments):
     for path in _moments_of(arguments.folder):
         size += path.stat().st_size
         path.unlink()
-    print(f"Freed: {as_size(size)}")
+    say(f"Freed: {as_size(size)}")
 
 
 def _moments_of(folder):

@@ -9,7 +9,7 @@ from ..library._fasta import FastaReader
 from ..library._formats import ENDINGS
 from ..library._job import Job
 from ..library._shards import DTYPES, LEVELS
-from ._messages import note
+from ._messages import note, say
 from ._options import (
     DISTILLER,
     add_models,
@@ -108,7 +108,7 @@ def run(arguments):
         note(f"{reader.n_stripped:,} sequences ended in *, which was left out.")
     if report.n_skipped:
         note(f"{report.n_skipped:,} records were left out; {job.skipped} says why.")
-    print(f"{report.n_proteins:,} proteins, {report.n_columns:,} columns: {output}")
+    say(f"{report.n_proteins:,} proteins, {report.n_columns:,} columns: {output}")
 
 
 def _fitted_here(arguments, featurizer, reader):

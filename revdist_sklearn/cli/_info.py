@@ -11,6 +11,7 @@ from ..library._formats import ENDINGS
 from ..library._shards import MANIFEST, ShardFolder
 from ..method._distiller_file import WEIGHTS
 from . import _cache
+from ._messages import say
 from ._stages import describe_stages, format_stages
 
 HELP = "tell what a distiller, embeddings, a cache or moments are, and from which models"
@@ -62,28 +63,28 @@ def run(arguments):
 
 def _distiller(source):
     distiller = ReverseDistiller.from_pretrained(source)
-    print(f"A distiller, {distiller.regressor}: {source}")
-    print(format_stages(describe_stages(distiller)))
-    print(f"Rows of the fit: {distiller.n_samples_seen_:,}")
+    say(f"A distiller, {distiller.regressor}: {source}")
+    say(format_stages(describe_stages(distiller)))
+    say(f"Rows of the fit: {distiller.n_samples_seen_:,}")
     _print_provenance(getattr(distiller, "provenance_", None))
     rounding = getattr(distiller, "rounding_", None)
     for name, value in (rounding or {"dtype": "float64"}).items():
-        print(f"{'Kept as' if name == 'dtype' else name}: {value}")
+        say(f"{'Kept as' if name == 'dtype' else name}: {value}")
 
 
 def _print_provenance(provenance):
     if provenance is None:
-        print("Models and corpus: not known (fitted on rows).")
+        say("Models and corpus: not known (fitted on rows).")
         return
     for member in provenance["members"]:
         layer = f", layer {member['layer']}" if "layer" in member else ""
-        print(f"Model: {member['block']}, weights {member['weights'][:16]}{layer}")
+        say(f"Model: {member['block']}, weights {member['weights'][:16]}{layer}")
     for corpus in provenance["corpora"]:
-        print(
+        say(
             f"Corpus: {corpus['n_proteins']:,} proteins, {corpus['n_residues']:,} residues "
             f"({corpus['digest'][:16]})"
         )
-    print(f"Written by revdist_sklearn {provenance['version']}")
+    say(f"Written by revdist_sklearn {provenance['version']}")
 
 
 def _shards(path):
@@ -91,55 +92,55 @@ def _shards(path):
     files = list(path.glob("shard-*"))
     size = as_size(sum(file.stat().st_size for file in files))
     if folder.entries is None:
-        print(
+        say(
             f"Embeddings, not complete: {len(files):,} shards ({size}) in {path}. The call that "
             "began them goes on from there."
         )
     else:
-        print(f"Embeddings of {folder.n_proteins:,} proteins, {folder.n_residues:,} residues.")
-        print(f"{len(folder.entries):,} shards, {size}: {path}")
+        say(f"Embeddings of {folder.n_proteins:,} proteins, {folder.n_residues:,} residues.")
+        say(f"{len(folder.entries):,} shards, {size}: {path}")
     _print_facts(folder.facts)
 
 
 def _embeddings(path):
     with load_embeddings(path) as found:
-        print(f"Embeddings, {found.shape[0]:,} x {found.shape[1]:,} {found.dtype}: {path}")
-        print(f"On disk: {as_size(path.stat().st_size)}")
+        say(f"Embeddings, {found.shape[0]:,} x {found.shape[1]:,} {found.dtype}: {path}")
+        say(f"On disk: {as_size(path.stat().st_size)}")
         if found.facts is None:
-            print("Models: not known (written by another program).")
+            say("Models: not known (written by another program).")
         else:
             _print_facts(found.facts)
 
 
 def _print_facts(facts):
-    print(f"Rows of {facts['level']}s, {len(facts['columns']):,} columns, {facts['dtype']}")
+    say(f"Rows of {facts['level']}s, {len(facts['columns']):,} columns, {facts['dtype']}")
     for block, width in facts["stages"]:
-        print(f"Up to column {width:,}: {block}")
+        say(f"Up to column {width:,}: {block}")
     for member in facts["settings"]["rows"]["members"]:
-        print(
+        say(
             f"Model: weights {member['weights'][:16]}, {member['dtype']}, layer {member['layer']}"
         )
     limit = facts["limit"]
     if limit is not None:
         how = {"error": "an error", "truncate": "cut", "window": "in windows"}[facts["too_long"]]
-        print(f"Sequences above {limit:,} residues: {how}")
+        say(f"Sequences above {limit:,} residues: {how}")
     nested = facts["settings"]["distiller"]
-    print("Models side by side" if nested is None else f"Nested, by distiller {nested[:16]}")
-    print(f"Written by revdist_sklearn {facts['version']}")
+    say("Models side by side" if nested is None else f"Nested, by distiller {nested[:16]}")
+    say(f"Written by revdist_sklearn {facts['version']}")
 
 
 def _moments(path):
     moments, extra = Moments.load(path, return_metadata=True)
     what = "A checkpoint of a pass over a corpus" if "pieces" in extra else "Moments"
-    print(f"{what}: {path}, {as_size(path.stat().st_size)}")
-    print(f"Blocks: {moments.blocks}")
-    print(f"{moments.n_rows:,} rows, {moments.n_proteins:,} proteins")
+    say(f"{what}: {path}, {as_size(path.stat().st_size)}")
+    say(f"Blocks: {moments.blocks}")
+    say(f"{moments.n_rows:,} rows, {moments.n_proteins:,} proteins")
     if "pieces" in extra:
-        print(f"Pieces done: {extra['pieces']:,}")
+        say(f"Pieces done: {extra['pieces']:,}")
     _print_provenance(moments.provenance)
 
 
 def _published(path):
     distiller = load_published_scalers(path)
-    print(f"Published scalers of reverse distillation: {path}")
-    print(f"Widths: {', '.join(str(stage.width) for stage in distiller.stages_)}")
+    say(f"Published scalers of reverse distillation: {path}")
+    say(f"Widths: {', '.join(str(stage.width) for stage in distiller.stages_)}")

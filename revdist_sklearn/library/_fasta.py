@@ -306,11 +306,12 @@ def _no_fasta(name, text, line):
         kinds = [("an archive", _UNPACK)]
     for what, way_out in kinds:
         return f"{name} is no FASTA but {what}, by its line {line}. {way_out}"
-    if b"\0" in text[:START] or not first.decode(errors="replace").replace("\t", "").isprintable():
-        return f"{name} is no text but something binary. Name a FASTA file."
+    words = first.decode(errors="replace")
+    if b"\0" in text[:START] or "\ufffd" in words[:-1]:  # the last may be cut
+        return f"{name} is no text in UTF-8 but something binary. Name a FASTA file."
     return (
-        f"{name} has text before the first header in line {line} ({shown(first.decode(), 40)}); "
-        "FASTA records start with '>name'."
+        f"{name} has text before the first header in line {line} ({shown(words, 40)}); FASTA "
+        "records start with '>name'."
     )
 
 

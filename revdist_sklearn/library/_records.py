@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,9 +125,10 @@ class RecordChecker:
         self._digest = hashlib.blake2b(digest_size=32)
         self._side = None
         if self.skipped_to is not None:
-            # Without a name: it goes with the process, whatever ends that.
-            self._side = tempfile.TemporaryFile(dir=self.skipped_to.parent)
-            self._side.write(COLUMNS.encode())
+            with _told_as(self.skipped_to):
+                # Without a name: it goes with the process, whatever ends that.
+                self._side = tempfile.TemporaryFile(dir=self.skipped_to.parent)
+                self._side.write(COLUMNS.encode())
 
     def __enter__(self):
         return self
@@ -267,9 +269,10 @@ class RecordChecker:
                 self.skipped.append(f"{record.label} {reason}")
             if self._side is not None:
                 name = record.name if isinstance(record.name, str) else repr(record.name)
-                path = visible(record.path)
-                fields = path, record.line, shown(name, LONGEST_NAME), visible(reason)
-                self._side.write(("\t".join(map(str, fields)) + "\n").encode())
+                path, name = visible(record.path), shown(name, LONGEST_NAME)
+                line = f"{path}\t{record.line}\t{name}\t{visible(reason)}\n"
+                with _told_as(self.skipped_to):
+                    self._side.write(line.encode())
 
 
 def check_pass(records, checker):
@@ -371,6 +374,18 @@ def blocks_of(records):
             block, residues = [], 0
     if block:
         yield block
+
+
+@contextmanager
+def _told_as(path):
+    """Name in an error the file that is to be, in place of the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(
+            f"{visible(path)} cannot be written: {error.strerror or error}. Name a file in a "
+            "folder that is there, with room, that you may write to."
+        ) from error
 
 
 def _all_good(names):

@@ -1,5 +1,6 @@
 import gzip
 import io
+import lzma
 
 import numpy as np
 import pytest
@@ -70,6 +71,11 @@ def test_identifiers_that_occur_twice_are_told(tmp_path, capsys):
     assert "1 identifiers occur more than once: a (lines 1, 5)" in capsys.readouterr().err
 
 
+def test_stops_at_the_end_are_left_out_and_told(tmp_path, capsys):
+    assert records(tmp_path, ">a\nMKT*\n>b\nMKW\n").sequences == ["MKT", "MKW"]
+    assert "x.fasta: 1 of 2 sequences end in '*', left out." in capsys.readouterr().err
+
+
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(OSError, match=f"--fasta {tmp_path} is a folder"):
         read_fasta(tmp_path)
@@ -77,7 +83,7 @@ def test_a_folder_is_no_file(tmp_path):
 
 def test_records_that_are_no_proteins_are_named(tmp_path):
     emb = ESMFeaturizer("esm2-nano:32", max_length=30)
-    found = records(tmp_path, ">sp|P1\nMKT*\n>ok\nMKT\n>x\nMK\nT-\n")
+    found = records(tmp_path, ">sp|P1\nMK*T\n>ok\nMKT\n>x\nMK\nT-\n")
     with pytest.raises(ValueError, match=r"^sp\|P1 \(line 1\) has '\*'.*2 of 3.*: x \(line 5\)\)"):
         found.prepared(emb)
     dna = "ATGGCTAGCTAGGCTAACGT"
@@ -100,8 +106,9 @@ def test_records_that_are_no_proteins_are_named(tmp_path):
         TABLE.replace(",", " , "),
         TABLE.replace("CKTW", '"CKTW"').replace("mutant", '"mutant"'),
         gzip.compress(TABLE.encode()),
+        lzma.compress(TABLE.encode()),
     ],
-    ids=["plain", "byte-order mark", "CRLF", "empty lines", "spaces", "quotes", "gzip"],
+    ids=["plain", "byte-order mark", "CRLF", "empty lines", "spaces", "quotes", "gzip", "xz"],
 )
 def test_a_table_keeps_its_mutations(tmp_path, text):
     found = measurements(tmp_path, text)
