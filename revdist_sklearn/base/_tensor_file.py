@@ -61,7 +61,7 @@ def write_tensors(path, key, header, tensors):
 
     Parameters
     ----------
-    path : Path
+    path : path-like
 
     key : str
         Name of the header among the metadata of the file.

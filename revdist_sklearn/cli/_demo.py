@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .. import ESMFeaturizer, PrefixCurveDisplay, ReverseDistiller, corpus_moments
 from .._evaluation import Representations, evaluate, format_table
+from ..base._files import make_folder
 from ..datasets import load_amyloid_nucleation, load_gb1_stability, load_uniprot_sample
 from ._messages import say
 from ._outputs import check_folder, write_file
@@ -68,7 +69,7 @@ def run_demo(output=".", *, models=FAMILY, verbose=1):
     """
     start = time.perf_counter()
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     featurizer = ESMFeaturizer(models)
 
     corpus = load_uniprot_sample().sequences

@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import ESMFeaturizer, Moments, ReverseDistiller
 from .._corpus import corpus_fingerprint
 from .._provenance import check_models
+from ..base._files import make_folder
 from ..base._formats import CHECKPOINT, FormatError, check_format
 from ..base._notes import add_note
 from ..datasets import load_uniprot_sample
@@ -148,7 +149,7 @@ def kept_moments(arguments, featurizer, corpus):
         note(f"The moments in {path} are computed anew: {fault}.")
     try:
         check_folder("--cache-dir", str(folder))
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         path.unlink(missing_ok=True)
     except OSError as error:
         note(f"Moments of the corpus are not kept: {error}")

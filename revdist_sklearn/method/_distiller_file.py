@@ -20,7 +20,7 @@ from ..base._damage import (
     one_of,
     strings,
 )
-from ..base._files import replace_file
+from ..base._files import make_folder, replace_file
 from ..base._formats import (
     DIGEST_SINCE,
     DISTILLER,
@@ -142,7 +142,7 @@ def write_chain(folder, chain, header, kind="float64"):
         "stages": stages,
     }
     text = json.dumps(config, indent=1) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_tensors(folder / WEIGHTS, "distiller", config, tensors)
     # After it: a file of format 2 needs the one that stands there.
     replace_file(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))

@@ -327,6 +327,7 @@ class Moments:
         Parameters
         ----------
         path : str or path-like
+            A link stays one, and the file that it leads to is replaced.
 
         metadata : dict, default=None
             What else to keep in the file; can be written as JSON.
@@ -334,7 +335,8 @@ class Moments:
         Raises
         ------
         OSError
-            If it cannot be written; what stood there before is still there.
+            If it cannot be written, or is a folder or a device; what stood there before is
+            still there.
         """
         self.check_whole()
         header = {name: getattr(self, name) for name in (*HEADER, "provenance")}
