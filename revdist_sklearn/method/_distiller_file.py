@@ -29,8 +29,9 @@ from ..base._formats import (
     check_format,
     renamed,
 )
-from ..base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
+from ..base._hub import HubRepository, is_hub_id, no_such_folder
 from ..base._provenance import checked_provenance
+from ..base._secrets import check_token_name
 from ..base._tensor_file import checked, read_tensors, write_tensors
 from ._chain import Chain, Stage, principal_directions
 
