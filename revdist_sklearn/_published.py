@@ -11,7 +11,8 @@ import numpy as np
 from .base._aliases import FAMILIES
 from .base._blocks import Blocks
 from .base._damage import damage_is_told
-from .base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
+from .base._hub import HubRepository, is_hub_id, no_such_folder
+from .base._secrets import check_token_name
 from .method._chain import Chain, Stage
 
 # Where the authors' package looks for them, and the setting that it takes by default.

@@ -1,6 +1,7 @@
 """Folders put on the Hugging Face hub."""
 
-from ._hub import check_token_name, is_hub_id, secret_of
+from ._hub import is_hub_id
+from ._secrets import check_token_name, secret_of
 
 # Beside what is uploaded, a repository may hold these.
 ALWAYS = (".gitattributes", "README.md")

@@ -12,6 +12,7 @@ from joblib import effective_n_jobs
 from tqdm.auto import tqdm
 
 from ..base._damage import DamagedFileError
+from ..base._files import make_folder
 from ..base._identity import digest
 from ..base._notes import add_note
 from ..base._units import as_time
@@ -439,7 +440,7 @@ def _begin(job, shards):
         raise FileExistsError(
             f"{folder} holds something else than embeddings. Name a new or an empty folder."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if job.distiller is not None:
         kept = folder / DISTILLER
         try:

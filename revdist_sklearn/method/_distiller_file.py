@@ -30,8 +30,9 @@ from ..base._formats import (
     check_format,
     renamed,
 )
-from ..base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
+from ..base._hub import HubRepository, is_hub_id, no_such_folder
 from ..base._provenance import checked_provenance
+from ..base._secrets import check_token_name
 from ..base._tensor_file import checked, read_tensors, widened, write_tensors
 from ._chain import Chain, Stage, principal_directions, with_factor
 from ._rounding import FACTOR, KINDS, ROUNDED, checked_record, measured, rounded_tensors

@@ -13,12 +13,12 @@ from ..base._damage import read_json_object
 from ..base._hub import (
     HubRepository,
     ModelNotFoundError,
-    check_token_name,
     is_hub_id,
     no_such_folder,
     one_of,
     quiet,
 )
+from ..base._secrets import check_token_name
 from ._architectures import ARCHITECTURES, GENERIC
 from ._checkpoint import WEIGHT_FILES, fetch_config, fetch_files, weight_files
 
@@ -155,7 +155,8 @@ def resolve_family(
     ------
     ValueError
         Unknown alias, no encoder, a model that is code of its repository, the same model
-        twice, a revision that belongs to no hub id, or a token in place of its name.
+        twice, a revision that belongs to no hub id, or what may be a token in place of its
+        name.
 
     ModelNotFoundError
         A folder or its ``config.json`` does not exist, or the hub does not give it.

@@ -17,7 +17,6 @@ from revdist_sklearn.base import _files
 from revdist_sklearn.base._files import make_folder, replace_file
 
 
-
 def another(code):
     """Start a process with the module, and without the package, which takes longer."""
     start = (
