@@ -263,7 +263,7 @@ class _Made:
         self.job, self.identity, self.totals, self.tell = job, identity, totals, tell
         self.names: list[str] = []
         self.n_found = self.n_damaged = 0
-        self._fault: ValueError | TypeError | None = None
+        self._fault: Exception | None = None
         self._there = defaultdict(set)
         for path in job.folder.iterdir():
             if match := NAME.fullmatch(path.name):
