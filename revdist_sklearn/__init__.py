@@ -11,6 +11,7 @@ from .base._formats import FormatError
 from .base._hub import ModelNotFoundError
 from .embedding._featurizer import ESMFeaturizer
 from .embedding._plan import EmbeddingPlan
+from .library._load import Embeddings, load_embeddings
 from .method._chain import Stage
 from .method._distiller import ReverseDistiller
 from .method._level import Level
@@ -25,6 +26,7 @@ __all__ = [
     "DamagedFileError",
     "ESMFeaturizer",
     "EmbeddingPlan",
+    "Embeddings",
     "FormatError",
     "Level",
     "ModelNotFoundError",
@@ -38,4 +40,5 @@ __all__ = [
     "compact",
     "corpus_moments",
     "fit_on_corpus",
+    "load_embeddings",
 ]
