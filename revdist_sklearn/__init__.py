@@ -12,7 +12,9 @@ from .base._hub import ModelNotFoundError
 from .base._upload import UploadError
 from .embedding._featurizer import ESMFeaturizer
 from .embedding._plan import EmbeddingPlan
+from .library._embed_to import EmbeddingReport, embed_to
 from .library._fasta import FastaReader
+from .library._load import Embeddings, load_embeddings
 from .method._chain import Stage
 from .method._distiller import ReverseDistiller
 from .method._level import Level
@@ -27,6 +29,8 @@ __all__ = [
     "DamagedFileError",
     "ESMFeaturizer",
     "EmbeddingPlan",
+    "EmbeddingReport",
+    "Embeddings",
     "FastaReader",
     "FormatError",
     "Level",
@@ -41,5 +45,7 @@ __all__ = [
     "UploadError",
     "compact",
     "corpus_moments",
+    "embed_to",
     "fit_on_corpus",
+    "load_embeddings",
 ]
