@@ -188,22 +188,23 @@ class FastaReader:
         several = len(self.paths) > 1
         make = tuple.__new__  # a third of the time of Record(...)
         for line, piece in _pieces(path, name_of_file):
-            for text in piece.split(b"\n>"):
-                # Its own is gone.
-                for part in _HIDDEN_HEADER.split(text) if b">" in text else (text,):
-                    header, _, body = part.partition(b"\n")
-                    words = header.split(None, 1)
-                    sequence = body.translate(None, WHITE)
-                    if sequence.endswith(b"*"):
-                        sequence = sequence[:-1]
-                        self.n_stripped += 1
-                    try:
-                        name = words[0].decode() if words else f"line_{line}"
-                        letters = sequence.decode()
-                    except UnicodeDecodeError as error:
-                        raise _no_utf8(name_of_file, part, line, error) from error
-                    yield make(Record, (name, letters, path, line, several))
-                    line += part.count(b"\n") + 1
+            parts = piece.split(b"\n>")
+            if piece.count(b">") >= len(parts):  # the first is gone, one a part is left otherwise
+                parts = [part for text in parts for part in _HIDDEN_HEADER.split(text)]
+            for part in parts:
+                header, _, body = part.partition(NEWLINE)
+                words = header.split(None, 1)
+                sequence = body.translate(None, WHITE)
+                if sequence.endswith(b"*"):
+                    sequence = sequence[:-1]
+                    self.n_stripped += 1
+                try:
+                    name = words[0].decode() if words else f"line_{line}"
+                    letters = sequence.decode()
+                except UnicodeDecodeError as error:
+                    raise _no_utf8(name_of_file, part, line, error) from error
+                yield make(Record, (name, letters, path, line, several))
+                line += part.count(NEWLINE) + 1
 
 
 def _path_of(path):
