@@ -132,7 +132,7 @@ def naive_chain(paths):
         width = C.shape[1] - k  # of what the PCA before gives, or the smallest model
         if not len(A) and width > 0:
             A, mean = np.eye(width), np.zeros(width)
-        if width != len(A):
+        if width < 1 or width != len(A):
             raise ValueError(
                 f"{path} is a PCA of {C.shape[1]} columns to {k}, which does not go on from "
                 f"{len(A) or 'one model'}; give the files of one family, smallest "

@@ -1,4 +1,11 @@
-"""Distillers that the authors of the method have published, and files of other libraries."""
+"""Distillers that the authors of the method have published, and files of skops.
+
+What this package fits goes through joblib, pickle and ``skops.io``. The last runs no code of the
+file, and asks which types are trusted::
+
+    skops.io.dump(model, "model.skops")
+    model = skops.io.load("model.skops", trusted=TRUSTED_TYPES)
+"""
 
 import warnings
 
@@ -9,13 +16,16 @@ from .base._blocks import Blocks
 from .method._chain import Chain, Stage
 from .method._distiller import ReverseDistiller
 
-# What skops asks to be trusted of what this package fits: its classes, no function that runs.
+# The classes of what this package fits, for skops; loading them runs none of their code.
 TRUSTED_TYPES = [
     "revdist_sklearn.base._blocks.Blocks",
     "revdist_sklearn.embedding._featurizer.ESMFeaturizer",
     "revdist_sklearn.method._chain.Chain",
     "revdist_sklearn.method._chain.Stage",
     "revdist_sklearn.method._distiller.ReverseDistiller",
+    "revdist_sklearn.method._level.Level",
+    "revdist_sklearn.method._moments.Moments",
+    "revdist_sklearn.prefix._ridge_classifier_cv.PrefixRidgeClassifierCV",
     "revdist_sklearn.prefix._ridge_cv.PrefixRidgeCV",
     "revdist_sklearn.prefix._selector.PrefixSelector",
 ]

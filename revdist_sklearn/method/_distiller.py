@@ -594,7 +594,9 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         folder : path-like or str
-            The folder, or the id of a hub repository that holds its files.
+            The folder, the id of a hub repository that holds its files, or the alias of a
+            family whose distiller is part of this package: ``"esm2-nano"``, or
+            ``"esm2-nano:64"`` for the one of its first two models. Folders come first.
 
         revision : str, default=None
             Commit, tag or branch of a hub repository.
@@ -622,8 +624,19 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
 
         DamagedFileError
             If its file is not what was written.
+
+        ValueError
+            If a family has no member of the size that an alias names.
+
+        Examples
+        --------
+        >>> from revdist_sklearn import ESMFeaturizer, ReverseDistiller
+        >>> distiller = ReverseDistiller.from_pretrained("esm2-nano")
+        >>> X = ESMFeaturizer("esm2-nano").transform(["MKTAYIAKQR", "GSHMWWY"])
+        >>> distiller.transform(X).shape
+        (2, 96)
         """
-        found = fetch(folder, revision, local_files_only, token)
+        found, width = fetch(folder, revision, local_files_only, token)
         chain, header = read_chain(found)
         with damaged(found):
             parameters = {
@@ -641,6 +654,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             distiller._validate_params()
         if names := header["feature_names_in"]:
             distiller.feature_names_in_ = np.asarray(names, dtype=object)
+        if width is not None and width < distiller.n_components_:
+            return distiller.truncate(width)
         return distiller
 
     def get_feature_names_out(self, input_features=None):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base._aliases import bundled_distiller, known_distillers
 from ..base._blocks import Blocks
 from ..base._damage import (
     damage_is_told,
@@ -364,17 +365,35 @@ def _with_base(config, tensors):
 
 
 def fetch(name, revision=None, local_files_only=False, token=None):
-    """Return the folder of a distiller: a local one, or a hub repository's snapshot.
+    """Return the folder of a distiller: a local one, a bundled one, or a hub repository's.
+
+    Returns
+    -------
+    folder : Path
+
+    width : int or None
+        Columns that an alias asks for; None for all.
 
     Raises
     ------
     ModelNotFoundError
-        If it is neither.
+        If it is none of these.
+
+    ValueError
+        If the family of an alias has no such size, or a bundled one is asked for a revision.
     """
     if Path(name).is_dir():
-        return Path(name)
+        return Path(name), None
+    if (bundled := bundled_distiller(name)) is not None:
+        if revision is not None:
+            raise ValueError(
+                f"revision={revision!r} has no effect on {name!r}, which is part of this package. "
+                "Drop it."
+            )
+        return bundled
     if not is_hub_id(str(name)):
-        raise no_such_folder("Distiller", name)
+        missing = no_such_folder("Distiller", name)
+        raise type(missing)(f"{missing} {known_distillers()}")
     check_token_name(token)
     repository = HubRepository(str(name), revision, local_files_only, token, "Distiller")
-    return repository.snapshot([CONFIG, WEIGHTS], silent=False)
+    return repository.snapshot([CONFIG, WEIGHTS], silent=False), None

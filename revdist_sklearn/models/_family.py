@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..base._aliases import FAMILIES, block_name, find_alias, known_aliases
+from ..base._aliases import BUNDLED, FAMILIES, block_name, find_alias, known_aliases
 from ..base._blocks import Blocks
 from ..base._damage import read_json_object
 from ..base._hub import (
@@ -22,7 +22,6 @@ from ..base._secrets import check_token_name
 from ._architectures import ARCHITECTURES, GENERIC
 from ._checkpoint import WEIGHT_FILES, fetch_config, fetch_files, weight_files
 
-BUNDLED = Path(__file__).parents[1] / "weights"
 OTHER_THAN_ALIASES = (
     "Or give a folder that holds a model, a hub id such as 'facebook/esm2_t6_8M_UR50D', or a list "
     "of these."
