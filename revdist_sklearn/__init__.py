@@ -9,8 +9,12 @@ from .base._blocks import Blocks
 from .base._damage import DamagedFileError
 from .base._formats import FormatError
 from .base._hub import ModelNotFoundError
+from .base._upload import UploadError
 from .embedding._featurizer import ESMFeaturizer
 from .embedding._plan import EmbeddingPlan
+from .library._embed_to import EmbeddingReport, embed_to
+from .library._fasta import FastaReader
+from .library._load import Embeddings, load_embeddings
 from .method._chain import Stage
 from .method._distiller import ReverseDistiller
 from .method._level import Level
@@ -25,6 +29,9 @@ __all__ = [
     "DamagedFileError",
     "ESMFeaturizer",
     "EmbeddingPlan",
+    "EmbeddingReport",
+    "Embeddings",
+    "FastaReader",
     "FormatError",
     "Level",
     "ModelNotFoundError",
@@ -35,7 +42,10 @@ __all__ = [
     "PrefixSelector",
     "ReverseDistiller",
     "Stage",
+    "UploadError",
     "compact",
     "corpus_moments",
+    "embed_to",
     "fit_on_corpus",
+    "load_embeddings",
 ]

@@ -8,14 +8,16 @@ import threading
 from contextlib import contextmanager, suppress
 
 from .. import __version__
-from . import _cache, _demo, _embed, _evaluate, _fit
-from ._messages import as_options, said_of, warnings_as_notes
+from ..base._text import visible
+from . import _cache, _demo, _embed, _evaluate, _fit, _info
+from ._messages import as_options, said_of, say, warnings_as_notes
 
 COMMANDS = {
     "demo": _demo,
     "fit": _fit,
     "embed": _embed,
     "evaluate": _evaluate,
+    "info": _info,
     "cache": _cache,
 }
 INTERRUPTED, TERMINATED = ("Interrupted", 130), ("Terminated", 143)
@@ -51,7 +53,7 @@ def main(argv=None):
             start = "\n" if sys.stderr.isatty() else ""  # after ^C and the bar
             kept = as_options(" ".join(getattr(error, "__notes__", [])))
             what, code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
-            print(f"{start}{command}: {what}. {kept}".rstrip(), file=sys.stderr)
+            say(f"{start}{command}: {what}. {kept}".rstrip(), file=sys.stderr)
             return code
         except BrokenPipeError:  # who read the output has gone
             _drop_output()
@@ -59,12 +61,12 @@ def main(argv=None):
         except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ImportError) as error:
             if os.environ.get("REVDIST_TRACEBACK"):
                 raise
-            print(f"{command}: {said_of(error)}", file=sys.stderr)
+            say(f"{command}: {said_of(error)}", file=sys.stderr)
             return 2
         except Exception as error:
             if os.environ.get("REVDIST_TRACEBACK"):
                 raise
-            print(
+            say(
                 f"{command}: {type(error).__name__}: {said_of(error)} This is a fault of revdist; "
                 "with REVDIST_TRACEBACK=1 in the environment it shows where.",
                 file=sys.stderr,
@@ -105,8 +107,15 @@ def _drop_output():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors show arguments as a terminal can."""
+
+    def error(self, message):
+        super().error(visible(message, keep="\n"))
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="revdist",
         description="Nested protein language model embeddings by reverse distillation.",
     )
@@ -114,6 +123,11 @@ def _parser():
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in COMMANDS.items():
         command.add_arguments(
-            commands.add_parser(name, help=command.HELP, description=command.HELP)
+            commands.add_parser(
+                name,
+                help=command.HELP,
+                description=command.HELP,
+                epilog=f"Example: {command.EXAMPLE}",
+            )
         )
     return parser

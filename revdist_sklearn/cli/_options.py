@@ -11,12 +11,16 @@ from .._corpus import corpus_fingerprint
 from .._provenance import check_models
 from ..base._files import make_folder
 from ..base._formats import CHECKPOINT, FormatError, check_format
+from ..base._notes import add_note
 from ..datasets import load_uniprot_sample
-from ._messages import add_note, note
+from ._messages import note
 from ._outputs import check_folder
 from ._readers import Records, read_fasta
 
-DISTILLER = "folder or hub id of a fitted distiller (default: fit on the bundled UniProt sample)"
+DISTILLER = (
+    "folder or hub id of a fitted distiller (default: the bundled one of esm2-nano; of others "
+    "one is fitted on the bundled UniProt sample)"
+)
 # Of a cache: moments of whole corpora, beside the embeddings of single proteins.
 MOMENTS_FILE = "moments-{}.safetensors"
 # As :func:`kept_moments` names them; other files of a folder are the user's.
@@ -68,6 +72,16 @@ def featurizer_of(arguments):
         cache_dir=arguments.cache_dir,
         n_jobs=arguments.n_jobs,
         verbose=sys.stderr.isatty(),
+    )
+
+
+def is_bundled(featurizer):
+    """Return whether a distiller of the models of a featurizer is part of this package."""
+    models = featurizer.models
+    return (
+        isinstance(models, str)
+        and models.split(":")[0] == "esm2-nano"
+        and not os.path.isdir(models)
     )
 
 

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..base._aliases import alias_of
+from ..base._secrets import TokenName
 from ..base._validation import check_integer
 from ..base._warnings import warn
 from ..models._family import blocks_of, resolve_family
@@ -117,7 +118,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     token : str or None, default=None
         Name of the environment variable that holds the access token for gated or private
         models, such as ``"HF_TOKEN_LAB"``; never the token itself, which would end up in
-        pickles and logs. None: what ``hf auth login`` or ``HF_TOKEN`` say.
+        pickles and logs. What may be one and is no variable's name is shown and pickled as
+        ``"***"``, and an error. None: what ``hf auth login`` or ``HF_TOKEN`` say.
 
     model_kwargs : dict or None, default=None
         Further keywords of transformers' ``from_pretrained``: ``device_map`` (``device`` must
@@ -215,13 +217,14 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         "too_long": [StrOptions({"error", "truncate", "window"})],
         "revision": [str, list, tuple, None],
         "local_files_only": ["boolean"],
-        "token": [str, None],
+        "token": "no_validation",  # whose message would repeat it
         "model_kwargs": [dict, None],
         "token_budget": [Interval(Integral, 1, None, closed="left"), None],
         "cache_dir": [str, os.PathLike, None],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
+    token = TokenName()
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from ._finite import check_finite
 from ._level import Level
 from ._moments_file import HEADER, read_levels, write_levels
 from ._products_torch import is_tensor
+from ._sample import Sample
 
 # Means of proteins multiplied at a time.
 PROTEINS_WAITING = 1024
@@ -69,6 +70,10 @@ class Moments:
     n_rows : int
         Rows of positive weight.
 
+    sample : Sample or None
+        Some rows, 128 to 256, where all were float64: they tell of directions that products
+        lose. None where others are among them, and of moments that were read from a file.
+
     provenance : dict or None
         Of moments that ``corpus_moments`` gathered: ``members``, the models with digests of
         their weights; ``corpora``, digest, proteins and residues of each corpus; and
@@ -106,6 +111,7 @@ class Moments:
 
     # Of the class, for those that were pickled before there was any.
     provenance: dict | None = None
+    sample: Sample | None = None
 
     def __init__(self, block_sizes, *, block_names=None, precision=None):
         if precision not in (None, "float32", "float64"):
@@ -117,6 +123,8 @@ class Moments:
         self.n_rows, self._whole = 0, True
         self.residue = Level(self.n_columns)
         self._protein: Level | None = None
+        # Some rows, as long as all are float64 and came here.
+        self.sample = Sample()
         # Means of proteins wait here: one product a thousand of them, not one a batch.
         self._waiting: list[np.ndarray] = []
 
@@ -242,6 +250,10 @@ class Moments:
         precision = self.precision or "float64"
         products.add_rows(self.residue, rows, weights, np.dtype(precision).type)
         self._note(precision, str(rows.dtype).removeprefix("torch."))
+        if self.row_precision != "float64":
+            self.sample = None
+        if self.sample is not None:
+            self.sample.add(rows, weights)
         if means is None:
             self._drop_proteins()
         elif self.n_rows == 0 or self._protein is not None:
@@ -318,6 +330,10 @@ class Moments:
                 self._protein = Level(self.n_columns)
             self._protein.merge(other.protein)
         self.residue.merge(other.residue)
+        if self.sample is not None and other.sample is not None:
+            self.sample.merge(other.sample)
+        else:
+            self.sample = None
         self._note(other.product_precision, other.row_precision)
         self.n_rows += other.n_rows
 
@@ -379,6 +395,7 @@ class Moments:
         )
         for name in ("n_rows", "product_precision", "row_precision", "provenance"):
             setattr(moments, name, header[name])
+        moments.sample = None  # in no file
         moments.residue, moments._protein = levels["residue"], levels["protein"]
         return (moments, header["extra"]) if return_metadata else moments
 

@@ -7,22 +7,21 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..base._aliases import FAMILIES, block_name, find_alias, known_aliases
+from ..base._aliases import BUNDLED, FAMILIES, block_name, find_alias, known_aliases
 from ..base._blocks import Blocks
 from ..base._damage import FAULTS, damage_is_told, integer, read_json_object
 from ..base._hub import (
     HubRepository,
     ModelNotFoundError,
-    check_token_name,
     is_hub_id,
     no_such_folder,
     one_of,
     quiet,
 )
+from ..base._secrets import check_token_name
 from ._architectures import ARCHITECTURES, GENERIC
 from ._checkpoint import WEIGHT_FILES, fetch_config, fetch_files, weight_files
 
-BUNDLED = Path(__file__).parents[1] / "weights"
 OTHER_THAN_ALIASES = (
     "Or give a folder that holds a model, a hub id such as 'facebook/esm2_t6_8M_UR50D', or a list "
     "of these."
@@ -166,7 +165,8 @@ def resolve_family(
     ------
     ValueError
         Unknown alias, no encoder, a model that is code of its repository, the same model
-        twice, a revision that belongs to no hub id, or a token in place of its name.
+        twice, a revision that belongs to no hub id, or what may be a token in place of its
+        name.
 
     ModelNotFoundError
         A folder or its ``config.json`` does not exist, or the hub does not give it.

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from ..base._damage import FAULTS, damage_is_told, read_json_object
 from ..base._hub import quiet, quiet_reports
 from ..base._identity import digest
+from ..base._text import visible
 from ..base._warnings import warn
 from ._alphabet import read_alphabet
 from ._device import RESIDENTS
@@ -224,7 +225,7 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
             encoder = REGISTRY.get((mark, *settings), load_as_it_is, _is_whole)
             if not (silent or encoder.is_told):
                 encoder.is_told = True  # once, whoever loaded it
-                tqdm.write(f"{member.block}: {told(encoder.packing)}", file=sys.stderr)
+                tqdm.write(f"{visible(member.block)}: {told(encoder.packing)}", file=sys.stderr)
             return encoder
     raise RuntimeError(changed(member, f"during each of {LOADS} attempts to load it"))
 

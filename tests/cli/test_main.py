@@ -294,7 +294,7 @@ def test_more_columns_than_there_are_is_told_before_a_fit(corpus, tmp_path, no_w
 @pytest.mark.parametrize("command", ["fit", "embed"])
 def test_records_are_named_and_options_are_those_of_the_shell(tmp_path, no_work, command, capsys):
     path = tmp_path / "x.fasta"
-    path.write_text(">sp|P1\nMKT*\n>ok\nMKT\n>sp|P2\nMK1T\n")
+    path.write_text(">sp|P1\nMK*T\n>ok\nMKT\n>sp|P2\nMK1T\n")
     arguments = commands(path, None, tmp_path / "z")[command]
     assert main(arguments) == 2
     said = capsys.readouterr().err
