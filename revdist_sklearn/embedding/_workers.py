@@ -6,6 +6,7 @@ tasks of the machine leave it: Dask starts its workers with one, whatever the ma
 """
 
 import os
+import signal
 import socket
 import sys
 from collections import Counter
@@ -46,7 +47,25 @@ def in_order(function, tasks, n_jobs):
         how = {"pre_dispatch": most, "batch_size": 1}
     with Parallel(n_jobs=n_jobs, return_as="generator", **how) as workers:
         while wave := list(islice(tasks, 2 * most)):
-            yield from workers(delayed(task)(*arguments) for arguments in wave)
+            with _deaf_to_interrupts():
+                results = workers(delayed(task)(*arguments) for arguments in wave)
+            yield from results
+
+
+@contextmanager
+def _deaf_to_interrupts():
+    """Start processes that Ctrl-C does not reach: this one ends them, and they say nothing.
+
+    It waits here until the block ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def tasks_at_a_time(n_jobs):

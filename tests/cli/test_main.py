@@ -134,9 +134,19 @@ def test_module_runs():
 
 
 def test_import_does_not_import_torch():
-    code = "import sys, revdist_sklearn; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys; from revdist_sklearn import *; "
+    code += "print(ESMFeaturizer and {'torch', 'transformers'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_the_package_brings_nothing_before_it_is_asked():
+    """So that the shell can see to signals first."""
+    code = (
+        "import sys, revdist_sklearn.cli._start; print(len({'numpy', 'sklearn'} & {*sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "0\n"
 
 
 # Options
