@@ -70,9 +70,9 @@ def _fault(command, error):
     if os.environ.get("REVDIST_TRACEBACK"):
         raise error
     if isinstance(error, AT_FAULT):
-        print(f"{command}: {said_of(error)}", file=sys.stderr)
+        say(f"{command}: {said_of(error)}", file=sys.stderr)
         return 2
-    print(
+    say(
         f"{command}: {type(error).__name__}: {said_of(error)} This is a fault of revdist; "
         "with REVDIST_TRACEBACK=1 in the environment it shows where.",
         file=sys.stderr,
