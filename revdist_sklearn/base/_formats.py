@@ -7,7 +7,7 @@ one to the number and an entry to the table.
 """
 
 # What is written today. Moments and checkpoints of format 1 have no number in them.
-DISTILLER, MOMENTS, CHECKPOINT, CACHE = 3, 3, 2, 3
+DISTILLER, MOMENTS, CHECKPOINT, CACHE = 3, 3, 3, 3
 # Since then distillers, moments (and so checkpoints) and rows of caches carry digests.
 DIGEST_SINCE = 3
 
