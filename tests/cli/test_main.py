@@ -13,7 +13,6 @@ import pytest
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, fit_on_corpus
 from revdist_sklearn._corpus import piece_moments
-from revdist_sklearn.cli._cache import _size
 from revdist_sklearn.cli._main import COMMANDS, _parser, main
 from revdist_sklearn.cli._messages import as_options
 from revdist_sklearn.cli._options import featurizer_of
@@ -482,14 +481,6 @@ def test_warnings_are_lines_without_a_place_in_the_code(corpus, tmp_path):
     assert run.returncode == 0
     [line] = run.stderr.splitlines()
     assert line.startswith("revdist: warning: A corpus of 8 distinct proteins says little")
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1536, "1.5 kB"), (2.5e6, "2.5 MB"), (865e6, "865.0 MB")],
-)
-def test_sizes_are_written_as_people_do(size, text):
-    assert _size(int(size)) == text
 
 
 @pytest.mark.parametrize("folder", ["", "file"])
