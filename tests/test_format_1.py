@@ -198,10 +198,11 @@ def test_newer_moments_and_checkpoints_are_typed_errors(tmp_path, monkeypatch):
     with pytest.raises(FormatError, match="reads up to 3"):
         Moments.load(path)
     with monkeypatch.context() as later:
-        later.setattr("revdist_sklearn._corpus.CHECKPOINT", 3)
-        later.setattr("revdist_sklearn._corpus.FINGERPRINTS", {3: lambda *facts: "later"})
+        later.setattr("revdist_sklearn._checkpoint.CHECKPOINT", 4)
+        later.setattr("revdist_sklearn._checkpoint.ANY_PIECES_SINCE", 5)
+        later.setattr("revdist_sklearn._checkpoint.FINGERPRINTS", {4: lambda *facts: "later"})
         corpus_moments(emb, ["MKTAYIAKQR"], checkpoint=tmp_path / "c")
-    with pytest.raises(FormatError, match=r"The checkpoint .*reads up to 2"):
+    with pytest.raises(FormatError, match=r"The checkpoint .*reads up to 3"):
         corpus_moments(emb, ["MKTAYIAKQR"], checkpoint=tmp_path / "c")
 
 

@@ -114,11 +114,15 @@ def read_tensors(path, key, known):
 
     ValueError, SafetensorError, KeyError, TypeError, RecursionError
         If it is damaged.
+
+    MemoryError
+        If there is not the memory for what it holds.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file.")
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
+        _check_memory(path)
         bits = _read_bfloat16(path)
         tensors = {
             name: bits[name] if name in bits else file.get_tensor(name) for name in file.keys()
@@ -136,6 +140,15 @@ def read_tensors(path, key, known):
     elif metadata["digest"] != _digest(text, tensors):
         raise ValueError("its digest does not match what it holds: bits of it have changed")
     return header, tensors, metadata
+
+
+def _check_memory(path):
+    """Raise where there is no room for a file, whose size its header has said to be right."""
+    size = path.stat().st_size
+    try:
+        np.empty(size, dtype=np.uint8)  # safetensors itself would panic
+    except (MemoryError, ValueError) as error:
+        raise MemoryError(f"it has {size:,} bytes") from error
 
 
 def checked(tensors, name, shape, *, allow_nan=False, kind="float64"):

@@ -117,9 +117,7 @@ def _print_facts(facts):
     for block, width in facts["stages"]:
         say(f"Up to column {width:,}: {block}")
     for member in facts["settings"]["rows"]["members"]:
-        say(
-            f"Model: weights {member['weights'][:16]}, {member['dtype']}, layer {member['layer']}"
-        )
+        say(f"Model: weights {member['weights'][:16]}, {member['dtype']}, layer {member['layer']}")
     limit = facts["limit"]
     if limit is not None:
         how = {"error": "an error", "truncate": "cut", "window": "in windows"}[facts["too_long"]]

@@ -4,13 +4,13 @@ import argparse
 import os
 import signal
 import sys
-import threading
 from contextlib import contextmanager, suppress
 
 from .. import __version__
 from ..base._text import visible
 from . import _cache, _demo, _embed, _evaluate, _fit, _info
 from ._messages import as_options, said_of, say, warnings_as_notes
+from ._signals import ENDS, handle
 
 COMMANDS = {
     "demo": _demo,
@@ -20,7 +20,8 @@ COMMANDS = {
     "info": _info,
     "cache": _cache,
 }
-INTERRUPTED, TERMINATED = ("Interrupted", 130), ("Terminated", 143)
+# Errors of the input and of the machine; others are those of this package.
+AT_FAULT = (ValueError, TypeError, OSError, MemoryError, RuntimeError, ImportError)
 
 
 def main(argv=None):
@@ -45,60 +46,57 @@ def main(argv=None):
     # A table is not lost for a character that the terminal does not have.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with warnings_as_notes(), _terminable():
+    with warnings_as_notes(), _interruptible() as struck:
         try:
             COMMANDS[arguments.command].run(arguments)
             sys.stdout.flush()
-        except KeyboardInterrupt as error:
-            start = "\n" if sys.stderr.isatty() else ""  # after ^C and the bar
-            kept = as_options(" ".join(getattr(error, "__notes__", [])))
-            what, code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
-            say(f"{start}{command}: {what}. {kept}".rstrip(), file=sys.stderr)
-            return code
-        except BrokenPipeError:  # who read the output has gone
-            _drop_output()
-            return 141
-        except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ImportError) as error:
-            if os.environ.get("REVDIST_TRACEBACK"):
-                raise
-            say(f"{command}: {said_of(error)}", file=sys.stderr)
-            return 2
-        except Exception as error:
-            if os.environ.get("REVDIST_TRACEBACK"):
-                raise
-            say(
-                f"{command}: {type(error).__name__}: {said_of(error)} This is a fault of revdist; "
-                "with REVDIST_TRACEBACK=1 in the environment it shows where.",
-                file=sys.stderr,
-            )
-            return 1
+        except (Exception, KeyboardInterrupt) as error:
+            # Of an interrupt in the midst of an import, libraries make errors of their own.
+            if struck or isinstance(error, KeyboardInterrupt):
+                start = "\n" if sys.stderr.isatty() else ""  # after ^C and the bar
+                kept = as_options(" ".join(getattr(error, "__notes__", [])))
+                what, code = ENDS[struck[0] if struck else signal.SIGINT]
+                say(f"{start}{command}: {what}. {kept}".rstrip(), file=sys.stderr)
+                return code
+            return _fault(command, error)
     return 0
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came: what clears up after Ctrl-C does so here too."""
+def _fault(command, error):
+    """Say what went wrong, and return the code."""
+    if isinstance(error, BrokenPipeError):  # who read the output has gone
+        _drop_output()
+        return 141
+    if os.environ.get("REVDIST_TRACEBACK"):
+        raise error
+    if isinstance(error, AT_FAULT):
+        say(f"{command}: {said_of(error)}", file=sys.stderr)
+        return 2
+    say(
+        f"{command}: {type(error).__name__}: {said_of(error)} This is a fault of revdist; "
+        "with REVDIST_TRACEBACK=1 in the environment it shows where.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 @contextmanager
-def _terminable():
-    """Make of SIGTERM and SIGHUP an exception of the main thread, as Python does of SIGINT."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _interruptible():
+    """Make an exception of SIGINT, SIGTERM and SIGHUP: what clears up after Ctrl-C does so then.
 
-    def terminate(*_):
-        raise _Terminated
+    Yields a list, which holds the signals that came.
+    """
+    struck = []
 
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    # Of nohup, a hang-up is to be ignored.
-    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, terminate)
+    def interrupt(number, frame):
+        struck.append(number)
+        raise KeyboardInterrupt
+
+    before = handle(interrupt)
     try:
-        yield
+        yield struck
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        handle(before)
 
 
 def _drop_output():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import ESMFeaturizer, Moments, ReverseDistiller
+from .._checkpoint import partial_sums_beside
 from .._corpus import corpus_fingerprint
 from .._provenance import check_models
 from ..base._files import make_folder
@@ -174,6 +175,8 @@ def telling_what_is_kept(path):
             kept = "Nothing is kept; with --cache-dir FOLDER the same command would go on from it."
         elif Path(path).exists():
             kept = f"The pass so far is in {path}; the same command goes on from there."
+        elif partial_sums_beside(Path(path)):
+            kept = f"Partial sums are beside {path}; the same command goes on from them."
         else:
             kept = f"Nothing is in {path} yet."
         add_note(error, kept)

@@ -247,7 +247,9 @@ class Embeddings:
         rows = self._store.rows(first, last)
         if self.level == "protein":
             return rows
-        return np.split(rows, self._store.offsets[start + 1 : stop] - first) if stop > start else []
+        return (
+            np.split(rows, self._store.offsets[start + 1 : stop] - first) if stop > start else []
+        )
 
     def _several(self, positions):
         """Return proteins at positions; those that follow each other are read at once."""

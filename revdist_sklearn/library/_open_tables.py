@@ -31,7 +31,9 @@ class ParquetStore(Store):
 
         schema, told_of = self._file.schema_arrow, self._file.metadata
         facts = parsed_facts((schema.metadata or {}).get(KEY.encode()), path)
-        texts = [f.name for f in schema if types.is_string(f.type) or types.is_large_string(f.type)]
+        texts = [
+            f.name for f in schema if types.is_string(f.type) or types.is_large_string(f.type)
+        ]
         self._name = "name" if "name" in texts else texts[0] if len(texts) == 1 else None
         if self._name is None:
             raise foreign(path, "it has no column 'name' of texts")

@@ -19,6 +19,7 @@ from ..base._damage import (
     integer,
     integers,
     one_of,
+    read_text,
     strings,
 )
 from ..base._files import make_folder, replace_file
@@ -76,8 +77,8 @@ def check_folder(folder):
 
 def _is_of_a_model(path):
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        written = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(written, dict) and "stages" not in written and "model_type" in written
 
@@ -228,7 +229,7 @@ def _check_there(folder, name):
 def _config_of_old(folder, metadata):
     """Return the header of formats 1 and 2, a file of its own."""
     _check_there(folder, CONFIG)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = json.loads(read_text(folder / CONFIG))
     number = check_format(config["format"], DISTILLER, str(folder))
     if number >= DIGEST_SINCE:
         raise ValueError(f"its {WEIGHTS} lacks the header")

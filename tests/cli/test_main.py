@@ -13,7 +13,6 @@ import pytest
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, fit_on_corpus
 from revdist_sklearn._corpus import piece_moments
-from revdist_sklearn.cli._cache import _size
 from revdist_sklearn.cli._main import COMMANDS, _parser, main
 from revdist_sklearn.cli._messages import as_options
 from revdist_sklearn.cli._options import featurizer_of
@@ -134,9 +133,19 @@ def test_module_runs():
 
 
 def test_import_does_not_import_torch():
-    code = "import sys, revdist_sklearn; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys; from revdist_sklearn import *; "
+    code += "print(ESMFeaturizer and {'torch', 'transformers'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_the_package_brings_nothing_before_it_is_asked():
+    """So that the shell can see to signals first."""
+    code = (
+        "import sys, revdist_sklearn.cli._start; print(len({'numpy', 'sklearn'} & {*sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "0\n"
 
 
 # Options
@@ -472,14 +481,6 @@ def test_warnings_are_lines_without_a_place_in_the_code(corpus, tmp_path):
     assert run.returncode == 0
     [line] = run.stderr.splitlines()
     assert line.startswith("revdist: warning: A corpus of 8 distinct proteins says little")
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1536, "1.5 kB"), (2.5e6, "2.5 MB"), (865e6, "865.0 MB")],
-)
-def test_sizes_are_written_as_people_do(size, text):
-    assert _size(int(size)) == text
 
 
 @pytest.mark.parametrize("folder", ["", "file"])

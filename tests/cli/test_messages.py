@@ -7,7 +7,8 @@ import pytest
 import revdist_sklearn.cli
 from revdist_sklearn.base._text import visible
 from revdist_sklearn.cli._main import main
-from revdist_sklearn.cli._messages import add_note, as_options, note, said_of, warnings_as_notes
+from revdist_sklearn.base._notes import add_note
+from revdist_sklearn.cli._messages import as_options, note, said_of, warnings_as_notes
 
 EVIL = "\x1b]0;evil\x07a\rb\u202ec\x85d\x9b31m"
 HARMLESS = r"\x1b]0;evil\x07a\rb\u202ec\x85d\x9b31m"

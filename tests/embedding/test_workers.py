@@ -9,6 +9,8 @@ import pytest
 
 from revdist_sklearn.embedding import _workers
 from revdist_sklearn.embedding._workers import (
+    WAVE,
+    as_they_come,
     in_order,
     in_worker,
     is_worker_death,
@@ -44,8 +46,15 @@ def test_tasks_are_taken_as_results_are_asked_for():
 
     results = in_order(slow_first, tasks(), 2)
     next(results)
-    assert len(taken) <= 8
+    assert len(taken) <= 2 * WAVE
     results.close()
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_results_come_as_they_are_done(n_jobs):
+    results = [i for i, _ in as_they_come(slow_first, ((i,) for i in range(9)), n_jobs)]
+    assert sorted(results) == list(range(9))
+    assert (results[0] != 0) == (n_jobs == 2)  # nothing waits for the slow one
 
 
 def test_a_dead_worker_is_told_from_other_errors():

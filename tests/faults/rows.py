@@ -4,7 +4,10 @@ An outcome is good where it is one of :data:`GOOD`; any other says what was foun
 """
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +21,7 @@ SAME = "same result"
 WENT_ON = "same result, gone on from what was kept"
 TYPED = "typed error, then the same result"
 GOOD = {SAME, WENT_ON, TYPED}
+ONE_LINE = "one line"
 
 LOAD = "revdist_sklearn.models._loading.load"
 BATCH = "revdist_sklearn.models._encoder.Encoder.__call__"
@@ -99,6 +103,28 @@ def _struck(child, seconds):
     time.sleep(seconds)
     child.kill()
     return child.wait()
+
+
+def struck_at_start(inputs, folder, number, n, n_jobs=1, seed=0):
+    """Send a signal to `revdist embed` and its workers at random moments of its start.
+
+    Returns
+    -------
+    outcomes : Counter
+        Of ``ONE_LINE``, or what it wrote instead.
+    """
+    outcomes: Counter = Counter()
+    words = [sys.executable, "-m", "revdist_sklearn", "embed", "--n-jobs", str(n_jobs)]
+    words += ["--fasta", str(inputs / "proteins.fasta"), "--output", str(folder / "z.npz")]
+    for seconds in np.random.default_rng(seed).uniform(0.2, 2, size=n):
+        child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        time.sleep(seconds)  # at first, Python itself starts
+        os.killpg(child.pid, number)
+        text = child.communicate(timeout=60)[1]
+        line = text.startswith("revdist embed: ") and len(text.splitlines()) == 1
+        good = child.returncode == 128 + number and line
+        outcomes[ONE_LINE if good else f"{child.returncode}: {text[-300:]}"] += 1
+    return outcomes
 
 
 def kill_fit(nursery, folder, n):

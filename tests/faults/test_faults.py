@@ -6,6 +6,7 @@
 import os
 import signal
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import rows
 from nursery import Nursery
 
 from revdist_sklearn import Moments
+from revdist_sklearn.cli._main import COMMANDS, main
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 on_linux = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
@@ -123,6 +125,38 @@ def test_a_signal_ends_the_shell_with_one_line(number, phase, struck):
     assert end.code == 128 + number
     *_, last = end.text.splitlines()
     assert "Traceback" not in end.text and last.startswith(f"revdist {PHASES[phase][0]}: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_shell_with_one_line_while_it_starts(number, n_jobs, inputs, tmp_path):
+    """To all processes of the shell, as Ctrl-C is."""
+    assert set(rows.struck_at_start(inputs, tmp_path, number, 4, n_jobs)) == {rows.ONE_LINE}
+
+
+@pytest.mark.slow
+def test_workers_that_are_up_say_nothing_of_an_interrupt(nursery, inputs, tmp_path):
+    words = "embed", inputs, tmp_path / "cache", tmp_path / "z.npz", 2
+    child = nursery.start(*words)
+    while not (n_rows := rows.cached_rows(tmp_path / "cache")) and child.runs():
+        time.sleep(0.05)
+    child.kill(signal.SIGINT, group=True)
+    end = child.wait()
+    assert n_rows < 96 and end.code == 130 and "Traceback" not in end.text, end.text
+    assert end.text.splitlines()[-1].startswith("revdist embed: Interrupted")
+
+
+def test_an_interrupt_that_an_import_turns_into_an_error_is_one(monkeypatch, capsys):
+    def run(arguments):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise ImportError("numpy.core failed to import") from error
+
+    monkeypatch.setattr(COMMANDS["cache"], "run", run)
+    assert main(["cache", "info", "x"]) == 143
+    assert capsys.readouterr().err == "revdist cache: Terminated.\n"
 
 
 @pytest.mark.parametrize("number", SIGNALS)
