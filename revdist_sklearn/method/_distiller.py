@@ -473,7 +473,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         ``largest`` and ``root_mean_square`` are of the differences between their columns of
         the embedding, in units of each column's spread; ``explained`` is the largest
         difference between the shares of a model's variance that ``inverse_transform`` of its
-        prefix explains; ``stages`` has the same stage by stage. A chain without covariance
+        prefix explains; ``stages`` has the same stage by stage. A warning says where columns
+        move by more than 0.05, or shares by more than 0.01. A chain without covariance
         (published scalers) is measured on independent columns of unit variance.
 
         See Also
