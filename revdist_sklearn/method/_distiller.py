@@ -452,7 +452,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         dtype : {"float64", "float32", "float16", "bfloat16"}, default="float64"
             Type in which its matrices are kept: half, or a quarter, of the bytes. Means and
             variances stay in float64, and so do the sums of a distiller that is read again.
-            Those in less than float64 are of a format that versions before 0.2 do not read.
+            Those in less than float64 are of format 4, which older versions do not read.
 
         Raises
         ------
