@@ -416,7 +416,7 @@ def _labels(proteins):
     if held.dtype.kind in "fcmM":
         missing = held != held
     elif held.dtype.kind == "O":
-        missing.flat = [_is_missing(label) for label in held.flat]
+        missing = np.array([_is_missing(label) for label in held.flat], dtype=bool)
     if missing.any():
         worst = int(np.argmax(missing))
         what = str(held.flat[worst]).replace("nan", "NaN")
