@@ -413,6 +413,19 @@ def test_evaluate_with_a_distiller_says_where_its_baselines_come_from(
     assert figures["baselines"].startswith(str(corpus))
 
 
+def test_evaluate_warns_of_few_proteins(corpus, distiller, table, tmp_path, monkeypatch):
+    """Before the pass over them, and where their moments are found in a cache."""
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    arguments = commands(corpus, table, tmp_path / "z")["evaluate"]
+    arguments += ["--fasta", str(corpus), "--distiller", str(distiller)]
+    monkeypatch.setattr("revdist_sklearn.cli._evaluate.corpus_moments", stop)
+    with pytest.warns(UserWarning, match="A corpus of 8 distinct proteins says little"):
+        assert main(arguments) == 130
+
+
 def test_evaluate_of_several_mutations_has_no_folds_by_position(
     corpus, distiller, table, tmp_path, capsys
 ):
