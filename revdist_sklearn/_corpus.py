@@ -64,8 +64,7 @@ def corpus_moments(
         number of proteins.
 
     precision : {"float32", "float64"}, default=None
-        Precision of the products, as in ``Moments``; None takes that of the embeddings,
-        float32.
+        Precision of the products, as in ``Moments``; None is float64.
 
     n_jobs : int, default=None
         Number of workers, as in joblib: None is 1 unless in a

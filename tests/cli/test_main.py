@@ -420,6 +420,19 @@ def test_evaluate_with_a_distiller_says_where_its_baselines_come_from(
     assert figures["baselines"].startswith(str(corpus))
 
 
+def test_evaluate_warns_of_few_proteins(corpus, distiller, table, tmp_path, monkeypatch):
+    """Before the pass over them, and where their moments are found in a cache."""
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    arguments = commands(corpus, table, tmp_path / "z")["evaluate"]
+    arguments += ["--fasta", str(corpus), "--distiller", str(distiller)]
+    monkeypatch.setattr("revdist_sklearn.cli._evaluate.corpus_moments", stop)
+    with pytest.warns(UserWarning, match="A corpus of 8 distinct proteins says little"):
+        assert main(arguments) == 130
+
+
 def test_evaluate_of_several_mutations_has_no_folds_by_position(
     corpus, distiller, table, tmp_path, capsys
 ):
@@ -506,6 +519,49 @@ def test_a_penalty_without_ridge_is_told(corpus, tmp_path, no_work, capsys):
     arguments = commands(corpus, None, tmp_path / "z")["fit"]
     assert main([*arguments, "--alpha", "3"]) == 2
     assert "--alpha has no part in --regressor ols" in capsys.readouterr().err
+
+
+OUT_OF_RANGE = [
+    *[(c, "--max-length", v) for c in ("fit", "embed", "evaluate") for v in ("0", "-3")],
+    *[(c, "--n-jobs", "0") for c in ("fit", "embed", "evaluate")],
+    *[("embed", "--n-components", v) for v in ("0", "-2", "65")],
+    *[("fit", "--alpha", v) for v in ("-1", "nan")],
+    *[(c, "--device", "nowhere") for c in ("fit", "embed", "evaluate")],
+    *[(c, "--models", "esm2-nano:7") for c in ("fit", "embed", "evaluate")],
+    *[(c, "--cache-dir", "") for c in ("fit", "embed", "evaluate")],
+    ("fit", "--checkpoint", ""),
+    ("embed", "--distiller", "nowhere"),
+    ("evaluate", "--mutation-column", "x"),
+    ("evaluate", "--sequence-column", "x"),
+]
+
+
+@pytest.mark.parametrize(("command", "option", "value"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_told_in_words_of_the_shell(
+    corpus, distiller, table, tmp_path, capsys, command, option, value
+):
+    arguments = commands(corpus, table, tmp_path / "z")[command]
+    arguments += ["--distiller", str(distiller)] if command == "evaluate" else []
+    arguments += ["--regressor", "ridge"] if option == "--alpha" else []
+    assert main([*arguments, option, value]) == 2
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"revdist {command}: ")
+    assert option in said or repr(value) in said or f"'{value.rpartition(':')[2]}'" in said
+    name = option[2:].replace("-", "_")
+    python = "parameter of|fit_on_corpus|load_uniprot|Moments|Parallel|ReverseDistiller|Featurizer"
+    assert not re.search(rf"{python}|range \[|None|'{name}'|{name}=", said), said
+
+
+def test_warnings_name_nothing_of_python(tmp_path):
+    """Of few proteins, of few rows, and of a model that adds nothing."""
+    (tmp_path / "p.fasta").write_text(">a\nMKTAYIAKQR\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert main(commands(tmp_path / "p.fasta", None, tmp_path / "z")["fit"]) == 0
+    said = [as_options(one.message) for one in caught]
+    assert len(said) == 3 and "what is taken without --fasta" in said[0]
+    python = "fit_on_corpus|load_uniprot|Moments|ReverseDistiller"
+    assert not re.search(python, " ".join(said))
 
 
 def test_a_cache_is_cleared_of_what_is_its_own(tmp_path, capsys):
