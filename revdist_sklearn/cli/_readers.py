@@ -184,7 +184,7 @@ def read_measurements(path, sequence_column, target_column, mutation_column=None
 def _read_table(path):
     """Return the header, the rows, and the line in which each row ends."""
     rows, lines = [], []
-    with _open(path, "table") as text:
+    with _open(path, "table") as text, _long_cells():
         reader = csv.reader(text)
         try:
             header = [name.strip() for name in next(reader, [])]
@@ -204,9 +204,20 @@ def _read_table(path):
         raise ValueError(
             f"{path}: {len(odd)} of {len(rows)} rows have not the {len(header)} fields of the "
             f"header (line {lines[first]} has {len(rows[first])}): lines "
-            f"{listed(str(lines[i]) for i in odd)}. Is a comma within a field not quoted?"
+            f"{listed(str(lines[i]) for i in odd)}. Is a comma within a field not quoted, or a "
+            "quote missing?"
         )
     return header, rows, lines
+
+
+@contextmanager
+def _long_cells():
+    """Let a cell be as long as a protein may be; the limit is one of the whole process."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _separator_hint(header):
