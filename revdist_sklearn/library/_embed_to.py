@@ -220,7 +220,7 @@ def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
     for line in job.announcement(totals):
         tell(line)
     shards = ShardFolder(job.folder, job.facts, input=known)
-    if job.ending and known and _written_from(job.output) == (shards.identity, known):
+    if job.ending and known and _written_from(job) == (shards.identity, known):
         tell(f"{job.output} is finished: there is nothing left to do.")
         return _report(job, totals)
     is_new = _begin(job, shards)
@@ -408,10 +408,10 @@ def _records(sequences):
     return records_of(sequences)
 
 
-def _written_from(path):
-    """Return from what a file was written, None where that cannot be told."""
+def _written_from(job):
+    """Return from what the output was written, None where that cannot be told."""
     try:
-        return written_from(path)
+        return written_from(job.output, job.layout)
     except (OSError, ValueError):
         return None
 

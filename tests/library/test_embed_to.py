@@ -364,6 +364,15 @@ def test_a_single_file_takes_the_place_of_the_old_one_when_it_is_whole(
         assert file["names"].tolist() == [name for name, _ in proteins[:5]]
 
 
+def test_another_layout_is_another_file(tmp_path, proteins):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "z.h5"
+    for layout, is_keyed in ((None, True), ("matrix", False), ("matrix", False), (None, True)):
+        embed_to(path, EMB, proteins[:4], layout=layout)
+        with h5py.File(path) as file:
+            assert (proteins[0][0] in file) == is_keyed
+
+
 def test_shards_of_a_call_with_other_settings_are_not_thrown_away(tmp_path, proteins, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
