@@ -11,7 +11,9 @@ NAMES = [
 ]
 
 
-def make_folder(path, *, level="protein", dtype="float32", names=None, n_columns=5, size=7, seed=0):
+def make_folder(
+    path, *, level="protein", dtype="float32", names=None, n_columns=5, size=7, seed=0
+):
     """Return a finished folder of shards, and the rows, counts and lengths of its proteins."""
     rng = np.random.default_rng(seed)
     names = NAMES if names is None else names
