@@ -3,18 +3,19 @@
 import hashlib
 import json
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 from joblib import effective_n_jobs
-from tqdm.auto import tqdm
 
 from . import __version__
 from ._provenance import members_of
 from .base._damage import DamagedFileError, damage_is_told, integer
 from .base._formats import CHECKPOINT, check_format
 from .base._identity import digest
+from .base._progress import progress_bar
+from .base._signals import ending_in_order
 from .base._threads import one_thread_of_blas
 from .base._torch import free_memory, is_out_of_memory
 from .base._warnings import warn
@@ -78,7 +79,9 @@ def corpus_moments(
 
     checkpoint : path-like, default=None
         File that keeps the moments so far: written every minute and when a fault ends the
-        call, and read at the next call with the same input, which goes on from there.
+        call, Ctrl-C and SIGTERM included, and read at the next call with the same input,
+        which goes on from there. SIGTERM so ends the process a moment later; handlers of
+        your own stay in place.
 
     verbose : int or bool, default=None
         As in :class:`ESMFeaturizer`: 0 is silent, 1 shows a bar, in residues. None takes that
@@ -133,9 +136,10 @@ def corpus_moments(
     store = _Checkpoint(checkpoint, plan, sequences, weighting, empty, len(pieces))
     moments, done = store.load()
 
-    with tqdm(
-        total=sum(map(len, sequences)), unit="residue", unit_scale=True, disable=not verbose
-    ) as bar:
+    with (
+        nullcontext() if checkpoint is None else ending_in_order(),
+        progress_bar(sum(map(len, sequences)), verbose) as bar,
+    ):
         bar.update(sum(len(s) for start, stop in pieces[:done] for s in sequences[start:stop]))
         tasks = (
             (featurizer, sequences[start:stop], start, weighting, precision, marks)

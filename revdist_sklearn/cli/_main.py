@@ -4,10 +4,10 @@ import argparse
 import os
 import signal
 import sys
-import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from .. import __version__
+from ..base._signals import SIGHUP, SIGTERM, Terminated, as_exceptions
 from . import _cache, _demo, _embed, _evaluate, _fit
 from ._messages import as_options, said_of, warnings_as_notes
 
@@ -50,7 +50,7 @@ def main(argv=None):
         except KeyboardInterrupt as error:
             start = "\n" if sys.stderr.isatty() else ""  # after ^C and the bar
             kept = as_options(" ".join(getattr(error, "__notes__", [])))
-            what, code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
+            what, code = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
             print(f"{start}{command}: {what}. {kept}".rstrip(), file=sys.stderr)
             return code
         except BrokenPipeError:  # who read the output has gone
@@ -73,30 +73,10 @@ def main(argv=None):
     return 0
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came: what clears up after Ctrl-C does so here too."""
-
-
-@contextmanager
 def _terminable():
     """Make of SIGTERM and SIGHUP an exception of the main thread, as Python does of SIGINT."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(*_):
-        raise _Terminated
-
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     # Of nohup, a hang-up is to be ignored.
-    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, terminate)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return as_exceptions([SIGTERM, SIGHUP], lambda handler: handler != signal.SIG_IGN)
 
 
 def _drop_output():
