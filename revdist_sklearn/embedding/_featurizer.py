@@ -349,7 +349,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             If a model is neither on disk nor to be had.
 
         MemoryError
-            If one protein alone does not fit into the device's memory.
+            If a model, or one protein alone, does not fit into the device's memory.
 
         RuntimeError
             If a worker died, or the files of a model change meanwhile.
