@@ -237,8 +237,10 @@ def _opened(path):
 
 def _first_name(file):
     """Return one name of a file that may have millions, None where it is empty."""
+    import h5py
+
     root = file["/"]
-    name = root.id.links.iterate(lambda name: name)  # ends at what is not None
+    name = h5py.h5g.iterate(root.id, lambda name: name)  # ends at what is not None
     return None if name is None else name.decode("utf-8", "surrogateescape")
 
 

@@ -31,7 +31,13 @@ from revdist_sklearn.library._write_tables import positions
 
 DTYPES = ["float32", "float16"]
 LEVELS = ["protein", "residue"]
-FILES = [(ending, layout) for ending, form in ENDINGS.items() for layout in form.write]
+# .hdf5 is .h5 by another name.
+FILES = [
+    (ending, layout)
+    for ending, form in ENDINGS.items()
+    if ending != ".hdf5"
+    for layout in form.write
+]
 LIBRARIES = {".parquet": "pyarrow", ".h5": "h5py", ".hdf5": "h5py", ".h5ad": "h5py"}
 
 

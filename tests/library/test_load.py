@@ -23,8 +23,12 @@ from revdist_sklearn.library._open_tables import record_offsets
 from revdist_sklearn.library._shards import read_head
 
 LEVELS = ["protein", "residue"]
+# .hdf5 is .h5 by another name.
 PLACES = [("", None)] + [
-    (ending, layout) for ending, form in ENDINGS.items() for layout in form.write
+    (ending, layout)
+    for ending, form in ENDINGS.items()
+    if ending != ".hdf5"
+    for layout in form.write
 ]
 LIBRARIES = {".parquet": "pyarrow", ".h5": "h5py", ".hdf5": "h5py", ".h5ad": "h5py"}
 each_place = pytest.mark.parametrize("ending, layout", PLACES)
@@ -152,6 +156,12 @@ def test_what_is_asked_wrongly_is_told(tmp_path, ending, layout):
         with pytest.raises(ValueError, match="is closed"):
             use(emb)
     assert "closed" in repr(emb)
+
+
+def test_hdf5_is_h5_by_another_name(tmp_path):
+    path, rows, *_ = written(tmp_path, ".hdf5", "matrix")
+    with load_embeddings(path) as emb:
+        assert_array_equal(emb.to_numpy(), rows)
 
 
 def test_paths_that_hold_none(tmp_path):
