@@ -18,6 +18,7 @@ from ..base._hub import (
     one_of,
     quiet,
 )
+from ..base._imports import IMPORTS
 from ..base._secrets import check_token_name
 from ._architectures import ARCHITECTURES, GENERIC
 from ._checkpoint import WEIGHT_FILES, fetch_config, fetch_files, weight_files
@@ -283,9 +284,9 @@ def _configured(member):
     member = replace(member, model_type=str(written.get("model_type") or ""))
     _check_known(member, written)
     # Older versions write only what differs from the defaults: transformers knows those.
-    from transformers import AutoConfig
+    with quiet(), IMPORTS:
+        from transformers import AutoConfig
 
-    with quiet():
         config = AutoConfig.from_pretrained(str(Path(path).parent), **member.code_options)
     if member.model_type not in ARCHITECTURES and getattr(config, "is_encoder_decoder", False):
         raise ValueError(
@@ -305,11 +306,12 @@ def _configured(member):
 
 def _check_known(member, written):
     """Raise unless transformers, or code that may run, has a class for the model."""
-    import transformers
-
     name, model_type = member.source, member.model_type
-    if model_type in transformers.CONFIG_MAPPING:
-        return
+    with IMPORTS:
+        import transformers
+
+        if model_type in transformers.CONFIG_MAPPING:
+            return
     if "auto_map" not in written:
         raise ValueError(
             f"Model {name!r} has the architecture {model_type!r} (model_type in its "

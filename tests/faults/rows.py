@@ -4,12 +4,16 @@ An outcome is good where it is one of :data:`GOOD`; any other says what was foun
 """
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from nursery import ROOT
 
 from revdist_sklearn import Moments, ReverseDistiller
 from revdist_sklearn.embedding._cache import EmbeddingCache, cache_info
@@ -233,6 +237,24 @@ def forks(nursery, n, n_threads):
         ends = json.loads(end.text.splitlines()[-1])
         outcomes[SAME] += ends.pop("same")
         outcomes.update({f"{key} when it {what}": v for key, v in ends.items() if v})
+    return outcomes
+
+
+def cold_forks(n):
+    """Fork while threads embed for the first time, in a process that has imported nothing."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = f"import tasks; tasks.fork_cold({n})"
+    run = subprocess.run(
+        [sys.executable, "-c", command], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    ends = json.loads(run.stdout.splitlines()[-1])
+    outcomes = Counter({SAME: ends.pop("same")})
+    outcomes.update({f"{key} in the cold": v for key, v in ends.items() if v})
     return outcomes
 
 
