@@ -1,17 +1,13 @@
-"""A bar over residues, and none of tqdm's locks where it is not shown."""
+"""A bar over residues, where it is shown; no bar of tqdm where it is not."""
 
 import os
-import threading
 
 from tqdm.auto import tqdm
+from tqdm.std import TqdmDefaultWriteLock
 
 
 class NoBar:
-    """A bar that shows nothing.
-
-    One of tqdm's that is disabled waits for a lock of the process, which a forked process may
-    have from a thread that it does not have.
-    """
+    """A bar that shows nothing; one of tqdm's that is disabled takes its lock all the same."""
 
     def __enter__(self):
         return self
@@ -47,15 +43,9 @@ def progress_bar(total, shown):
     return tqdm(total=total, unit="residue", unit_scale=True)
 
 
-def _free_lock():
-    """Take a lock of our own for bars in a forked process, where a thread has held theirs."""
-    lock = tqdm.get_lock()
-    for part in getattr(lock, "locks", [lock]):
-        if not part.acquire(False):
-            tqdm.set_lock(threading.RLock())
-            return
-        part.release()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_free_lock)
+# The lock that all bars of a process share: a fork waits until no thread moves one.
+_LOCK = getattr(TqdmDefaultWriteLock, "th_lock", None)
+if hasattr(os, "register_at_fork") and _LOCK is not None:  # no fork on Windows
+    os.register_at_fork(
+        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release
+    )

@@ -45,7 +45,10 @@ def as_exceptions(numbers, replaced):
     before = {
         number: handler
         for number in numbers
-        if number is not None and replaced(handler := signal.getsignal(number))
+        if number is not None
+        # None is one that was not set by Python, and cannot be put back.
+        and (handler := signal.getsignal(number)) is not None
+        and replaced(handler)
     }
     for number in before:
         signal.signal(number, terminate)

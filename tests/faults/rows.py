@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from nursery import ROOT
 
 import revdist_sklearn
 from revdist_sklearn import Moments, ReverseDistiller
@@ -410,6 +411,24 @@ def forks(nursery, n, n_threads):
         ends = json.loads(end.text.splitlines()[-1])
         outcomes[SAME] += ends.pop("same")
         outcomes.update({f"{key} when it {what}": v for key, v in ends.items() if v})
+    return outcomes
+
+
+def cold_forks(n):
+    """Fork while threads embed for the first time, in a process that has imported nothing."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = f"import tasks; tasks.fork_cold({n})"
+    run = subprocess.run(
+        [sys.executable, "-c", command], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    ends = json.loads(run.stdout.splitlines()[-1])
+    outcomes = Counter({SAME: ends.pop("same")})
+    outcomes.update({f"{key} in the cold": v for key, v in ends.items() if v})
     return outcomes
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -240,6 +241,69 @@ def fork_beside(what, n_children, n_threads):
     if what != "rests":
         worker.join()
     print(json.dumps(ends))
+
+
+def fork_cold(n_children):
+    """Embed in children, forked while two threads import torch and load for the first time.
+
+    Prints as ``fork_beside``. Of a process of its own, which has imported nothing yet.
+    """
+    assert "torch" not in sys.modules
+    featurizer, rows = ESMFeaturizer(MODELS), {}
+    threads = [
+        threading.Thread(target=lambda i=i: rows.update({i: featurizer.transform(PROTEINS[:3])}))
+        for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    children = {}
+    for i in range(n_children):
+        time.sleep(0.3)
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                rows = featurizer.transform(PROTEINS[:3])
+                code = 0 if rows.shape == (3, 96) and np.isfinite(rows).all() else 2
+            finally:
+                os._exit(code)
+        children[pid] = i
+    for thread in threads:
+        thread.join()
+    ends = {"same": 0, "hangs": 0, "other": 0}
+    end = time.monotonic() + 40
+    for pid in children:
+        while not (found := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < end:
+            time.sleep(0.01)
+        if not found[0]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        ends["hangs" if not found[0] else "other" if found[1] else "same"] += 1
+    print(json.dumps(ends))
+
+
+def fork_in_a_bar():
+    """Embed in a child, forked while another thread moves a bar of tqdm."""
+    from tqdm.std import TqdmDefaultWriteLock
+
+    held, leave = threading.Event(), threading.Event()
+
+    def move():
+        with TqdmDefaultWriteLock.th_lock:
+            held.set()
+            leave.wait(1)
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        ESMFeaturizer(MODELS, verbose=1).transform(PROTEINS[:1])
+        os._exit(0)
+    leave.set()
+    thread.join()
+    return int(os.waitpid(pid, 0)[1] != 0)
 
 
 def many_calls(n_calls, cache=""):

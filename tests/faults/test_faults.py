@@ -235,6 +235,16 @@ def test_forks_beside_threads_do_not_hang(n_threads, nursery):
     assert rows.forks(nursery, 4, n_threads) == {rows.SAME: 16}
 
 
+@pytest.mark.slow
+def test_forks_beside_the_first_imports_and_loads_do_not_hang():
+    assert rows.cold_forks(6) == {rows.SAME: 6}
+
+
+def test_a_fork_waits_for_a_bar(nursery):
+    end = nursery.run("fork_in_a_bar")
+    assert end.code == 0, end.text
+
+
 def test_eight_processes_on_one_cache(nursery, inputs, expected, tmp_path):
     outcomes = rows.many_on_one_cache(nursery, tmp_path, 8, inputs, expected["embed"])
     assert outcomes == {rows.SAME: 8}
