@@ -321,6 +321,7 @@ def test_unfinished_and_empty_folders_are_errors(tmp_path):
         assemble(folder, tmp_path / "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending, layout", FILES)
 def test_ten_thousand_columns(tmp_path, ending, layout):
     folder, rows, *_ = make_folder(tmp_path / "folder", names=["P1", "P2"], n_columns=10_400)

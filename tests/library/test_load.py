@@ -266,6 +266,7 @@ def test_names_of_a_shard_are_checked_without_its_rows(tmp_path, monkeypatch):
 # Memory
 
 
+@pytest.mark.slow
 @each_place
 def test_opening_and_taking_one_reads_little(tmp_path, ending, layout):
     """Bytes that the process reads, by /proc: of 6 MB, some hundred thousand."""
