@@ -93,6 +93,7 @@ class Checkpoint:
         if self.path is None:
             return self.empty, set()
         moments, done = self.empty, set()
+        self._remove(signs_beside(self.path))  # of a call that was killed, whose workers may live
         if self.path.exists():
             moments, done = self._read(self.path, f"The checkpoint {self.path}", self._way_out())
         for path in partial_sums_beside(self.path):
@@ -145,6 +146,8 @@ class Checkpoint:
         if last:
             try:
                 self._write(moments, done)
+                # Also those that a worker has written twice, when Dask took it for dead.
+                self._remove(partial_sums_beside(self.path))
             except OSError as error:  # the moments are whole, and not lost for it
                 warn(str(error))
         elif time.monotonic() - self.saved_at >= self.seconds:
@@ -195,7 +198,6 @@ class Checkpoint:
             yield None
             return
         path = Path(os.path.abspath(self.path))
-        self._remove(path.parent.glob(f".{escape(path.name)}.*{SIGN}"))
         sign = path.with_name(f".{path.name}.{uuid.uuid4().hex}{SIGN}")
         with suppress(OSError):  # where that fails nothing can be kept
             sign.touch()
@@ -286,6 +288,11 @@ class PartialSums:
 def partial_sums_beside(path):
     """Return the files of partial sums beside a checkpoint, sorted."""
     return sorted(path.parent.glob(f"{escape(path.name)}.[0-9]*{ENDING}"))
+
+
+def signs_beside(path):
+    """Return what stands beside a checkpoint as long as its call goes on."""
+    return list(path.parent.glob(f".{escape(path.name)}.*{SIGN}"))
 
 
 def facts_of(fingerprint, pieces, *, any_pieces=False):

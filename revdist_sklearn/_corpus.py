@@ -6,12 +6,13 @@ from contextlib import nullcontext
 
 import numpy as np
 from joblib import effective_n_jobs
-from tqdm.auto import tqdm
 
 from . import __version__
 from ._checkpoint import FINGERPRINTS, Checkpoint, digest_of, partial_sums_beside
 from ._provenance import members_of
 from .base._formats import CHECKPOINT
+from .base._progress import progress_bar
+from .base._signals import ending_in_order
 from .base._threads import one_thread_of_blas
 from .base._torch import free_memory, is_out_of_memory
 from .base._warnings import warn
@@ -64,8 +65,7 @@ def corpus_moments(
         number of proteins.
 
     precision : {"float32", "float64"}, default=None
-        Precision of the products, as in ``Moments``; None takes that of the embeddings,
-        float32.
+        Precision of the products, as in ``Moments``; None is float64.
 
     n_jobs : int, default=None
         Number of workers, as in joblib: None is 1 unless in a
@@ -78,7 +78,9 @@ def corpus_moments(
 
     checkpoint : path-like, default=None
         File that keeps the moments so far: written every minute and when a fault ends the
-        call, and read at the next call with the same input, which goes on from there.
+        call, Ctrl-C and SIGTERM included, and read at the next call with the same input,
+        which goes on from there. SIGTERM so ends the process a moment later; handlers of
+        your own stay in place.
 
     verbose : int or bool, default=None
         As in :class:`ESMFeaturizer`: 0 is silent, 1 shows a bar, in residues. None takes that
@@ -143,7 +145,8 @@ def corpus_moments(
     alone = effective_n_jobs(n_jobs) == 1
 
     with (
-        tqdm(total=sum(sizes), unit="residue", unit_scale=True, disable=not verbose) as bar,
+        nullcontext() if checkpoint is None else ending_in_order(),
+        progress_bar(sum(sizes), verbose) as bar,
         nullcontext() if alone or not left else store.partial_sums() as partial,
     ):
         bar.update(sum(sizes[piece] for piece in done))

@@ -299,7 +299,8 @@ def is_told(folder):
         spaces, _ = cache_info(folder)
     except OSError as error:
         return str(folder) in str(error) or "pip install -U" in str(error)
-    return all(SPACE == {name: space[name] for name in SPACE} for space in spaces)
+    known = [space for space in spaces if "damaged" not in space]
+    return all(SPACE == {name: space[name] for name in SPACE} for space in known)
 
 
 def is_cleared(folder):

@@ -184,9 +184,7 @@ def test_naive_scalers_that_do_not_go_together(tmp_path):
         load_published_scalers([second])
     shutil.copy(first, tmp_path / first.name)
     shutil.copy(first, tmp_path / second.name)
-    with pytest.raises(
-        ValueError, match="a PCA of 19 columns to 11, which does not go on from 11"
-    ):
+    with pytest.raises(ValueError, match=r"of 19 columns to 11, .* go on from 11"):
         load_published_scalers(tmp_path)
     arrays = {"pca__components_": np.eye(5), "pca__mean_": np.zeros(5)}
     np.savez(tmp_path / first.name, **arrays)

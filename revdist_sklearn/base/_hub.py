@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ._imports import IMPORTS
 from ._secrets import secret_of, without
 
 
@@ -114,7 +115,8 @@ def one_of(names):
 
 @lru_cache(maxsize=64)
 def _file(repository, name):
-    from huggingface_hub import hf_hub_download
+    with IMPORTS:
+        from huggingface_hub import hf_hub_download
 
     with _asking(repository) as options, quiet():
         return Path(hf_hub_download(repository.id, name, **options))
@@ -122,7 +124,8 @@ def _file(repository, name):
 
 @lru_cache(maxsize=64)
 def _snapshot(repository, patterns, silent, or_else):
-    from huggingface_hub import snapshot_download
+    with IMPORTS:
+        from huggingface_hub import snapshot_download
 
     with _asking(repository) as options, quiet(silent):
         folder = Path(snapshot_download(repository.id, allow_patterns=list(patterns), **options))
@@ -145,7 +148,8 @@ NO_ROOM = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
 @contextmanager
 def _asking(repository):
     """Yield keywords for the hub; turn its errors into one that says how to get the files."""
-    from huggingface_hub import constants, errors, get_token
+    with IMPORTS:
+        from huggingface_hub import constants, errors, get_token
 
     source, revision, token = repository.id, repository.revision, repository.token
     local_files_only = repository.local_files_only
@@ -218,8 +222,9 @@ def quiet(silent=True):
     if not silent:
         yield
         return
-    from huggingface_hub import utils as hub
-    from transformers.utils import logging
+    with IMPORTS:
+        from huggingface_hub import utils as hub
+        from transformers.utils import logging
 
     with quiet_reports():
         bars = logging.is_progress_bar_enabled()
@@ -247,7 +252,8 @@ def quiet_reports():
     What matters of them at a load, as weights that are missing, is an error of this package;
     a head that is left out on purpose would be reported each time.
     """
-    from transformers.utils import logging
+    with IMPORTS:
+        from transformers.utils import logging
 
     with _QUIET:
         level = logging.get_verbosity()

@@ -36,6 +36,9 @@ def info(folder):
     if not spaces:
         say(f"No embeddings in {folder}.")
     for space in spaces:
+        if "damaged" in space:
+            print(f"Not known: {space['n_sequences']:,} sequences; {space['damaged']}")
+            continue
         # Of other origin than a featurizer it may tell less.
         facts = [str(space.get("dtype"))]
         facts += [f"{name} {space.get(name)}" for name in ("layer", "pooling")]

@@ -51,6 +51,8 @@ def run(arguments):
             "--checkpoint and --cache-dir keep the same thing, the pass over the corpus; give one "
             "of them."
         )
+    if arguments.checkpoint == "":
+        raise ValueError("--checkpoint '' is no file; name one.")
     if arguments.alpha is not None and arguments.regressor != "ridge":
         raise ValueError(
             f"--alpha has no part in --regressor {arguments.regressor}; leave it out, or "

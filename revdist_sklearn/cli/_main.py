@@ -4,13 +4,14 @@ import argparse
 import os
 import signal
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from .. import __version__
+from ..base._signals import as_exceptions
 from ..base._text import visible
 from . import _cache, _demo, _embed, _evaluate, _fit, _info
 from ._messages import as_options, said_of, say, warnings_as_notes
-from ._signals import ENDS, handle
+from ._signals import ENDS
 
 COMMANDS = {
     "demo": _demo,
@@ -46,7 +47,9 @@ def main(argv=None):
     # A table is not lost for a character that the terminal does not have.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with warnings_as_notes(), _interruptible() as struck:
+    # Of nohup, a hang-up is to be ignored, and Ctrl-C of what runs in the background.
+    signals = as_exceptions(ENDS, lambda handler: handler != signal.SIG_IGN)
+    with warnings_as_notes(), signals as struck:
         try:
             COMMANDS[arguments.command].run(arguments)
             sys.stdout.flush()
@@ -78,25 +81,6 @@ def _fault(command, error):
         file=sys.stderr,
     )
     return 1
-
-
-@contextmanager
-def _interruptible():
-    """Make an exception of SIGINT, SIGTERM and SIGHUP: what clears up after Ctrl-C does so then.
-
-    Yields a list, which holds the signals that came.
-    """
-    struck = []
-
-    def interrupt(number, frame):
-        struck.append(number)
-        raise KeyboardInterrupt
-
-    before = handle(interrupt)
-    try:
-        yield struck
-    finally:
-        handle(before)
 
 
 def _drop_output():

@@ -62,6 +62,8 @@ def add_models(parser):
 def featurizer_of(arguments):
     """Return the featurizer that the options of ``add_models`` name."""
     models = arguments.models
+    if arguments.n_jobs == 0:
+        raise ValueError("--n-jobs 0 embeds nothing; give 1 or more, or -1 for all processors.")
     if arguments.cache_dir is not None:
         check_folder("--cache-dir", arguments.cache_dir, writable=False)
     return ESMFeaturizer(

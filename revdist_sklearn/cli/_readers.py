@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._evaluation import position_offset
+from .._evaluation import other_wild_types, position_offset
 from ..base._unpack import CHUNK, UnpackedFile, file_name
 from ..embedding._sequences import listed, nucleotides
 from ..library._fasta import FastaReader
@@ -251,7 +251,7 @@ def _numbers(path, column, fields, lines):
 
 
 def _check_mutations(path, mutations, sequences, labels):
-    """Raise where names of mutations are not those of their sequences; tell of an offset."""
+    """Raise where mutations are not those of their sequences; tell of an offset and wild types."""
     offset, wrong = position_offset(mutations, sequences)
     if wrong:
         raise ValueError(
@@ -265,6 +265,13 @@ def _check_mutations(path, mutations, sequences, labels):
         note(
             f"Positions of mutations are {abs(offset)} {'above' if offset > 0 else 'below'} those "
             "in the sequences, in all rows: taken as counted from elsewhere."
+        )
+    if others := other_wild_types(mutations, sequences, offset):
+        note(
+            f"warning: {path}: {len(others)} of {len(mutations)} rows are named after another "
+            f"wild type than the rows have that are not mutated there: "
+            f"{listed(labels[i] for i in others)}. Positions and mutant residues fit; mend the "
+            "column if it is of another protein."
         )
 
 

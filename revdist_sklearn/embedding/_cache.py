@@ -508,7 +508,8 @@ def cache_info(folder):
     -------
     spaces : list of dict
         What the rows depend on, with ``n_sequences`` and ``n_bytes`` beside it, in the order
-        in which they came.
+        in which they came. Of one whose description is damaged there is ``damaged`` instead,
+        what is wrong with it, and ``n_bytes`` is None.
 
     size : int
         Bytes on disk; 0 where there is no cache.
@@ -523,7 +524,7 @@ def cache_info(folder):
         return [], 0
     try:
         rows, version = wait_for_lock(partial(_spaces_in, path), _cache_place.PATIENCE)
-        spaces = [(_described(text, number, version), n) for number, text, n in rows]
+        spaces = [_space_of(text, number, version, n) for number, text, n in rows]
     except ForeignDatabase as error:
         raise OSError(f"No cache in {folder}: {error}.") from error
     except (sqlite3.Error, ValueError) as error:
@@ -534,9 +535,16 @@ def cache_info(folder):
         raise OSError(
             f"The cache {path} cannot be read: {error}. Empty it: revdist cache clear {folder}"
         ) from error
-    return [
-        {**space, "n_sequences": n, "n_bytes": 4 * n * space["width"]} for space, n in spaces
-    ], _size(path)
+    return spaces, _size(path)
+
+
+def _space_of(text, number, version, n):
+    """Return what :func:`cache_info` tells of a space of n rows."""
+    try:
+        space = _described(text, number, version)
+    except ValueError as error:
+        return {"damaged": str(error), "n_sequences": n, "n_bytes": None}
+    return {**space, "n_sequences": n, "n_bytes": 4 * n * space["width"]}
 
 
 def _spaces_in(path):
@@ -546,8 +554,9 @@ def _spaces_in(path):
         # Of the index alone: the rows are many times its size.
         of_space = "SELECT space, count(*) AS n FROM rows GROUP BY space"
         rows = connection.execute(
-            f"SELECT number, description, n FROM spaces JOIN ({of_space}) ON space = number "
-            "ORDER BY spaces.rowid"
+            # As bytes: what is no text is one damaged description, and no end of all.
+            f"SELECT space, CAST(description AS BLOB), n FROM ({of_space}) "
+            "LEFT JOIN spaces ON space = number ORDER BY spaces.rowid"
         ).fetchall()
     return rows, version
 

@@ -40,7 +40,7 @@ class Place:
         self.pause = 0.0
         self.written_at = time.monotonic()
         self.is_stuck = False
-        # Seconds that were spent on waiting for other processes, for the benchmark.
+        # Seconds of waiting for a turn to write, for the benchmark.
         self.waited = 0.0
 
     def renew(self):
@@ -136,11 +136,11 @@ class Place:
             # Of a wait that Ctrl-C has ended, too.
             in_vain = is_locked(error) or not isinstance(error, sqlite3.Error)
             self.is_stuck = self.is_stuck or (in_vain and waited >= SLICE)
+            self.waited += waited
             raise
-        finally:
-            self.waited += time.monotonic() - begun
         if writes:
             self.is_stuck = False
+            self.waited += time.monotonic() - begun
         return result
 
 
@@ -153,6 +153,7 @@ def wait_for_lock(function, patience):
         except sqlite3.OperationalError as error:
             if not is_locked(error) or time.monotonic() >= end:
                 raise
+            time.sleep(0.01)  # where SQLite does not wait, for fear of a deadlock
 
 
 def is_locked(error):

@@ -139,11 +139,13 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         ``reference`` (of "mutated"), the window of a long protein and ``model_kwargs`` are the
         same. Rows are written every five seconds, at the end, and for any fault, each with a
         checksum: a damaged one is computed again, with a warning, and a folder that cannot be
-        written to is a warning. The file system must support locks, as local ones and NFS 4
-        do; there some ten processes may write at a time.
+        written to is a warning. One whose key has changed is not found, and computed again
+        without a word: never is a wrong row returned. The file system must support locks, as
+        local ones and NFS 4 do; there some ten processes may write at a time.
         ``revdist cache info`` and ``revdist cache clear`` look after it. A relative path
         counts from the working directory of the first use (``fit``, ``transform``, or the
-        pickle that goes to a worker), and stays that folder wherever later calls are made.
+        pickle that goes to a worker), and stays that folder wherever later calls are made; not
+        of ``__init__``, because scikit-learn's estimators keep their parameters as given.
 
     n_jobs : int or None, default=None
         Workers of ``transform``, as in joblib: None is 1 unless in a
@@ -347,7 +349,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             If a model is neither on disk nor to be had.
 
         MemoryError
-            If one protein alone does not fit into the device's memory.
+            If a model, or one protein alone, does not fit into the device's memory.
 
         RuntimeError
             If a worker died, or the files of a model change meanwhile.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from joblib import effective_n_jobs
-from tqdm.auto import tqdm
 
+from ..base._progress import progress_bar
 from ._cache import EmbeddingCache
 from ._cache_place import HASTE
 from ._callbacks import NO_CALLBACKS
@@ -88,7 +88,7 @@ class ProteinRows:
     def _compute(self, todo, texts, names, out, cache, context, told):
         """Fill in the rows that no cache held."""
         total = sum(len(texts[i]) for _, _, missing in todo for i in missing)
-        with tqdm(total=total, unit="residue", unit_scale=True, disable=not self.verbose) as bar:
+        with progress_bar(total, self.verbose) as bar:
             for (run, columns, _), batches in self._batches(todo, texts, names, cache):
                 bar.set_description(run.member.block)
                 task = context.subcontext(task_name=run.member.block, max_subtasks=None)

@@ -2,13 +2,17 @@
 
 Each worker process has a GPU of its own where the machine has several (see
 :func:`~..models._device.gpu_of_its_own`), and in a Dask worker torch has the threads that the
-tasks of the machine leave it: Dask starts its workers with one, whatever the machine.
+tasks of the machine leave it: Dask starts its workers with one, whatever the machine. Workers of
+a process that was killed end by themselves.
 """
 
+import multiprocessing
 import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections import Counter
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, nullcontext
@@ -174,22 +178,61 @@ def in_worker(function, parent, tasks_of_machines, *task):
     """
     if process() == parent:
         return function(*task)
+    if _dask_worker() is None:  # Dask looks after its own
+        end_with(parent)
     with gpu_of_its_own(), _threads(_share(tasks_of_machines)):
         return function(*task)
 
 
 def _share(tasks_of_machines):
     """Return the threads of a task on a Dask worker; None elsewhere, where joblib sets them."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None or not tasks_of_machines:
-        return None
-    try:
-        worker = distributed.get_worker()
-    except ValueError:  # not inside of a task
+    worker = _dask_worker()
+    if worker is None or not tasks_of_machines:
         return None
     # Of a worker that has come since there is nothing but its own number.
     n_tasks = tasks_of_machines.get(machine(worker.address), worker.state.nthreads)
     return max(1, cpu_count() // n_tasks)
+
+
+def _dask_worker():
+    """Return the Dask worker that runs this task, None where none does."""
+    distributed = sys.modules.get("distributed")
+    try:
+        return None if distributed is None else distributed.get_worker()
+    except ValueError:  # not inside of a task
+        return None
+
+
+# Seconds between two looks at the parent.
+LOOK = 1.0
+_watched: set[tuple] = set()
+
+
+def end_with(parent):
+    """End this worker soon after the process that it works for, however that ends.
+
+    joblib's own workers would hold their models for five minutes more. The kernel's signal of a
+    parent's death is no use: it comes when the thread that has started the worker ends.
+
+    Parameters
+    ----------
+    parent : tuple
+        Its :func:`process`.
+    """
+    key = (parent, os.getpid())  # a forked process has no thread that watches
+    if os.name != "posix" or parent[0] != socket.gethostname() or key in _watched:
+        return
+    _watched.add(key)
+    if os.getppid() == parent[1]:
+        threading.Thread(target=_watch, args=(parent[1],), name="parent", daemon=True).start()
+    elif "loky" in type(multiprocessing.current_process()).__module__:
+        os._exit(1)  # which are children of nobody else: it has gone already
+
+
+def _watch(parent):
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    os._exit(1)
 
 
 @contextmanager

@@ -9,7 +9,9 @@ import numpy as np
 from ..base._damage import DamagedFileError
 from ..base._formats import FormatError
 from ..base._identity import digest
+from ..base._text import shown
 from ..embedding._plan import EmbeddingPlan
+from ..embedding._pooling import CLS, MAX, MEAN
 from ..embedding._protein_rows import ProteinRows
 from ..embedding._residue_rows import residue_rows
 from ..method._distiller import ReverseDistiller
@@ -88,6 +90,7 @@ def write_block(run, name, records):
     lengths = np.array([length for _, _, length in records], dtype=np.int64)
     if run.level == "protein":
         counts = np.ones(len(names), dtype=np.int64)
+        _check_pooling(run.plan.pooling, names, sequences)
         rows = _finished(run, ProteinRows(run.plan, run.cache_dir, 1).of(sequences), names, counts)
     else:
         counts = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
@@ -104,6 +107,17 @@ def _check_weights(run):
             "machine: shards would be of different models. Restore them, or write to another "
             "place."
         )
+
+
+def _check_pooling(pooling, names, sequences):
+    """Raise where a protein has not the positions to pool over, naming it."""
+    if pooling.kind in (MEAN, MAX, CLS):
+        return
+    for name, sequence in zip(names, sequences, strict=True):
+        try:
+            pooling.check([sequence])
+        except ValueError as error:
+            raise ValueError(str(error).replace("Sequence 0", shown(name), 1)) from error
 
 
 def is_whole(path, n_columns, dtype):
@@ -135,7 +149,7 @@ def _finished(run, rows, names, counts):
     if not np.isfinite(rows).all():
         worst = _protein(names, counts, ~np.isfinite(rows).all(axis=1))
         raise ValueError(
-            f"The embedding of {worst!r} is not finite. Half precision overflows in some models; "
+            f"The embedding of {worst} is not finite. Half precision overflows in some models; "
             "try dtype='float32' or 'bfloat16' of the featurizer."
         )
     if run.distiller is not None:
@@ -145,7 +159,7 @@ def _finished(run, rows, names, counts):
         if largest.max(initial=0.0) > np.finfo(np.float16).max:
             worst = _protein(names, counts, largest > np.finfo(np.float16).max)
             raise ValueError(
-                f"The embedding of {worst!r} has the value {largest.max():.3g}, and float16 ends "
+                f"The embedding of {worst} has the value {largest.max():.3g}, and float16 ends "
                 f"at {np.finfo(np.float16).max:.0f}. Write float32 instead: dtype='float32'."
             )
     return rows.astype(run.dtype, copy=False)
@@ -153,7 +167,7 @@ def _finished(run, rows, names, counts):
 
 def _protein(names, counts, wrong):
     """Return the name of the protein of the first row that is marked."""
-    return names[int(np.searchsorted(np.cumsum(counts), np.argmax(wrong), side="right"))]
+    return shown(names[int(np.searchsorted(np.cumsum(counts), np.argmax(wrong), side="right"))])
 
 
 @lru_cache(maxsize=2)

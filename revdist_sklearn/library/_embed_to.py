@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import chain
 
 from joblib import effective_n_jobs
-from tqdm.auto import tqdm
 
 from ..base._damage import DamagedFileError
 from ..base._files import make_folder
 from ..base._identity import digest
 from ..base._notes import add_note
+from ..base._progress import progress_bar
 from ..base._units import as_time
 from ..embedding._workers import in_order, is_worker_death, tasks_at_a_time
 from ..method._distiller import ReverseDistiller
@@ -220,7 +220,7 @@ def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
     for line in job.announcement(totals):
         tell(line)
     shards = ShardFolder(job.folder, job.facts, input=known)
-    if job.ending and known and _written_from(job.output) == (shards.identity, known):
+    if job.ending and known and _written_from(job) == (shards.identity, known):
         tell(f"{job.output} is finished: there is nothing left to do.")
         return _report(job, totals)
     is_new = _begin(job, shards)
@@ -262,7 +262,8 @@ class _Made:
     def __init__(self, job, identity, totals, tell):
         self.job, self.identity, self.totals, self.tell = job, identity, totals, tell
         self.names: list[str] = []
-        self.n_found = self.n_damaged = 0
+        self.n_found = self._n_residues = 0
+        self._waiting: dict[str, int] = {}
         self._fault: Exception | None = None
         self._there = defaultdict(set)
         for path in job.folder.iterdir():
@@ -272,7 +273,7 @@ class _Made:
     def write(self, records, checker, n_jobs, bar):
         """Write the shards that are not there, of records as they come."""
         total = None if self.totals is None else self.totals.n_residues
-        with tqdm(total=total, unit="residue", unit_scale=True, disable=not bar) as progress:
+        with progress_bar(total, bar) as progress:
             tasks = self._tasks(records, checker, progress)
             if effective_n_jobs(n_jobs) == 1:
                 results = (write_block(*task) for task in tasks)
@@ -282,10 +283,10 @@ class _Made:
             try:
                 for name in results:
                     n_residues = self._waiting.pop(name)
-                    progress.update(n_residues)
+                    self._count(n_residues, progress)
                     if not done and total is not None and n_residues < total:
                         at_a_time = n_residues * tasks_at_a_time(n_jobs)
-                        self._estimate(started, at_a_time, total - progress.n)
+                        self._estimate(started, at_a_time, total - self._n_residues)
                     done += 1
             except BaseException as error:
                 if not is_worker_death(error):
@@ -299,7 +300,7 @@ class _Made:
 
     def _tasks(self, records, checker, progress):
         """Yield the tasks of the blocks that are not there yet."""
-        job, self._waiting = self.job, {}
+        job = self.job
         run = BlockRun(
             job.plan,
             digest(job.plan.identity()),
@@ -335,11 +336,15 @@ class _Made:
             if name in self._there[index]:
                 if is_whole(job.folder / name, len(job.facts["columns"]), job.facts["dtype"]):
                     self.n_found += 1
-                    progress.update(n_residues)
+                    self._count(n_residues, progress)
                     continue
                 self.tell(f"{job.folder / name} is damaged, and made again.")
             self._waiting[name] = n_residues
             yield run, name, block
+
+    def _count(self, n_residues, progress):
+        self._n_residues += n_residues
+        progress.update(n_residues)
 
     def _estimate(self, started, n_residues, left):
         seconds = left * (time.monotonic() - started) / n_residues
@@ -408,10 +413,10 @@ def _records(sequences):
     return records_of(sequences)
 
 
-def _written_from(path):
-    """Return from what a file was written, None where that cannot be told."""
+def _written_from(job):
+    """Return from what the output was written, None where that cannot be told."""
     try:
-        return written_from(path)
+        return written_from(job.output, job.layout)
     except (OSError, ValueError):
         return None
 

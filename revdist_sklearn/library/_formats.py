@@ -138,8 +138,10 @@ def require(ending):
     ------
     ImportError
     """
-    form = ENDINGS.get(ending)
-    for library in form.libraries if form else ():
+    if ending not in ENDINGS:
+        return
+    form = ENDINGS[ending]
+    for library in form.libraries:
         try:
             importlib.import_module(library)
         except ImportError as error:

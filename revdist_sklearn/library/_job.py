@@ -13,7 +13,7 @@ from .._provenance import check_models
 from ..base._units import as_size
 from ..embedding._plan import EmbeddingPlan
 from ..method._distiller import ReverseDistiller
-from ._formats import check_ending, size_of
+from ._formats import ENDINGS, check_ending, size_of
 from ._shards import DTYPES, LEVELS
 
 # What one block holds at most. Blocks follow from the input and the settings alone, so that the
@@ -75,6 +75,7 @@ class Job:
         ending = "" if output.is_dir() else output.suffix
         if ending:
             check_ending(output, level, layout)
+            layout = layout or next(iter(ENDINGS[ending].write))  # the default one
         elif layout is not None:
             raise ValueError(f"`layout`={layout!r} is of .h5 files, and {output} is a folder.")
         if level == "residue":

@@ -90,7 +90,7 @@ def load_embeddings(path):
 
 
 class Embeddings:
-    """Embeddings in a file or folder, of which parts are read as they are asked for.
+    r"""Embeddings in a file or folder, of which parts are read as they are asked for.
 
     :func:`load_embeddings` returns it. Proteins are taken by identifier or by position:
     ``emb["P12345"]`` and ``emb[3]`` are one protein, ``emb[10:20]``, ``emb[[5, 2]]`` and
@@ -99,8 +99,8 @@ class Embeddings:
     (n_rows, n_columns), and several are a list of such arrays. ``in``, ``len`` and iteration are
     about identifiers.
 
-    Numbers have the type that the file has, float16 too: :meth:`to_numpy` and :meth:`to_frame` take
-    another as ``dtype``.
+    Numbers have the type that the file has, float16 too; :meth:`to_numpy` and :meth:`to_frame`
+    take another as ``dtype``. A .csv has that of the file beside it, or float64 without one.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class Embeddings:
     >>> from revdist_sklearn import load_embeddings
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "embedding.csv"
-    ...     written = path.write_text("name,a,b\\nP1,0.5,1\\nP2,2,3\\n")
+    ...     written = path.write_text("name,a,b\nP1,0.5,1\nP2,2,3\n")
     ...     with load_embeddings(path) as emb:
     ...         for names, rows in emb.blocks():
     ...             print(names, rows.shape)
@@ -255,7 +255,7 @@ class Embeddings:
         """Return proteins at positions; those that follow each other are read at once."""
         order = np.argsort(positions, kind="stable")
         ahead = np.asarray(positions, dtype=np.int64)[order]
-        found = [None] * len(positions)
+        found: list = [None] * len(positions)
         for run in np.split(order, np.flatnonzero(np.diff(ahead) > 1) + 1):
             if len(run):
                 low = positions[run[0]]

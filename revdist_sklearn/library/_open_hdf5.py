@@ -4,6 +4,8 @@ Nothing outside the file is read: soft and external links, and datasets whose nu
 files, are refused.
 """
 
+import math
+
 import numpy as np
 
 from ._facts import KEY, parsed_facts
@@ -23,8 +25,11 @@ def open_hdf5(path):
         file = _opened(path)
         try:
             facts = parsed_facts(file.attrs.get(KEY), path)
-            matrix = {"embedding", "names"} <= set(_first(file, 16))
-            if facts["layout"] == "matrix" if facts else matrix:
+            if facts:
+                matrix = facts["layout"] == "matrix"
+            else:
+                matrix = "embedding" in file and "names" in file
+            if matrix:
                 names = {key: key for key in ("embedding", "names", "columns", "lengths")}
                 return MatrixStore(path, file, facts, {**names, "offsets": "offsets"})
             return KeyedStore(path, file, facts)
@@ -119,13 +124,15 @@ class KeyedStore(Store):
     """A dataset for each protein, under its name or with that as attribute ``original_id``."""
 
     def __init__(self, path, file, facts):
-        self._file, self._keys = file, None
+        import h5py
+
+        self._file, self._keys, self._everything = file, [], (h5py.h5s.ALL, h5py.h5s.ALL)
         # Names as attributes are those of ours that are percent-encoded, or all.
         self._renamed = False
         if facts:
             level, dtype, columns = facts["level"], facts["dtype"], facts["columns"]
         else:
-            first = next(iter(_first(file, 1)), None)
+            first = _first_name(file)
             if first is None:
                 raise foreign(path, "it is empty")
             dataset = _dataset(file, first, path)
@@ -140,7 +147,8 @@ class KeyedStore(Store):
         return len(self._file)
 
     def _names(self):
-        self._keys = list(self._file)
+        # Not of the file: older versions of h5py give that in alphabetical order.
+        self._keys = list(self._file["/"])
         if self._renamed:
             return [self._original(key) for key in self._keys]
         if self.facts is None:
@@ -155,12 +163,14 @@ class KeyedStore(Store):
         return (self._protein(key) for key in self._keys)
 
     def _counts(self):
-        return [len(dataset) for dataset in self._each()]
+        return [dataset.shape[0] for dataset in self._each()]
 
     def _lengths(self):
         if self.level == "protein" or self.facts is None:
             return None
-        return np.array([dataset.attrs["length"] for dataset in self._each()], dtype=np.int64)
+        import h5py
+
+        return [h5py.Dataset(dataset).attrs["length"] for dataset in self._each()]
 
     def _rows(self, start, stop):
         self.names  # noqa: B018 (reads the keys)
@@ -177,16 +187,21 @@ class KeyedStore(Store):
         return rows
 
     def _protein(self, key):
-        dataset = _dataset(self._file, key, self.path)
+        """Return the dataset of a protein, as h5py has it inside: files have millions."""
+        dataset = _inner_dataset(self._file, key, self.path)
         shape = (len(self.columns),) if self.level == "protein" else (None, len(self.columns))
-        if dataset.shape[-1:] != shape[-1:] or dataset.ndim != len(shape):
+        if dataset.shape[-1:] != shape[-1:] or len(dataset.shape) != len(shape):
             raise foreign(self.path, f"{key!r} has shape {dataset.shape}, others {shape}")
         if dataset.dtype != self.dtype:
             raise foreign(self.path, f"{key!r} is {dataset.dtype}, others {self.dtype}")
         return dataset
 
     def _of_key(self, key):
-        return self._protein(key)[()].reshape(-1, len(self.columns))
+        dataset = self._protein(key)
+        rows = np.empty(dataset.shape, self.dtype)
+        if rows.size:
+            dataset.read(*self._everything, rows)
+        return rows.reshape(-1, len(self.columns))
 
     def has(self, name):
         """Return whether there is a protein of a name; the others' are not read."""
@@ -220,14 +235,13 @@ def _opened(path):
     return h5py.File(path, "r", rdcc_nbytes=_CACHE)
 
 
-def _first(file, n):
-    """Return the first names of a file that may have millions."""
-    names = []
-    for name in file:
-        names.append(name)
-        if len(names) == n:
-            break
-    return names
+def _first_name(file):
+    """Return one name of a file that may have millions, None where it is empty."""
+    import h5py
+
+    root = file["/"]
+    name = h5py.h5g.iterate(root.id, lambda name: name)  # ends at what is not None
+    return None if name is None else name.decode("utf-8", "surrogateescape")
 
 
 def _there(file, name, path):
@@ -255,18 +269,40 @@ def _dataset(file, name, path):
     dataset = _there(file, name, path)
     if not isinstance(dataset, h5py.Dataset):
         raise foreign(path, f"{name!r} is no dataset of it")
-    settings = dataset.id.get_create_plist()
+    _check(dataset.id, name, path)
+    return dataset
+
+
+def _inner_dataset(file, key, path):
+    """Return the same of a dataset of the file itself, as h5py has it inside."""
+    import h5py
+
+    key_bytes = key.encode("utf-8", "surrogateescape")
+    if file.id.links.get_info(key_bytes).type != h5py.h5l.TYPE_HARD:
+        raise foreign(path, f"{key!r} is a link to somewhere else, which is not followed")
+    dataset = h5py.h5o.open(file.id, key_bytes)
+    if not isinstance(dataset, h5py.h5d.DatasetID):
+        raise foreign(path, f"{key!r} is no dataset of it")
+    _check(dataset, key, path)
+    return dataset
+
+
+def _check(dataset, name, path):
+    """Raise where numbers lie in other files, are something else, or are only told of."""
+    import h5py
+
+    settings = dataset.get_create_plist()
     if settings.get_external_count() or settings.get_layout() == h5py.h5d.VIRTUAL:
         raise foreign(path, f"the numbers of {name!r} lie in other files, which are not read")
-    if dataset.dtype.hasobject and h5py.check_string_dtype(dataset.dtype) is None:
+    dtype, shape = dataset.dtype, dataset.shape
+    if dtype.hasobject and h5py.check_string_dtype(dtype) is None:
         raise foreign(path, f"{name!r} holds neither numbers nor texts")
-    if dataset.ndim:
+    if shape:
         same = (h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_SHUFFLE)
         filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
-        room = dataset.id.get_storage_size() * (1 if set(filters) <= set(same) else _RATIO)
-        if int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize > room:
-            raise ValueError(f"{name!r} is to have shape {dataset.shape}, and has {room} bytes")
-    return dataset
+        room = dataset.get_storage_size() * (1 if set(filters) <= set(same) else _RATIO)
+        if math.prod(shape) * dtype.itemsize > room:
+            raise ValueError(f"{name!r} is to have shape {shape}, and has {room} bytes")
 
 
 def _texts(dataset):

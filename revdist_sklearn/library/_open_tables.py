@@ -10,6 +10,7 @@ from ._facts import KEY, parsed_facts, side_file
 from ._open_shards import from_parts
 from ._store import RunsOfNames, Store, foreign, numbers_of, told
 
+NONE_HELD: tuple = (None, None)
 # Bytes of text that are read at a time.
 _PIECE = 2**24
 
@@ -49,7 +50,7 @@ class ParquetStore(Store):
             raise foreign(path, "it has no columns of numbers, or two of one name")
         dtype = np.result_type(*{field.type.to_pandas_dtype() for field in rest})
         groups = [told_of.row_group(i).num_rows for i in range(told_of.num_row_groups)]
-        self._ends, self._held = np.cumsum(groups, dtype=np.int64), (None, None)
+        self._ends, self._held = np.cumsum(groups, dtype=np.int64), NONE_HELD
         if facts:
             told_by = facts["n_rows"], facts["columns"], facts["dtype"], facts["level"]
             if told_by != (told_of.num_rows, columns, str(dtype), level):
@@ -87,7 +88,7 @@ class ParquetStore(Store):
 
     def _part(self, i):
         if self._held[0] != i:
-            self._held = (None, None)  # not two of them
+            self._held = NONE_HELD  # not two of them
             table = self._file.read_row_group(i, self.columns)
             rows = np.empty((table.num_rows, len(self.columns)), self.dtype)
             for j, column in enumerate(self.columns):
@@ -97,7 +98,7 @@ class ParquetStore(Store):
 
     def close(self):
         """Close the file."""
-        self._held = (None, None)
+        self._held = NONE_HELD
         self._file.close()
 
 
@@ -215,11 +216,21 @@ def record_offsets(path):
 
 
 def side_facts(path):
-    """Return what lies beside a .csv file, if it is of that very file; None for none."""
+    """Return what lies beside a .csv file, None where nothing does.
+
+    Raises
+    ------
+    DamagedFileError
+        If it is of a file of another size: a part may be missing.
+    """
     beside = side_file(path)
     if not beside.is_file():
         return None
     facts = json.loads(beside.read_text(encoding="utf-8"))
     if facts["bytes"] != path.stat().st_size:
-        return None
+        raise foreign(
+            path,
+            f"it has {path.stat().st_size} bytes, and {beside.name} tells of {facts['bytes']}; "
+            "remove that where you have changed it yourself",
+        )
     return parsed_facts(json.dumps(facts), beside)

@@ -89,8 +89,8 @@ class RecordChecker:
 
     Notes
     -----
-    Identifiers are compared by hashes of 64 bits, of which all are held: 8 bytes each, 80 MB
-    for 10 million, and half as much again while they are merged. That two different ones
+    Identifiers are compared by hashes of 64 bits, of which all are held: 8 bytes each, and with
+    the merging of them 150 MB for 10 million. That two different ones
     among n have the same hash, so that the second is taken for the first, has a chance of
     n² / 2^65: 3e-6 for 10 million.
 

@@ -108,7 +108,8 @@ class Store:
 
     @cached_property
     def _index(self):
-        index, twice = {}, set()
+        index: dict[str, int] = {}
+        twice = set()
         for i, name in enumerate(self.names):
             if index.setdefault(name, i) != i:
                 twice.add(name)

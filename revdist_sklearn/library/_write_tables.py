@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from ._facts import KEY, whole_shards
+from ._shards import Shard
 
 # Bytes of a group of rows: Parquet tells about 150 bytes of each column of each group, so that
 # few columns of a large file would be read before the first row were the groups small.
@@ -75,7 +76,8 @@ def positions(shard):
 
 def _groups(folder):
     """Yield lists of shards that make a group of rows."""
-    shards, size = [], 0
+    shards: list[Shard] = []
+    size = 0
     for shard in whole_shards(folder):
         if shards and size + shard.rows.nbytes > GROUP:
             yield shards

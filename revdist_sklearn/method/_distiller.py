@@ -457,7 +457,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         dtype : {"float64", "float32", "float16", "bfloat16"}, default="float64"
             Type in which its matrices are kept: half, or a quarter, of the bytes. Means and
             variances stay in float64, and so do the sums of a distiller that is read again.
-            Those in less than float64 are of a format that versions before 0.2 do not read.
+            Those in less than float64 are of format 4, which older versions do not read.
 
         Raises
         ------
@@ -478,7 +478,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         ``largest`` and ``root_mean_square`` are of the differences between their columns of
         the embedding, in units of each column's spread; ``explained`` is the largest
         difference between the shares of a model's variance that ``inverse_transform`` of its
-        prefix explains; ``stages`` has the same stage by stage. A chain without covariance
+        prefix explains; ``stages`` has the same stage by stage. A warning says where columns
+        move by more than 0.05, or shares by more than 0.01. A chain without covariance
         (published scalers) is measured on independent columns of unit variance.
 
         See Also

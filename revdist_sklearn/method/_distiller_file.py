@@ -37,7 +37,15 @@ from ..base._provenance import checked_provenance
 from ..base._secrets import check_token_name
 from ..base._tensor_file import checked, read_tensors, widened, write_tensors
 from ._chain import Chain, Stage, principal_directions, with_factor
-from ._rounding import FACTOR, KINDS, ROUNDED, checked_record, measured, rounded_tensors
+from ._rounding import (
+    FACTOR,
+    KINDS,
+    ROUNDED,
+    checked_record,
+    measured,
+    rounded_tensors,
+    warn_if_far,
+)
 
 CONFIG, WEIGHTS = "config.json", "chain.safetensors"
 ARRAYS = [f.name for f in fields(Stage) if f.type is np.ndarray]
@@ -132,6 +140,7 @@ def write_chain(folder, chain, header, kind="float64"):
         tensors |= rounded_tensors(chain, kind)
         tensors.pop("cross_covariance", None)
         told = {"dtype": kind, "rounding": measured(chain, _again(chain, tensors), kind)}
+        warn_if_far(told["rounding"])
         if rounding is not None:
             told["rounding"]["before"] = rounding
     config = {

@@ -219,7 +219,7 @@ class Moments:
             )
         check_finite(rows, "rows")
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-        proteins = None if proteins is None else np.asarray(proteins)
+        proteins = None if proteins is None else _labels(proteins)
         for name, values in (("sample_weight", weights), ("proteins", proteins)):
             if values is not None and values.shape != (len(rows),):
                 raise ValueError(
@@ -405,20 +405,46 @@ def coarser(one, other):
     return max(one, other, key=lambda kind: EPSILON.get(kind, 0.0))
 
 
+def _labels(proteins):
+    """Return labels as an array, of which none is missing."""
+    labels = np.asarray(proteins)
+    if isinstance(proteins, (list, tuple)) and labels.ndim == 1 and labels.dtype.kind in "US":
+        # Among strings, NaN would become one.
+        held = np.empty(len(labels), dtype=object)
+        held[:] = proteins
+    else:
+        held = labels
+    missing = np.zeros(held.shape, dtype=bool)
+    if held.dtype.kind in "fcmM":
+        missing = held != held
+    elif held.dtype.kind == "O":
+        missing = np.array([_is_missing(label) for label in held.flat], dtype=bool)
+    if missing.any():
+        worst = int(np.argmax(missing))
+        what = str(held.flat[worst]).replace("nan", "NaN")
+        raise ValueError(
+            f"proteins[{worst}] is {what}, no label of a protein; give every row one, "
+            "or leave the row out."
+        )
+    return labels
+
+
+def _is_missing(label):
+    """Return whether a label is none: None, NaN, NaT or pandas' NA, which is not even itself."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # of NA nothing is true
+        return True
+    except ValueError:  # a list of several
+        return False
+
+
 def _protein_means(products, rows, weights, proteins):
     """Return the mean row of each protein of positive weight, in order of the labels."""
-    if proteins.dtype.kind in "fcO" and (proteins != proteins).any():
-        worst = int(np.flatnonzero(proteins != proteins)[0])
-        raise ValueError(
-            f"proteins[{worst}] is NaN, no label of a protein; give every row one, or leave the "
-            "row out."
-        )
     try:
         labels, protein = np.unique(proteins, return_inverse=True)
     except TypeError as error:
-        raise ValueError(
-            "proteins must be labels of one kind, numbers or strings, without None."
-        ) from error
+        raise ValueError("proteins must be labels of one kind, numbers or strings.") from error
     total = _products_numpy.membership(weights, protein, len(labels)).sum(axis=1)
     sums = products.protein_sums(rows, weights, protein, len(labels))
     return sums[total > 0] / total[total > 0, None]

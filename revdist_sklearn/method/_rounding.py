@@ -4,6 +4,7 @@ import numpy as np
 
 from ..base._damage import one_of
 from ..base._tensor_file import narrowed
+from ..base._warnings import warn
 from ._chain import apply_chain, covariance_factor, reconstruct
 
 KINDS = ("float64", "float32", "float16", "bfloat16")
@@ -11,6 +12,8 @@ KINDS = ("float64", "float32", "float16", "bfloat16")
 ROUNDED = ("directions", "coef")
 FACTOR = "covariance_factor"
 ROWS, SEED = 1000, 0
+# Beyond these, of a column's spread and of explained shares, a distiller is another one.
+FAR, SHARE = 0.05, 0.01
 WIDER = {"float32": "float64", "float16": "bfloat16, which reaches 3e38, or float32"}
 
 
@@ -114,6 +117,17 @@ def measured(chain, rounded, kind):
         "explained": max(stage["explained"] for stage in stages) if known else None,
         "stages": stages,
     }
+
+
+def warn_if_far(record):
+    """Warn where rounding moves columns or shares by so much that another type is better."""
+    explained = record["explained"] or 0.0
+    if record["root_mean_square"] > FAR or explained > SHARE:
+        warn(
+            f"Rounding to {record['dtype']} moves the columns of this distiller by "
+            f"{record['root_mean_square']:.1g} of their spread (root mean square), and explained "
+            f"shares by {explained:.1g}: use dtype={WIDER.get(record['dtype'], 'float32')}."
+        )
 
 
 def _summary(differences):

@@ -18,6 +18,7 @@ from ..base._hub import (
     one_of,
     quiet,
 )
+from ..base._imports import IMPORTS
 from ..base._secrets import check_token_name
 from ._architectures import ARCHITECTURES, GENERIC
 from ._checkpoint import WEIGHT_FILES, fetch_config, fetch_files, weight_files
@@ -316,11 +317,12 @@ def _configured(member):
 
 def _configuration(path, member):
     """Return the configuration of transformers, which knows what an older one leaves out."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
+    with IMPORTS:
+        from huggingface_hub.errors import StrictDataclassError
+        from transformers import AutoConfig
 
     faults = (*FAULTS, StrictDataclassError)
-    with quiet(), damage_is_told(f"{path} describes no model", WAY_OUT, faults):
+    with quiet(), IMPORTS, damage_is_told(f"{path} describes no model", WAY_OUT, faults):
         return AutoConfig.from_pretrained(str(Path(path).parent), **member.code_options)
 
 
@@ -338,11 +340,12 @@ def _check_sizes(config, member):
 
 def _check_known(member, written):
     """Raise unless transformers, or code that may run, has a class for the model."""
-    import transformers
-
     name, model_type = member.source, member.model_type
-    if model_type in transformers.CONFIG_MAPPING:
-        return
+    with IMPORTS:
+        import transformers
+
+        if model_type in transformers.CONFIG_MAPPING:
+            return
     if "auto_map" not in written:
         raise ValueError(
             f"Model {name!r} has the architecture {model_type!r} (model_type in its "

@@ -1,6 +1,7 @@
 """What a checkpoint's files hold, as one text: the same where the model is the same."""
 
 import hashlib
+import json
 import os
 import re
 import time
@@ -17,6 +18,8 @@ SMALL_FILES = (".json", ".txt", ".model", ".py")
 JUST_CHANGED = 2_000_000_000
 # Times that a file is read anew because it changes meanwhile.
 READINGS = 3
+# Bytes read at a time.
+BLOCK = 1 << 20
 
 
 def fingerprint(folder):
@@ -80,6 +83,52 @@ def weights_digest(folder):
     return digest.hexdigest()
 
 
+def tensors_digest(folder):
+    """Return a text that is the same for two folders only if they hold the same tensors.
+
+    Names, types, shapes and bytes count, whatever the files are called, how many there are and
+    in which order they hold them.
+
+    Parameters
+    ----------
+    folder : path
+        Folder of a model.
+
+    Returns
+    -------
+    digest : str or None
+        None of files other than safetensors, which are not read without running them, and of
+        damaged ones.
+    """
+    files = weight_files(folder)
+    if any(path.suffix != ".safetensors" for path in files):
+        return None
+    try:
+        lines = sorted(line for path in files for line in _tensors(path, _stat(path)))
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError):
+        return None
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _tensors(path, stat):
+    """Return a line for each tensor of a safetensors file; ``stat`` is part of the key."""
+    with open(path, "rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start - 8))
+        header.pop("__metadata__", None)
+        lines = []
+        for name, tensor in header.items():
+            digest = hashlib.sha256()
+            begin, end = tensor["data_offsets"]
+            file.seek(start + begin)
+            for at in range(begin, end, BLOCK):
+                digest.update(file.read(min(BLOCK, end - at)))
+            facts = [name, tensor["dtype"], tensor["shape"], digest.hexdigest()]
+            lines.append(json.dumps(facts))
+    return tuple(lines)
+
+
 def marks(folder):
     """Return what tells whether files of weights are written over: their state and contents."""
     return {path: (_stat(path), digest_of_file(path)) for path in weight_files(folder)}
@@ -135,6 +184,6 @@ def _digest(path, stat):
     """Return the hash of a file; what :func:`_stat` tells of it is part of the key."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pickle import UnpicklingError
 
@@ -25,9 +25,11 @@ from ..base._damage import FAULTS, damage_is_told, read_json_object
 from ..base._hub import quiet, quiet_reports
 from ..base._identity import digest
 from ..base._text import visible
+from ..base._torch import is_out_of_memory
 from ..base._warnings import warn
 from ._alphabet import read_alphabet
-from ._device import RESIDENTS
+from ._checkpoint import weight_files
+from ._device import RESIDENTS, ModelTooLarge
 from ._encoder import ENCODERS, Encoder
 from ._fingerprint import fingerprint, marks, written_over
 from ._residues import AMINO_ACIDS
@@ -201,6 +203,9 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
         If the checkpoint lacks weights, its vocabulary lacks residues, it has no such
         layer, it is no encoder that reads residue by residue, or ``model_kwargs`` hold what
         is set elsewhere.
+
+    MemoryError
+        If there is not enough memory to load it.
     """
     options = check_model_kwargs(model_kwargs)
     folder = member.folder(silent)
@@ -213,7 +218,7 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
         def load_as_it_is(mark=mark):
             try:
                 encoder = load(folder, member, dtype, layer, device, options, silent)
-            except (ValueError, OSError):  # as of what is half written
+            except (ValueError, OSError, MemoryError):  # as of what is half written
                 if fingerprint(folder) != mark:
                     raise _Changed from None
                 raise
@@ -319,6 +324,35 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     -------
     encoder : Encoder
     """
+    with _memory_is_told(folder, member):
+        return _load(folder, member, dtype, layer, device, model_kwargs, silent)
+
+
+@contextmanager
+def _memory_is_told(folder, member):
+    """Say what there is no memory for, where it runs out."""
+    try:
+        yield
+    except ModelTooLarge:
+        raise
+    except Exception as error:
+        chain: list[BaseException] = [error]
+        while before := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(before)
+        # The first, which those after it quote.
+        cause = next(filter(is_out_of_memory, reversed(chain)), None)
+        if cause is None:
+            raise
+        size = sum(path.stat().st_size for path in weight_files(folder))
+        raise MemoryError(
+            f"There is not enough memory to load {member.source!r}, whose files of weights take "
+            f"{size / 2**20:,.0f} MiB. Use a smaller model, a half precision `dtype`, fewer "
+            "workers (`n_jobs`), each of which holds a copy, or a machine with more memory. "
+            f"({type(cause).__name__}: {' '.join(str(cause).split())})"
+        ) from cause
+
+
+def _load(folder, member, dtype, layer, device, model_kwargs, silent):
     import torch
     import transformers
     from huggingface_hub.errors import StrictDataclassError

@@ -35,7 +35,7 @@ def test_a_variable_that_holds_no_token_is_refused_before_the_hub_is_asked(
         monkeypatch.setattr("os.environ", {"HF_TOKEN_LAB": value})
     else:
         monkeypatch.setenv("HF_TOKEN_LAB", value)
-    with pytest.raises(ValueError, match="'HF_TOKEN_LAB' names .* is no token") as caught:
+    with pytest.raises(ValueError, match=r"'HF_TOKEN_LAB' names .* is no token") as caught:
         HubRepository(f"acme/two-lines-{ord(between[0])}", token="HF_TOKEN_LAB").file("x")
     text = "".join(traceback.format_exception(caught.value))
     assert HUB not in text and HEX not in text

@@ -1,17 +1,19 @@
 import ast
+import re
 import warnings
 from pathlib import Path
 
 import pytest
 
 import revdist_sklearn.cli
+from revdist_sklearn.base._notes import add_note
 from revdist_sklearn.base._text import visible
 from revdist_sklearn.cli._main import main
-from revdist_sklearn.base._notes import add_note
-from revdist_sklearn.cli._messages import as_options, note, said_of, warnings_as_notes
+from revdist_sklearn.cli._messages import PHRASES, as_options, note, said_of, warnings_as_notes
 
 EVIL = "\x1b]0;evil\x07a\rb\u202ec\x85d\x9b31m"
 HARMLESS = r"\x1b]0;evil\x07a\rb\u202ec\x85d\x9b31m"
+PACKAGE = Path(revdist_sklearn.__file__).parent
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,26 @@ HARMLESS = r"\x1b]0;evil\x07a\rb\u202ec\x85d\x9b31m"
 )
 def test_parameters_become_options(message, expected):
     assert as_options(message) == expected
+
+
+def test_ranges_are_those_of_options():
+    message = (
+        "The 'max_length' parameter of ESMFeaturizer must be an int in the range [1, inf) or "
+    )
+    expected = "--max-length must be an integer of 1 or more or leave it out. Got 0 instead."
+    assert as_options(message + "None. Got 0 instead.") == expected
+
+
+NAMES = "fit_on_corpus|load_uniprot|Moments|save_pretrained|ReverseDistiller"
+
+
+def test_phrases_are_those_that_messages_have():
+    """Each is in the package as it stands, and nothing of Python is left of it."""
+    sources = [path.read_text() for path in PACKAGE.rglob("*.py") if path.parent.name != "cli"]
+    package = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))
+    for python in [*PHRASES][2:]:
+        [first, *_] = re.findall(python, package)
+        assert not re.search(NAMES, as_options(first)), python
 
 
 def test_what_has_no_option_is_told():

@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import lzma
+import re
 
 import numpy as np
 import pytest
@@ -163,6 +164,34 @@ def test_mutations_that_their_sequence_does_not_have_are_errors(tmp_path):
     text = TABLE + "T3G,AKTW,3\nW4Y,AKTY,1\n"
     with pytest.raises(ValueError, match=r"1 of 4 rows .*: T3G \(line 4\)\. .*--mutation-column"):
         measurements(tmp_path, text)
+
+
+@pytest.mark.parametrize("start", [0, 10])
+def test_wild_types_that_the_other_rows_do_not_have_are_told(tmp_path, capsys, start):
+    names = ["A1C", "K2R", "T3G", "A1D:K2R", "W4W", "odd"]
+    sequences = ["CKTW", "aRTW", "AKGW", "DRTW", "AKTW", "YYYY"]
+
+    def said_of(names):
+        names = [re.sub(r"\d", lambda digit: str(int(digit[0]) + start), name) for name in names]
+        pairs = enumerate(zip(names, sequences, strict=True))
+        lines = [f"{name},{sequence},{i}" for i, (name, sequence) in pairs]
+        text = "\n".join(["mutant,mutated_sequence,DMS_score", *lines])
+        assert measurements(tmp_path, text).mutations == names
+        return capsys.readouterr().err
+
+    assert "wild type" not in said_of(names)
+    assert "2 of 6 rows are named after another wild type" in (
+        said := said_of(["A1C", "W2R", "T3G", "A1D:W2R", "W4W", "odd"])
+    )
+    assert f"W{2 + start}R (line 3), A{1 + start}D:W{2 + start}R (line 5)" in said
+    # All of them.
+    assert "5 of 6 rows" in said_of(["W1C", "W2R", "W3G", "W1D:K2R", "A4W", "odd"])
+
+
+def test_wild_types_are_told_of_one_protein_alone(tmp_path, capsys):
+    rows = ["A1C,CKTW,1", "G1D,DLLL,2", "K2M,AMTW,3", "L2N,GNLL,4", "P1S,SKTWY,5", "P1T,TKTWY,6"]
+    measurements(tmp_path, "\n".join(["mutant,mutated_sequence,DMS_score", *rows]))
+    assert not capsys.readouterr().err
 
 
 def test_positions_that_are_counted_from_elsewhere_are_told(tmp_path, capsys):

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from revdist_sklearn.base._formats import CACHE
+from revdist_sklearn.cli._main import main
 from revdist_sklearn.embedding import _cache, _cache_place
 from revdist_sklearn.embedding._cache import FILE, EmbeddingCache, cache_info, clear_cache
 
@@ -675,15 +676,28 @@ def test_a_file_without_tables_is_not_written_to(tmp_path):
         """'{"layer":0,"width":3}'""",
         """'{"layer":-1,"width":"3"}'""",
         """'{"width":NaN}'""",
+        "CAST(x'7bff7d' AS TEXT)",
+        "description, number = 5",
     ],
 )
-def test_info_of_a_damaged_description(cache, text):
-    cache.put(SPACE, ["A"], ROWS[:1])
-    assert len(cache_info(cache.folder)[0]) == 1
+def test_info_of_a_damaged_description_lists_the_others(cache, text, capsys):
+    other = {**SPACE, "layer": 7}
+    for space, n in ((SPACE, 1), (other, 2)):
+        cache.put(space, ["A", "C"][:n], ROWS[:n])
+    before = cache_info(cache.folder)[0]
+    assert [space["n_sequences"] for space in before] == [1, 2]
     with cache._connection:
-        cache._connection.execute(f"UPDATE spaces SET description = {text}")
-    with pytest.raises(OSError, match="revdist cache clear"):
-        cache_info(cache.folder)
+        cache._connection.execute(
+            f"UPDATE spaces SET description = {text} WHERE rowid = (SELECT MIN(rowid) FROM spaces)"
+        )
+    found, _ = cache_info(cache.folder)
+    [damaged] = [space for space in found if "damaged" in space]
+    assert damaged["n_sequences"] == 1 and "is damaged" in damaged["damaged"]
+    assert [space for space in found if "damaged" not in space] == before[1:]
+    assert main(["cache", "info", str(cache.folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and sum("is damaged" in line for line in lines) == 1
+    assert sum("layer 7" in line and "2 sequences" in line for line in lines) == 1
 
 
 def test_clear_waits_for_a_writer_and_says_if_it_never_ends(tmp_path, monkeypatch):

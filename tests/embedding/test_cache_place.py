@@ -397,7 +397,7 @@ def test_an_interrupt_does_not_wait_for_a_stuck_writer(tmp_path, holder, monkeyp
 
 def test_a_writer_that_ends_is_waited_for(tmp_path, holder):
     hold, release = holder
-    hold("EXCLUSIVE")
+    hold("IMMEDIATE")
     threading.Timer(0.5, release).start()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -50,11 +50,21 @@ def test_tasks_are_taken_as_results_are_asked_for():
     results.close()
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_results_come_as_they_are_done(n_jobs):
-    results = [i for i, _ in as_they_come(slow_first, ((i,) for i in range(9)), n_jobs)]
-    assert sorted(results) == list(range(9))
-    assert (results[0] != 0) == (n_jobs == 2)  # nothing waits for the slow one
+def first_waits_for_others(i, path):
+    if i:
+        path.touch()
+    end = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.5)
+    time.sleep(0 if i else 1.0)
+    return i
+
+
+def test_results_come_as_they_are_done(tmp_path):
+    tasks = ((i, tmp_path / "another runs") for i in range(9))
+    results = list(as_they_come(first_waits_for_others, tasks, 2))
+    assert sorted(results) == list(range(9)) and results[0] != 0
+    assert list(as_they_come(pow, iter([(2, 3), (2, 4)]), 1)) == [8, 16]
 
 
 def test_a_dead_worker_is_told_from_other_errors():

@@ -147,15 +147,17 @@ def cuts(folder, name, moments=("after", "at the rename", "after the rename")):
         with disk(place) as one:
             (one.place / "new").mkdir()
             os.sync()
+            write(one.place, 1)
+            wholes = {read(one.place)}
+            if write is _cache:
+                # SQLite does not sync the folder after the last of its steps: rows that were
+                # just written may be gone, and are computed again.
+                wholes.add(b"")
             if moment == "after":
-                write(one.place, 1)
-                wholes = {read(one.place)}
                 one.cut()
             else:
-                write(one.place, 1)
-                old = read(one.place)
                 write(_elsewhere(place), 2)
-                wholes = {old, read(place / "elsewhere")}
+                wholes.add(read(place / "elsewhere"))
                 _cut_at_rename(one, write, moment)
             one.off()
             one.on()
@@ -165,6 +167,8 @@ def cuts(folder, name, moments=("after", "at the rename", "after the rename")):
                 outcomes[f"{moment}: {error!r}"] += 1
             else:
                 outcomes[rows.SAME if found in wholes else f"{moment}: other numbers"] += 1
+            write(one.place, 1)  # the same call again
+            assert read(one.place) in wholes
     return outcomes
 
 

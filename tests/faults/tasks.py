@@ -103,6 +103,12 @@ def corpus_pass(checkpoint, output, n_jobs=1):
     distiller.save_pretrained(output)
 
 
+def rows_of_model(folder):
+    """Print a digest of the rows that a model gives."""
+    rows = ESMFeaturizer(str(folder)).transform(PROTEINS[:3])
+    print(hashlib.sha256(rows.tobytes()).hexdigest())
+
+
 def write_inputs(folder):
     """Write what the shell reads: proteins, measurements and a distiller."""
     folder = Path(folder)
@@ -241,6 +247,69 @@ def fork_beside(what, n_children, n_threads):
     print(json.dumps(ends))
 
 
+def fork_cold(n_children):
+    """Embed in children, forked while two threads import torch and load for the first time.
+
+    Prints as ``fork_beside``. Of a process of its own, which has imported nothing yet.
+    """
+    assert "torch" not in sys.modules
+    featurizer, rows = ESMFeaturizer(MODELS), {}
+    threads = [
+        threading.Thread(target=lambda i=i: rows.update({i: featurizer.transform(PROTEINS[:3])}))
+        for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    children = {}
+    for i in range(n_children):
+        time.sleep(0.3)
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                rows = featurizer.transform(PROTEINS[:3])
+                code = 0 if rows.shape == (3, 96) and np.isfinite(rows).all() else 2
+            finally:
+                os._exit(code)
+        children[pid] = i
+    for thread in threads:
+        thread.join()
+    ends = {"same": 0, "hangs": 0, "other": 0}
+    end = time.monotonic() + 40
+    for pid in children:
+        while not (found := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < end:
+            time.sleep(0.01)
+        if not found[0]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        ends["hangs" if not found[0] else "other" if found[1] else "same"] += 1
+    print(json.dumps(ends))
+
+
+def fork_in_a_bar():
+    """Embed in a child, forked while another thread moves a bar of tqdm."""
+    from tqdm.std import TqdmDefaultWriteLock
+
+    held, leave = threading.Event(), threading.Event()
+
+    def move():
+        with TqdmDefaultWriteLock.th_lock:
+            held.set()
+            leave.wait(1)
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        ESMFeaturizer(MODELS, verbose=1).transform(PROTEINS[:1])
+        os._exit(0)
+    leave.set()
+    thread.join()
+    return int(os.waitpid(pid, 0)[1] != 0)
+
+
 def many_calls(n_calls, cache=""):
     """Print open files and memory in kB before some calls on ever new sequences, and after."""
     featurizer = ESMFeaturizer(MODELS, cache_dir=cache or None)
@@ -248,7 +317,10 @@ def many_calls(n_calls, cache=""):
     warm, figures = 60, []  # libraries take their memory in the first calls
     for i in range(warm + n_calls + 1):
         of_call = PROTEINS[i % 40 : i % 40 + 3]
-        few = [sequence[i % 50 : i % 50 + 20 + i % 7] for sequence in of_call]
+        # Residues that no call before had together: oneDNN keeps code for each number.
+        n = 30 + 97 * i % 270
+        cuts = [(i + place) % 50 + np.array([0, (n + place) // 3]) for place in range(3)]
+        few = [sequence[a:b] for sequence, (a, b) in zip(of_call, cuts, strict=True)]
         distiller.transform(featurizer.transform(few))
         if i in (warm, warm + n_calls):
             status = Path("/proc/self/status").read_text()
@@ -349,18 +421,15 @@ def demo(output):
     return main(["demo", "--output", output])
 
 
-def embed_on_two_workers(inputs, folder, strike):
-    """Run ``revdist embed`` on two workers of joblib, and strike one, or as Ctrl-C does."""
+def embed_while_a_worker_dies(inputs, folder):
+    """Run ``revdist embed`` on two workers of joblib, of which one is killed."""
     from joblib.externals.loky import reusable_executor
 
     def work():
         while not (executor := reusable_executor._executor) or not executor._processes:
             time.sleep(0.02)
         time.sleep(0.5)
-        if strike == "worker":
-            os.kill(next(iter(executor._processes)), signal.SIGKILL)
-        else:
-            os.killpg(os.getpgrp(), signal.SIGINT)
+        os.kill(next(iter(executor._processes)), signal.SIGKILL)
 
     threading.Thread(target=work, daemon=True).start()
     return embed(inputs, Path(folder) / "cache", Path(folder) / "z.npz", n_jobs=2)

@@ -31,7 +31,13 @@ from revdist_sklearn.library._write_tables import positions
 
 DTYPES = ["float32", "float16"]
 LEVELS = ["protein", "residue"]
-FILES = [(ending, layout) for ending, form in ENDINGS.items() for layout in form.write]
+# .hdf5 is .h5 by another name.
+FILES = [
+    (ending, layout)
+    for ending, form in ENDINGS.items()
+    if ending != ".hdf5"
+    for layout in form.write
+]
 LIBRARIES = {".parquet": "pyarrow", ".h5": "h5py", ".hdf5": "h5py", ".h5ad": "h5py"}
 
 
@@ -59,7 +65,8 @@ def test_keyed_has_a_dataset_for_each_protein_in_their_order(made, tmp_path):
     folder, rows, counts, lengths = made
     h5py = pytest.importorskip("h5py")
     path = assemble_or_skip(folder, tmp_path / "x.h5")
-    with h5py.File(path) as file:
+    with h5py.File(path) as root:
+        file = root["/"]  # older versions of h5py give the file's own in alphabetical order
         assert len(file) == len(NAMES)
         seen = [dataset.attrs.get("original_id", key) for key, dataset in file.items()]
         assert seen == NAMES
@@ -314,6 +321,7 @@ def test_unfinished_and_empty_folders_are_errors(tmp_path):
         assemble(folder, tmp_path / "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending, layout", FILES)
 def test_ten_thousand_columns(tmp_path, ending, layout):
     folder, rows, *_ = make_folder(tmp_path / "folder", names=["P1", "P2"], n_columns=10_400)

@@ -147,6 +147,16 @@ def test_pooling_has_no_part_in_residues(tmp_path, proteins, parameters, name):
     assert not (tmp_path / "z").exists()
 
 
+def test_positions_that_a_protein_has_not_are_told_by_its_name(tmp_path, proteins):
+    emb = ESMFeaturizer("esm2-nano:32", pooling=[2, 100])
+    short = [proteins[0], ("short", "MKT")]
+    with pytest.raises(ValueError, match=r"^short has 3 residues, but `pooling` names position"):
+        embed_to(tmp_path / "z", emb, short)
+    embed_to(tmp_path / "y", emb, proteins[:1])
+    expected = emb.transform([proteins[0][1]])
+    np.testing.assert_allclose(table(tmp_path / "y")[1], expected, atol=1e-5)
+
+
 def test_records_that_cannot_be_embedded_are_left_out_and_listed(tmp_path, proteins):
     bad = [*proteins[:3], ("bad\x1b", "MK1T"), *proteins[3:5], proteins[0]]
     with pytest.raises(ValueError, match=r"record 3 \(bad\\x1b\) has '1' at position 2"):
@@ -352,6 +362,15 @@ def test_a_single_file_takes_the_place_of_the_old_one_when_it_is_whole(
     embed_to(path, EMB, proteins[:5], distiller=distiller)
     with np.load(path, allow_pickle=False) as file:
         assert file["names"].tolist() == [name for name, _ in proteins[:5]]
+
+
+def test_another_layout_is_another_file(tmp_path, proteins):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "z.h5"
+    for layout, is_keyed in ((None, True), ("matrix", False), ("matrix", False), (None, True)):
+        embed_to(path, EMB, proteins[:4], layout=layout)
+        with h5py.File(path) as file:
+            assert (proteins[0][0] in file) == is_keyed
 
 
 def test_shards_of_a_call_with_other_settings_are_not_thrown_away(tmp_path, proteins, monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -90,6 +91,21 @@ def test_what_is_read_again_works_as_before_within_the_rounding(tmp_path, kind, 
         assert_array_equal(one.residual_variances, other.residual_variances)
 
 
+@pytest.mark.parametrize(("kind", "limit"), [("float32", 1e-4), ("float16", 0.3)])
+def test_a_base_of_condition_1000_is_reconstructed_from(tmp_path, kind, limit):
+    """The covariance itself, rounded, is off by 5e-3 and by 30: its condition is a million."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(600, 20))
+    scores = 25 * np.linalg.qr(scores - scores.mean(axis=0))[0]
+    base = scores * np.geomspace(1, 1e-3, 20) @ np.linalg.qr(rng.normal(size=(20, 20)))[0]
+    larger = scores @ rng.normal(size=(20, 30)) + 0.3 * rng.normal(size=(600, 30))
+    X = np.hstack([base, larger])
+    distiller = ReverseDistiller((20, 30)).fit(X)
+    distiller.save_pretrained(tmp_path, dtype=kind)
+    found = ReverseDistiller.from_pretrained(tmp_path).inverse_transform(base)
+    assert np.abs(found - distiller.inverse_transform(base)).max() < limit * X.std()
+
+
 @pytest.mark.parametrize("kind", UNIT)
 def test_the_measured_error_is_that_of_rows(tmp_path, distiller, kind):
     distiller.save_pretrained(tmp_path, dtype=kind)
@@ -145,6 +161,16 @@ def test_too_large_for_float16_says_which_type_takes_it(tmp_path):
     assert ReverseDistiller.from_pretrained(tmp_path / "d").rounding_["dtype"] == "bfloat16"
     with pytest.raises(ValueError, match="dtype='int8' is none of 'float64', 'float32'"):
         distiller.save_pretrained(tmp_path / "d", dtype="int8")
+
+
+def test_a_rounding_that_makes_another_distiller_is_told(tmp_path):
+    distiller = ReverseDistiller(SIZES).fit(rows() * 1e-8)  # below the numbers of float16
+    with pytest.warns(UserWarning, match=r"Rounding to float16 moves .*explained shares by .*bfl"):
+        distiller.save_pretrained(tmp_path, dtype="float16")
+    assert ReverseDistiller.from_pretrained(tmp_path).rounding_["explained"] > 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distiller.save_pretrained(tmp_path, dtype="bfloat16")
 
 
 def test_the_record_goes_on_and_ends_with_another_fit(tmp_path, distiller):
