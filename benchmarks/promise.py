@@ -19,8 +19,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "faults")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
 import power
 import rows
@@ -59,7 +59,7 @@ def cuts(nursery, folder, step):
             place = folder / f"cut{i}-{n}"
             place.mkdir()
             outcomes += power.cuts(place, name)
-        yield f"power cut after, at and before the rename: {name}", outcomes
+        yield f"power cut before and after the rename, and after the call: {name}", outcomes
 
 
 def bits(nursery, folder, step):
