@@ -5,6 +5,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
@@ -222,6 +223,7 @@ def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
     shards = ShardFolder(job.folder, job.facts, input=known)
     if job.ending and known and _written_from(job) == (shards.identity, known):
         tell(f"{job.output} is finished: there is nothing left to do.")
+        _remove_left(job.folder, shards.identity)
         return _report(job, totals)
     is_new = _begin(job, shards)
     with only_one(job.folder):
@@ -230,6 +232,8 @@ def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
             left.unlink(missing_ok=True)
         if is_new:  # what is finished stays so where these sequences turn out to be others
             shards.save()
+        if job.distiller is not None:  # after what tells that the folder is ours
+            _keep_distiller(job.distiller, job.folder / DISTILLER)
         skipped = job.skipped if skip_bad else None
         try:
             with RecordChecker(job.residues, skip=skip_bad, skipped_to=skipped) as checker:
@@ -252,7 +256,7 @@ def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
         if job.ending:
             assemble(shards, job.output, layout=job.layout)
     if job.ending:
-        shutil.rmtree(job.folder, ignore_errors=True)
+        _remove(job.folder)
     return _report(job, checker, len(made.names), made.n_found)
 
 
@@ -422,7 +426,7 @@ def _written_from(job):
 
 
 def _begin(job, shards):
-    """Make the folder of the shards, or check that it is theirs; and keep the distiller there.
+    """Make the folder of the shards, or check that it is theirs.
 
     Returns
     -------
@@ -446,14 +450,40 @@ def _begin(job, shards):
             f"{folder} holds something else than embeddings. Name a new or an empty folder."
         )
     make_folder(folder)
-    if job.distiller is not None:
-        kept = folder / DISTILLER
-        try:
-            ReverseDistiller.from_pretrained(kept)
-        except (OSError, ValueError):  # there is none yet, or it is damaged
-            shutil.rmtree(kept, ignore_errors=True)
-            job.distiller.save_pretrained(kept)
     return is_new
+
+
+def _keep_distiller(distiller, kept):
+    """Save a distiller beside the shards, where none can be read."""
+    try:
+        ReverseDistiller.from_pretrained(kept)
+    except (OSError, ValueError):  # there is none yet, or it is damaged
+        shutil.rmtree(kept, ignore_errors=True)
+        distiller.save_pretrained(kept)
+
+
+def _remove_left(folder, identity):
+    """Remove what a process has left that was killed while it removed the shards of a run."""
+    try:
+        is_ours = ShardFolder.load(folder).identity == identity
+    except (OSError, ValueError):
+        is_ours = False
+        with suppress(OSError):  # unless it is not there, or not empty
+            folder.rmdir()
+    if is_ours:
+        with only_one(folder):
+            _remove(folder)
+
+
+def _remove(folder):
+    """Remove the shards of a run that is done; what tells that they are ours goes last."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != MANIFEST:
+            with suppress(OSError):
+                path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_is_ours(job, before, shards):
