@@ -462,7 +462,13 @@ def test_a_run_that_is_killed_as_it_begins_is_gone_on_with(
 ):
     """What tells that a folder is ours is there before anything else is."""
     with monkeypatch.context() as killed:
-        killed.setattr(ReverseDistiller, "save_pretrained", _killed)
+        save = ReverseDistiller.save_pretrained
+
+        def save_and_die(*arguments):
+            save(*arguments)
+            raise KeyboardInterrupt
+
+        killed.setattr(ReverseDistiller, "save_pretrained", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             embed_to(tmp_path / "z", EMB, proteins, distiller=distiller)
     assert embed_to(tmp_path / "z", EMB, proteins, distiller=distiller).n_proteins == 12
@@ -503,7 +509,3 @@ def test_what_tells_of_shards_is_removed_last(tmp_path, proteins, monkeypatch):
     embed_to(tmp_path / "z.npz", EMB, proteins)
     assert sum(name.startswith("shard-") for name in names) > 3
     assert not (tmp_path / "z.npz.shards").exists()
-
-
-def _killed(*arguments, **options):
-    raise KeyboardInterrupt
