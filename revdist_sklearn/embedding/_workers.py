@@ -11,11 +11,13 @@ import socket
 import sys
 from collections import Counter
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
+from multiprocessing import resource_tracker
 
 from joblib import cpu_count, effective_n_jobs
+from joblib.externals.loky.backend import resource_tracker as of_loky
 from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -47,7 +49,7 @@ def in_order(function, tasks, n_jobs):
         how = {"pre_dispatch": most, "batch_size": 1}
     with Parallel(n_jobs=n_jobs, return_as="generator", **how) as workers:
         while wave := list(islice(tasks, 2 * most)):
-            with _deaf_to_interrupts():
+            with _deaf_to_interrupts() if most > 1 else nullcontext():
                 results = workers(delayed(task)(*arguments) for arguments in wave)
             yield from results
 
@@ -61,6 +63,10 @@ def _deaf_to_interrupts():
     if not hasattr(signal, "pthread_sigmask"):  # not on Windows
         yield
         return
+    if type(get_active_backend()[0]).__name__ == "LokyBackend":
+        # Started with the first worker, they would let interrupts through again.
+        resource_tracker.ensure_running()
+        of_loky.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

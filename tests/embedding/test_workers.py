@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -182,3 +183,17 @@ def test_each_worker_has_a_gpu_of_its_own(backend, tmp_path, request):
 def test_a_task_in_this_process_claims_no_gpu(fake_cuda, monkeypatch):
     monkeypatch.setattr(_device, "CLAIM", None)
     assert list(in_order(pow, iter([(2, 3)]), 1)) == [8]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
+def test_workers_do_not_hear_ctrl_c():
+    """In a process of its own: trackers of resources that are there already would hide it."""
+    code = (
+        "import signal; from revdist_sklearn.embedding._workers import in_order\n"
+        "def blocked(i):\n"
+        "    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        "if __name__ == '__main__':\n"
+        "    print([*in_order(blocked, iter([(0,), (1,)]), 2)], blocked(0))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "[True, True] False\n", run.stderr
