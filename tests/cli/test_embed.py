@@ -204,7 +204,7 @@ def test_sigterm_leaves_whole_shards(fasta, tmp_path):
     )
     then = "from revdist_sklearn.cli._main import main; sys.exit(main(sys.argv[1:]))"
     run = subprocess.Popen(
-        [sys.executable, "-c", f"{small_blocks}; {then}", *arguments],
+        [sys.executable, "-c", f"{small}; {then}", *arguments],
         stderr=subprocess.PIPE,
         text=True,
     )
