@@ -79,7 +79,9 @@ def add_chunks(level, rows, weights, dtype):
     # One copy for all: the pages of a new one cost as much as what is written to them.
     size = min(len(rows), chunk_rows(rows.shape[1]))
     room = np.empty((size + 1, rows.shape[1]), dtype=dtype)
-    for chunk, w, n, unit in chunks(rows, weights):
+    parts = list(chunks(rows, weights))
+    level.due = level.steps + len(parts)
+    for chunk, w, n, unit in parts:
         # Centred rows, and below them the step between the means: one product gives the
         # pairwise update.
         mean, centred = _centre(chunk, w, n, room[: len(chunk) + 1])
