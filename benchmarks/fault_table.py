@@ -11,6 +11,7 @@ Linux only.
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -46,19 +47,27 @@ def table(nursery, folder, times):
     for n_threads in (1, 2):
         name = f"os.fork beside threads that load, embed or rest, torch with {n_threads}"
         yield name, rows.forks(nursery, times, n_threads)
-    end = nursery.run("embed", inputs, folder / "c", folder / "z.npz")
-    assert end.code == 0, end.text
-    expected = rows.table_of(folder / "z.npz")
-    yield (
-        "eight processes on one new cache",
-        sum(
-            (
-                rows.many_on_one_cache(nursery, folder / f"many{i}", 8, inputs, expected)
-                for i in range(max(times // 8, 1))
-            ),
-            Counter(),
-        ),
-    )
+    expected = rows.undisturbed(nursery, inputs, folder / "undisturbed")
+    few = max(times // 10, 1)
+    where = inputs, folder / "signals", few, expected
+    yield f"SIGINT and SIGTERM in {len(rows.PHASES)} phases", rows.signals(nursery, *where)
+    for n_jobs in (1, 2):
+        outcomes = Counter()
+        for number in rows.SIGNALS:
+            outcomes += rows.struck_at_start(inputs, folder, number, few, n_jobs)
+        yield f"SIGINT and SIGTERM in the first two seconds, n_jobs={n_jobs}", outcomes
+    where = inputs, folder / "full", few, expected
+    yield "full disk: cache, output, distiller, checkpoint", rows.full_disks(nursery, *where)
+    yield "read-only folder", rows.read_only_folder(nursery, folder / "closed", few)
+    where = inputs, folder / "gone", few, expected
+    yield "folder of a cache removed while running", rows.folder_goes(nursery, *where)
+    pickles = rows.pickled_weights(nursery, folder / "pickles", few)
+    yield "pickles in a model folder, none of which runs", pickles
+    outcomes = Counter()
+    for i in range(few):
+        place = folder / f"many{i}"
+        outcomes += rows.many_on_one_cache(nursery, place, 8, inputs, expected["embed"])
+    yield "eight processes on one new cache", outcomes
 
 
 def main():
@@ -67,8 +76,9 @@ def main():
     parser.add_argument("--output", help="JSON file")
     arguments = parser.parse_args()
     found = {}
-    columns = [rows.SAME, rows.WENT_ON, rows.TYPED]
+    columns = [rows.SAME, rows.WENT_ON, rows.TYPED, rows.ONE_LINE]
     with tempfile.TemporaryDirectory() as folder, Nursery() as nursery:
+        os.chmod(folder, 0o755)  # nobody else is to write to a folder in it, but to enter
         print("|", " | ".join(["fault", *columns, "anything else"]), "|")
         print("|---" * (len(columns) + 2) + "|")
         for name, outcomes in table(nursery, Path(folder), arguments.times):

@@ -130,6 +130,57 @@ def position_offset(mutations, sequences):
     return (min(possible, key=abs), []) if possible else (0, wrong)
 
 
+def other_wild_types(mutations, sequences, offset=0):
+    """Return the rows whose mutations name another wild type than the other rows have.
+
+    Told by the sequences of equal length that are not mutated there, where these agree: rows of
+    several proteins, or of a position that all rows mutate, tell nothing.
+
+    Parameters
+    ----------
+    mutations : sequence of str
+        Such as ``"T2A"`` or ``"T2A:K4R"``.
+
+    sequences : sequence of str
+
+    offset : int, default=0
+        As :func:`position_offset` returns it.
+
+    Returns
+    -------
+    rows : list of int
+
+    Examples
+    --------
+    >>> from revdist_sklearn._evaluation import other_wild_types
+    >>> other_wild_types(["T2A", "W3R"], ["MAK", "MTR"])
+    [1]
+    """
+    named: dict[int, list] = {}
+    by_length: dict[int, list[int]] = {}
+    for i, mutation in enumerate(mutations):
+        parts = [MUTATION.fullmatch(part) for part in str(mutation).split(":")]
+        if all(parts):  # of others it is not known where they are mutated
+            named[i] = parts
+            by_length.setdefault(len(sequences[i]), []).append(i)
+    found = []
+    for length, rows in by_length.items():
+        text = "".join(sequences[i].upper() for i in rows).encode("ascii", "replace")
+        if not length or len(text) != length * len(rows):  # letters that grow in upper case
+            continue
+        letters = np.frombuffer(text, dtype=np.uint8).reshape(len(rows), length)
+        claims: dict[int, list[tuple[int, str]]] = {}
+        for number, i in enumerate(rows):
+            for match in named[i]:
+                claims.setdefault(int(match[2]) - offset - 1, []).append((number, match[1]))
+        for place, claimed in claims.items():
+            others = np.delete(letters[:, place], [number for number, _ in claimed])
+            if len(others) and (others == others[0]).all():
+                wild = chr(others[0])
+                found += [rows[number] for number, letter in claimed if letter.upper() != wild]
+    return sorted(set(found))
+
+
 def check_rows(sequences):
     """Raise where there are too few distinct sequences for folds inside of folds."""
     n = len(set(sequences))

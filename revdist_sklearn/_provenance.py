@@ -5,7 +5,7 @@ from dataclasses import replace
 from .base._blocks import Blocks
 from .base._hub import ModelNotFoundError
 from .models._family import blocks_of
-from .models._fingerprint import fingerprint, weights_digest
+from .models._fingerprint import fingerprint, tensors_digest, weights_digest
 
 
 def members_of(plan):
@@ -24,6 +24,8 @@ def members_of(plan):
     for member in plan.members:
         folder = member.folder(plan.silent)
         mark = {"fingerprint": fingerprint(folder), "weights": weights_digest(folder)}
+        tensors = tensors_digest(folder)
+        mark |= {} if tensors is None else {"tensors": tensors}
         found.append({"block": member.block, **mark, "layer": plan.layer})
     return found
 
@@ -92,6 +94,9 @@ def _is(fitted, member):
         folder = replace(member, local_files_only=True).folder()
         if fingerprint(folder) == fitted["fingerprint"]:
             return True
-        return weights_digest(folder) == fitted["weights"]
+        if weights_digest(folder) == fitted["weights"]:
+            return True
+        # Saved anew, or in other parts; records of before know the files alone.
+        return "tensors" in fitted and tensors_digest(folder) == fitted["tensors"]
     except ModelNotFoundError:
         return None

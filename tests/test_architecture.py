@@ -29,8 +29,10 @@ KERNELS = {
     "method._level",
     "method._products_numpy",
     "method._products_torch",
+    "method._sample",
     "prefix._ridge_path",
     "base._blocks",
+    "base._threads",
     "base._torch",
     "base._values",
 }
@@ -112,16 +114,20 @@ def test_kernels_import_no_estimator(name):
 
 
 def test_imports_inside_of_functions_are_of_what_is_slow_or_optional():
-    """None hides a cycle: they bring torch, transformers, a hub's client or a picture."""
-    allowed = r"(torch|transformers|huggingface_hub|matplotlib)(\.|$)"
+    """None hides a cycle: they bring torch, transformers, a hub's client, pictures or formats."""
+    slow, optional = "torch|transformers|huggingface_hub", "matplotlib|pandas|h5py|pyarrow"
+    allowed = rf"({slow}|{optional})(\.|$)"
     for name, path in MODULES.items():
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 for node in ast.walk(function):
                     if isinstance(node, ast.ImportFrom) and node.level:
-                        # The packed paths import torch at their top.
-                        assert name == "models._encoder", name
-                        assert node.module in ("_packed", "_varlen")
+                        # The packed paths import torch at their top, the shell everything.
+                        assert (name, node.module) in {
+                            ("models._encoder", "_packed"),
+                            ("models._encoder", "_varlen"),
+                            ("cli._start", "_main"),
+                        }
                     elif isinstance(node, ast.ImportFrom):
                         assert re.match(allowed, node.module), f"{name}: {node.module}"
                     elif isinstance(node, ast.Import):
@@ -138,6 +144,17 @@ def test_modules_that_users_may_import_alone_have_names_without_underscore():
 @pytest.mark.parametrize("name", revdist_sklearn.__all__)
 def test_public_names_are_documented_with_an_example(name):
     assert ">>>" in getattr(revdist_sklearn, name).__doc__
+
+
+def test_public_names_are_the_same_to_type_checkers_and_when_asked_for():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    [typed] = [node for node in tree.body if isinstance(node, ast.If)]
+    homes = {alias.name: node.module for node in typed.body for alias in node.names}
+    assert homes == revdist_sklearn._HOMES
+    assert sorted(homes) == sorted(revdist_sklearn.__all__)
+    assert set(homes) <= set(dir(revdist_sklearn))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        revdist_sklearn.nothing  # noqa: B018
 
 
 def docstrings(path):

@@ -6,8 +6,9 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.metrics import make_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from revdist_sklearn import Moments, ReverseDistiller
+from revdist_sklearn import Moments, ReverseDistiller, _evaluation
 from revdist_sklearn._evaluation import (
     ALPHAS,
     Representations,
@@ -204,3 +205,28 @@ def test_too_few_sequences_are_told_before_anything_is_embedded():
 )
 def test_mutations_are_held_against_their_sequences(mutations, sequences, expected):
     assert position_offset(mutations, sequences) == expected
+
+
+def test_small_ridges_have_one_thread(monkeypatch):
+    """Beside other jobs two wait for each other."""
+    threads, original = [], _evaluation.ridge_path
+
+    def counted(*args):
+        threads.extend(one["num_threads"] for one in threadpool_info() if is_blas(one))
+        return original(*args)
+
+    def is_blas(library):
+        return library["user_api"] == "blas"
+
+    monkeypatch.setattr(_evaluation, "ridge_path", counted)
+    rng = np.random.default_rng(0)
+    with threadpool_limits(limits=3, user_api="blas"):
+        allowed = {one["num_threads"] for one in threadpool_info() if is_blas(one)}
+        score_folds(
+            rng.normal(size=(60, 4)),
+            rng.normal(size=60),
+            *folds(60)["random"],
+        )
+    if allowed == {1}:
+        pytest.skip("this BLAS has one thread")
+    assert set(threads) == {1}

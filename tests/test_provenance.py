@@ -1,11 +1,13 @@
 """Models of a fit are known again by their weights, whatever their folders are called."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import HUB_COMMITS, save_esm
+from safetensors.numpy import load_file, save_file
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
@@ -21,6 +23,7 @@ from revdist_sklearn import (
 )
 from revdist_sklearn._provenance import check_models
 from revdist_sklearn.cli._main import main
+from revdist_sklearn.models._fingerprint import tensors_digest
 
 SEQUENCES = ["MKTAYIAKQR", "GIVEQCCTSI", "FVNQHLCGSH", "ACDEFGHIKL", "MNPQRSTVWY", "GSHMWGSHMW"]
 
@@ -76,6 +79,65 @@ def test_the_same_weights_under_another_name_are_the_same(folders, tmp_path):
     check(distiller, folders)
     check(distiller, copies)
     check(distiller.truncate(8), copies, n=1)
+
+
+def saved_anew(source, folder, how):
+    """Write the same tensors to other files."""
+    shutil.copytree(source, folder)
+    old = folder / "model.safetensors"
+    tensors = load_file(old)
+    old.unlink()
+    if how == "other metadata":
+        save_file(tensors, old, {"format": "pt", "of": "somebody else"})
+    elif how == "other order":
+        # The library sorts by itself; the format does not.
+        header, data = {}, b""
+        for name, array in sorted(tensors.items(), reverse=True):
+            offsets = [len(data), len(data := data + array.tobytes())]
+            header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": offsets}
+        text = json.dumps(header).encode()
+        old.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    else:
+        names, parts = sorted(tensors), {}
+        for i, part in enumerate((names[::2], names[1::2])):
+            parts |= dict.fromkeys(part, f"model-{i}.safetensors")
+            save_file({name: tensors[name] for name in part}, folder / f"model-{i}.safetensors")
+        index = {"metadata": {}, "weight_map": parts}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize("how", ["other metadata", "other order", "in two parts"])
+def test_the_same_tensors_in_other_files_are_the_same(how, folders, tmp_path):
+    distiller = fitted(folders, tmp_path)
+    anew = [saved_anew(f, tmp_path / f"anew_{i}", how) for i, f in enumerate(folders)]
+    check(distiller, anew)
+    again = corpus_moments(ESMFeaturizer(anew), SEQUENCES * 3, verbose=False)
+    np.testing.assert_array_equal(
+        ReverseDistiller().fit_moments(again).components_, distiller.components_
+    )
+    # A record of before knows files alone, and so these are others.
+    for member in distiller.provenance_["members"]:
+        del member["tensors"]
+    check(distiller, folders)
+    with pytest.raises(ValueError, match="are not those"):
+        check(distiller, anew)
+
+
+def test_one_bit_of_a_tensor_is_another_model(folders, tmp_path):
+    distiller = fitted(folders, tmp_path)
+    path = saved_anew(folders[0], tmp_path / "anew", "other order") / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="anew are not those"):
+        check(distiller, [tmp_path / "anew", folders[1]])
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff" * 99, b"\x05" + 7 * b"\0" + b"[1,2]", b"abc"])
+def test_a_damaged_file_has_no_tensors(start, folders):
+    Path(folders[0], "model.safetensors").write_bytes(start)
+    assert tensors_digest(folders[0]) is None
 
 
 def test_other_weights_under_the_same_name_are_others(folders, tmp_path):

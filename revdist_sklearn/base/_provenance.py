@@ -1,8 +1,9 @@
 """Where moments and distillers come from: the weights of each model, and the corpora.
 
 A plain dictionary that JSON takes: ``members`` are the models, each with the name of its
-``block``, its ``fingerprint`` (as caches know it), the digest of its ``weights`` alone, and the
-``layer`` of the states (not in files of the first such version);
+``block``, its ``fingerprint`` (as caches know it), the digest of its files of ``weights`` alone,
+that of the ``tensors`` in them (not in older files, nor of pickled weights), and the ``layer`` of
+the states (not in files of the first such version);
 ``corpora`` are the corpora, each with ``digest``, ``n_proteins`` and ``n_residues``; and
 ``version`` is that of this package.
 """
@@ -12,8 +13,12 @@ from ._damage import integer
 
 def merged(one, other):
     """Return the provenance of two parts together, None where their models are not the same."""
-    if one is None or other is None or one["members"] != other["members"]:
+    if one is None or other is None or len(one["members"]) != len(other["members"]):
         return None
+    for mine, others in zip(one["members"], other["members"], strict=True):
+        # An older record may lack something.
+        if any(mine[name] != others[name] for name in mine.keys() & others.keys()):
+            return None
     return {**one, "corpora": [*one["corpora"], *other["corpora"]]}
 
 
@@ -46,6 +51,7 @@ def checked_provenance(values, n_members):
     members = [
         {
             **{name: _text(member, name) for name in ("block", "fingerprint", "weights")},
+            **({"tensors": _text(member, "tensors")} if "tensors" in member else {}),
             **({"layer": _layer(member)} if "layer" in member else {}),
         }
         for member in values["members"]

@@ -7,18 +7,22 @@ import sys
 from contextlib import suppress
 
 from .. import __version__
-from ..base._signals import SIGHUP, SIGTERM, Terminated, as_exceptions
-from . import _cache, _demo, _embed, _evaluate, _fit
-from ._messages import as_options, said_of, warnings_as_notes
+from ..base._signals import as_exceptions
+from ..base._text import visible
+from . import _cache, _demo, _embed, _evaluate, _fit, _info
+from ._messages import as_options, said_of, say, warnings_as_notes
+from ._signals import ENDS
 
 COMMANDS = {
     "demo": _demo,
     "fit": _fit,
     "embed": _embed,
     "evaluate": _evaluate,
+    "info": _info,
     "cache": _cache,
 }
-INTERRUPTED, TERMINATED = ("Interrupted", 130), ("Terminated", 143)
+# Errors of the input and of the machine; others are those of this package.
+AT_FAULT = (ValueError, TypeError, OSError, MemoryError, RuntimeError, ImportError)
 
 
 def main(argv=None):
@@ -43,40 +47,40 @@ def main(argv=None):
     # A table is not lost for a character that the terminal does not have.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with warnings_as_notes(), _terminable():
+    # Of nohup, a hang-up is to be ignored, and Ctrl-C of what runs in the background.
+    signals = as_exceptions(ENDS, lambda handler: handler != signal.SIG_IGN)
+    with warnings_as_notes(), signals as struck:
         try:
             COMMANDS[arguments.command].run(arguments)
             sys.stdout.flush()
-        except KeyboardInterrupt as error:
-            start = "\n" if sys.stderr.isatty() else ""  # after ^C and the bar
-            kept = as_options(" ".join(getattr(error, "__notes__", [])))
-            what, code = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
-            print(f"{start}{command}: {what}. {kept}".rstrip(), file=sys.stderr)
-            return code
-        except BrokenPipeError:  # who read the output has gone
-            _drop_output()
-            return 141
-        except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ImportError) as error:
-            if os.environ.get("REVDIST_TRACEBACK"):
-                raise
-            print(f"{command}: {said_of(error)}", file=sys.stderr)
-            return 2
-        except Exception as error:
-            if os.environ.get("REVDIST_TRACEBACK"):
-                raise
-            print(
-                f"{command}: {type(error).__name__}: {said_of(error)} This is a fault of revdist; "
-                "with REVDIST_TRACEBACK=1 in the environment it shows where.",
-                file=sys.stderr,
-            )
-            return 1
+        except (Exception, KeyboardInterrupt) as error:
+            # Of an interrupt in the midst of an import, libraries make errors of their own.
+            if struck or isinstance(error, KeyboardInterrupt):
+                start = "\n" if sys.stderr.isatty() else ""  # after ^C and the bar
+                kept = as_options(" ".join(getattr(error, "__notes__", [])))
+                what, code = ENDS[struck[0] if struck else signal.SIGINT]
+                say(f"{start}{command}: {what}. {kept}".rstrip(), file=sys.stderr)
+                return code
+            return _fault(command, error)
     return 0
 
 
-def _terminable():
-    """Make of SIGTERM and SIGHUP an exception of the main thread, as Python does of SIGINT."""
-    # Of nohup, a hang-up is to be ignored.
-    return as_exceptions([SIGTERM, SIGHUP], lambda handler: handler != signal.SIG_IGN)
+def _fault(command, error):
+    """Say what went wrong, and return the code."""
+    if isinstance(error, BrokenPipeError):  # who read the output has gone
+        _drop_output()
+        return 141
+    if os.environ.get("REVDIST_TRACEBACK"):
+        raise error
+    if isinstance(error, AT_FAULT):
+        say(f"{command}: {said_of(error)}", file=sys.stderr)
+        return 2
+    say(
+        f"{command}: {type(error).__name__}: {said_of(error)} This is a fault of revdist; "
+        "with REVDIST_TRACEBACK=1 in the environment it shows where.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _drop_output():
@@ -85,8 +89,15 @@ def _drop_output():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors show arguments as a terminal can."""
+
+    def error(self, message):
+        super().error(visible(message, keep="\n"))
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="revdist",
         description="Nested protein language model embeddings by reverse distillation.",
     )
@@ -94,6 +105,11 @@ def _parser():
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in COMMANDS.items():
         command.add_arguments(
-            commands.add_parser(name, help=command.HELP, description=command.HELP)
+            commands.add_parser(
+                name,
+                help=command.HELP,
+                description=command.HELP,
+                epilog=f"Example: {command.EXAMPLE}",
+            )
         )
     return parser

@@ -5,6 +5,8 @@ import sys
 import warnings
 from contextlib import contextmanager
 
+from ..base._text import visible
+
 # Parameters that are options here. What a checkpoint keeps, a cache keeps in every command; d is
 # what a method calls its number of columns.
 OPTIONS = {
@@ -30,13 +32,31 @@ _PARAMETER = re.compile(
     rf"|{_BEFORE}(?P<bare>{_NAMES}){_VALUE.format('b')}{_AFTER}"
     rf"|{_BEFORE}(?P<alone>{_TELLING})\b{_AFTER}"
 )
+# As scikit-learn says that a parameter is out of its range.
+_OUT_OF_RANGE = re.compile(rf"The '(?P<name>{_NAMES})' parameter of \w+ must be ")
+# What Python has, and what the shell has for it.
+PHRASES = {
+    r"an int in the range \[(\d+), inf\)": r"an integer of \1 or more",
+    r"a float in the range \[(\d+)\.0, inf\)": r"a number of \1 or more",
+    r"\(load_uniprot_sample, and the shell's default\)": "(what is taken without --fasta)",
+    r" \(fit_on_corpus\)": "",
+    r"ReverseDistiller\.save_pretrained or `revdist fit`": "`revdist fit`",
+    r"save it again with ReverseDistiller\.save_pretrained": "write it again with `revdist fit`",
+    r"write it with Moments\.save": "`revdist fit --checkpoint` writes it",
+    r"a file of Moments\.save or a checkpoint": "a checkpoint",
+}
 # What a method calls its number of columns begins its message.
 _COLUMNS = re.compile(r"^d=(?=\d+ )")
 
 
 def note(message):
     """Print a line for people on standard error."""
-    print(f"revdist: {message}", file=sys.stderr)
+    say(f"revdist: {message}", file=sys.stderr)
+
+
+def say(text="", file=None):
+    """Print what may hold names of others: nothing in it but a newline moves a terminal."""
+    print(visible(text, keep="\n"), file=file)
 
 
 def as_options(message):
@@ -63,22 +83,21 @@ def as_options(message):
         return f"{name} {value.strip(chr(39))}" if value else name
 
     text = _COLUMNS.sub("--n-components ", str(message))
+    text = _OUT_OF_RANGE.sub(lambda match: f"{OPTIONS[match['name']]} must be ", text)
+    for python, shell in PHRASES.items():
+        text = re.sub(python, shell, text)
     text = _PARAMETER.sub(option, text).replace(" or None", " or leave it out")
-    python = [name for name in OF_PYTHON if re.search(rf"`{name}`|\b{name}=", text)]
-    if python:
-        text += f" (Parameters of Python alone, without an option here: {', '.join(python)}.)"
+    unknown = [name for name in OF_PYTHON if re.search(rf"`{name}`|\b{name}=", text)]
+    if unknown:
+        text += f" (Parameters of Python alone, without an option here: {', '.join(unknown)}.)"
     return text
 
 
 def said_of(error):
-    """Return the text of an error with its notes."""
+    """Return the text of an error with its notes, as a terminal can show it."""
     text = str(error) or type(error).__name__
-    return as_options(" ".join([text, *getattr(error, "__notes__", [])]))
-
-
-def add_note(error, text):
-    """Add to an error what its message will end with; Python 3.10 has no method for it."""
-    error.__notes__ = [*getattr(error, "__notes__", []), text]
+    text = " ".join([text, *getattr(error, "__notes__", [])])
+    return visible(as_options(text), keep="\n")
 
 
 @contextmanager
@@ -87,7 +106,7 @@ def warnings_as_notes():
     before = warnings.formatwarning
 
     def as_line(message, category, filename, lineno, line=None):
-        return f"revdist: warning: {as_options(message)}\n"
+        return visible(f"revdist: warning: {as_options(message)}\n", keep="\n")
 
     warnings.formatwarning = as_line  # type: ignore[assignment]
     try:

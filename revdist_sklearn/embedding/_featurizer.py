@@ -137,12 +137,15 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         candidates, processes and runs that share it embed no sequence twice. A row is found
         again if the weights (by content, or commit of the hub), ``dtype``, ``layer``, ``pooling``,
         ``reference`` (of "mutated"), the window of a long protein and ``model_kwargs`` are the
-        same. Rows are written batch by batch, each with a checksum: a damaged one is
-        computed again, with a warning, and a folder that cannot be written to is a
-        warning. The file system must support locks, as local ones and NFS 4 do.
+        same. Rows are written every five seconds, at the end, and for any fault, each with a
+        checksum: a damaged one is computed again, with a warning, and a folder that cannot be
+        written to is a warning. One whose key has changed is not found, and computed again
+        without a word: never is a wrong row returned. The file system must support locks, as
+        local ones and NFS 4 do; there some ten processes may write at a time.
         ``revdist cache info`` and ``revdist cache clear`` look after it. A relative path
         counts from the working directory of the first use (``fit``, ``transform``, or the
-        pickle that goes to a worker), and stays that folder wherever later calls are made.
+        pickle that goes to a worker), and stays that folder wherever later calls are made; not
+        of ``__init__``, because scikit-learn's estimators keep their parameters as given.
 
     n_jobs : int or None, default=None
         Workers of ``transform``, as in joblib: None is 1 unless in a

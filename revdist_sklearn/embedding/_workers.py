@@ -1,4 +1,4 @@
-"""Tasks on joblib's workers: in order, few at a time, with their share of a machine.
+"""Tasks on joblib's workers: few at a time, with their share of a machine.
 
 Each worker process has a GPU of its own where the machine has several (see
 :func:`~..models._device.gpu_of_its_own`), and in a Dask worker torch has the threads that the
@@ -8,13 +8,14 @@ a process that was killed end by themselves.
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 
@@ -24,9 +25,15 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from ..models._device import gpu_of_its_own
 
+# Results of a worker that may wait for one before them. At the end of a wave workers do.
+WAVE = 8
+
 
 def in_order(function, tasks, n_jobs):
     """Yield ``function(*task)`` of each task, in order, with few results waiting.
+
+    Tasks go out in waves of eight a worker: how many wait is bounded, and workers idle for
+    about a task at the end of each.
 
     Parameters
     ----------
@@ -43,14 +50,66 @@ def in_order(function, tasks, n_jobs):
     result : object
     """
     most = tasks_at_a_time(n_jobs)
+    with _parallel(n_jobs, function, "generator") as call:
+        while wave := list(islice(tasks, WAVE * most)):
+            yield from call(wave)
+
+
+def as_they_come(function, tasks, n_jobs):
+    """Yield ``function(*task)`` of each task when it is done, in whatever order.
+
+    For few and long tasks: each goes to a worker when it has none, and no result waits for
+    another.
+
+    Parameters
+    ----------
+    function, tasks, n_jobs
+        As in :func:`in_order`.
+
+    Yields
+    ------
+    result : object
+    """
+    with _parallel(n_jobs, function, "generator_unordered", one_by_one=True) as call:
+        yield from call(tasks)
+
+
+@contextmanager
+def _parallel(n_jobs, function, return_as, one_by_one=False):
+    """Yield what runs a function on tasks by joblib, and yields its results."""
     task = partial(in_worker, function, process(), tasks_of_machines(n_jobs))
-    how = {}
-    if _dask_client() is not None:
+    how, quiet = {}, nullcontext()
+    if _dask_client() is not None or one_by_one:
         # Dask takes what it is given: all threads of the cluster, whatever `n_jobs` is.
-        how = {"pre_dispatch": most, "batch_size": 1}
-    with Parallel(n_jobs=n_jobs, return_as="generator", **how) as workers:
-        while wave := list(islice(tasks, 2 * most)):
-            yield from workers(delayed(task)(*arguments) for arguments in wave)
+        how = {"pre_dispatch": tasks_at_a_time(n_jobs), "batch_size": 1}
+    if _dask_client() is not None:
+        # Sequences are to travel with their task, which lives on when a worker dies.
+        quiet = sys.modules["dask"].config.set(
+            {"distributed.admin.large-graph-warning-threshold": "1GB"}
+        )
+    with quiet, Parallel(n_jobs=n_jobs, return_as=return_as, **how) as workers:
+
+        def call(tasks):
+            with _deaf_to_interrupts():
+                return workers(delayed(task)(*arguments) for arguments in tasks)
+
+        yield call
+
+
+@contextmanager
+def _deaf_to_interrupts():
+    """Start processes that Ctrl-C does not reach: this one ends them, and they say nothing.
+
+    It waits here until the block ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # not on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def tasks_at_a_time(n_jobs):

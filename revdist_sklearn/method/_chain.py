@@ -21,7 +21,9 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 
 from ..base._blocks import Blocks
+from ..base._threads import one_thread_of_blas
 from ..base._values import same
+from ._sample import Witness, told
 
 # What follows is in units of EPSILON, the relative spacing of floating-point numbers.
 EPSILON = {
@@ -69,7 +71,8 @@ class Stage:
 
     n_lost : int
         Directions of the smaller prefix that vary, but by less than the products can tell well
-        enough: they have no part in the regression.
+        enough: they have no part in the regression. Where a few rows of float64 have told of
+        them, ``condition`` is known to a tenth or so.
 
     explained_before : float
         Share of the model's variance that the regression on the smaller prefix explains: 0
@@ -169,6 +172,10 @@ class Chain:
 
     noise : ndarray of shape (k,) or None
         Variance that the rounding of the rows leaves in each column of z; None for none.
+
+    untold : dict of str to int
+        By block, columns that are zero because products do not tell them from rounding, although
+        rows do; in no file.
     """
 
     blocks: Blocks
@@ -178,6 +185,7 @@ class Chain:
     cross_covariance: np.ndarray | None
     precision: str = "float64"
     noise: np.ndarray | None = None
+    untold: dict = field(default_factory=dict)
 
     @property
     def width(self):
@@ -225,7 +233,10 @@ def truncate_chain(chain, d):
 
 
 def _eigh(covariance):
-    variances, directions = np.linalg.eigh(covariance)
+    # Its threads wait for each other thousands of times, 30 times as long beside other work, and
+    # gain little up to widths of 900.
+    with one_thread_of_blas(len(covariance) ** 3 / 8):
+        variances, directions = np.linalg.eigh(covariance)
     return variances[::-1].copy(), directions[:, ::-1].copy()
 
 
@@ -311,7 +322,7 @@ def unit_scale(variances, noise):
 
 
 def spectrum(S, noise, scale, precision):
-    """Return eigenvalues and eigenvectors of a covariance, and what tells which of them count.
+    """Return eigenvalues and eigenvectors of a covariance, and how well these are known.
 
     Parameters
     ----------
@@ -332,17 +343,17 @@ def spectrum(S, noise, scale, precision):
     e, Q : ndarray of shape (k,) and (k, k)
         Of the scaled covariance, descending.
 
-    smallest : ndarray of shape (k,)
-        No eigenvalue up to this one is known well enough to be inverted.
+    unit : ndarray of shape (k,)
+        Error of products in each: RANK times that, an eigenvalue can be inverted; up to NULL
+        times that, it cannot be told from zero.
 
-    null : ndarray of shape (k,)
-        No eigenvalue up to this one can be told from zero.
+    rounded : ndarray of shape (k,)
+        What rounding of the rows can have left in each.
     """
     S = scale[:, None] * S * scale
     e, Q = principal_directions(S)
-    rounded = (scale**2 * noise) @ Q**2
     unit = EPSILON[precision] * _product_error(S, e[0], Q)
-    return e, Q, np.maximum(RANK * unit, rounded), np.maximum(NULL * unit, rounded)
+    return e, Q, unit, (scale**2 * noise) @ Q**2
 
 
 def _product_error(S, largest, Q):
@@ -368,6 +379,8 @@ class Regression:
     S: np.ndarray
     largest: float
     scale: np.ndarray
+    # Directions of z in use, and the errors of their variances, as a share of each.
+    used: tuple
 
     def rounding(self, V):
         """Return the error that products leave in R along V, in units of EPSILON.
@@ -379,7 +392,7 @@ class Regression:
         return _product_error(self.S, self.largest, unscaled[:, None] * (self.W @ V))
 
 
-def regress(S, G, H, noise, *, regressor, alpha, n, n_rows, precision="float64"):
+def regress(S, G, H, noise, *, regressor, alpha, n, n_rows, precision="float64", witness=None):
     """Regress h on z from their covariances.
 
     Each regressor is a filter f on the spectrum of S = Q diag(e) Q^T: with g = Q^T G the
@@ -414,6 +427,9 @@ def regress(S, G, H, noise, *, regressor, alpha, n, n_rows, precision="float64")
     precision : {"float64", "float32"}
         Precision of the products behind the covariances.
 
+    witness : Witness or None
+        Rows of z that tell of directions that products do not.
+
     Returns
     -------
     regression : Regression
@@ -428,7 +444,8 @@ def regress(S, G, H, noise, *, regressor, alpha, n, n_rows, precision="float64")
     # real directions under the cut. A penalty and principal components are not scale-free.
     scaled = penalty == 0.0 and regressor != "pcr"
     scale = unit_scale(np.diag(S), noise) if scaled else np.ones(len(S))
-    e, Q, smallest, null = spectrum(S, noise, scale, precision)
+    e, Q, unit, rounded = spectrum(S, noise, scale, precision)
+    smallest, null = np.maximum(RANK * unit, rounded), np.maximum(NULL * unit, rounded)
     known = e > smallest
     if regressor == "pcr":
         # Never a direction that is not known, however small the noise.
@@ -442,15 +459,32 @@ def regress(S, G, H, noise, *, regressor, alpha, n, n_rows, precision="float64")
     g = Q.T @ (scale[:, None] * G)
     W = scale[:, None] * (Q @ (f[:, None] * g))
     B = np.sqrt(2 * f - e * f**2)[:, None] * g
+    used = scale[:, None] * Q[:, kept], unit[kept] / e[kept]
+    n_lost, weakest = int(np.sum(real & ~kept)), e[real].min() if real.any() else e[0]
+    if witness is not None and regressor != "pcr":
+        # What has no part, unless it varies by nothing beside the penalty.
+        unknown = ~kept & (penalty <= smallest)
+        rows = witness.z @ (scale[:, None] * Q)
+        # A LayerNorm's mean and spread are rounded for all columns at once.
+        seen = told(
+            rows[:, unknown],
+            NULL**2 * unit[unknown].max(initial=0.0),
+            len(e) * rounded[unknown],
+            rows[:, kept],
+            unit[kept] / e[kept],
+        )
+        if len(seen) > n_lost:
+            n_lost, weakest = len(seen), min(weakest, seen[-1])
     return Regression(
         W,
         H - B.T @ B,
         int(np.sum(known & kept)),
-        int(np.sum(real & ~kept)),
-        float(np.sqrt((e[0] + penalty) / (e[real].min() + penalty))) if real.any() else 1.0,
+        n_lost,
+        float(np.sqrt((e[0] + penalty) / (weakest + penalty))) if weakest + penalty > 0 else 1.0,
         scale[:, None] * S * scale,
         e[0],
         scale,
+        used,
     )
 
 
@@ -515,6 +549,7 @@ def solve_chain(
     C_directions=None,
     precision="float64",
     rows="float64",
+    sample=None,
 ):
     """Solve the accumulated chain (Algorithm 3 of the paper) from moments.
 
@@ -550,6 +585,9 @@ def solve_chain(
     rows : {"float64", "float32", "float16", "bfloat16"}
         Coarsest type of the rows behind C.
 
+    sample : Sample or None
+        Some of these rows.
+
     Returns
     -------
     chain : Chain
@@ -558,14 +596,24 @@ def solve_chain(
     -----
     O(sum k_i^3 + D k_m^2) time, O(D k_m) memory beside C.
     """
+    if sample is not None and rows == "float64" and sample.is_float32:
+        rows = "float32"  # in arrays of float64
     noise = rounding_noise(np.diag(C), mean, rows)
     joint = Joint.empty(C, noise, n_components)
     chosen_by = joint if C_directions is None else Joint.empty(C_directions, noise, n_components)
     levels = [joint] if C_directions is None else [joint, chosen_by]
+    # Rows of float32 are no finer than products.
+    fine = sample is not None and rows == "float64" and len(sample) > 1
+    witness = Witness(sample, mean) if fine else None
+    untold = {}
     first, *larger = blocks.slices
 
     # z_1 = h_1, or its principal axes.
     base = _base_stage(joint, first, mean, n_components, blocks.labels[0], rotate_base, precision)
+    if witness is not None:
+        if rotate_base:
+            untold[base.block] = _untold_axes(joint, witness, first, base, precision)
+        witness.append(first, base.directions, base.coef)
     for level in levels:
         level.append(first, base.directions, base.coef)
     z_mean = np.zeros(n_components)
@@ -588,6 +636,7 @@ def solve_chain(
             n=n,
             n_rows=n_rows,
             precision=precision,
+            witness=witness,
         )
         W, R = fit.W, fit.R
 
@@ -601,12 +650,27 @@ def solve_chain(
             largest = np.abs(S_chosen).sum(axis=0).max()
             floor += 4 * NULL * EPSILON[precision] * _product_error(S_chosen, largest, W @ V)
         floor += joint.z_noise[:width] @ (W @ V) ** 2
-        V = np.where(variances <= floor, 0.0, V)[:, : min(size, n_components - width)]
+        zero, q = variances <= floor, min(size, n_components - width)
+        if witness is not None and chosen_by is joint and zero[:q].any():
+            rounded = joint.noise[h] @ V**2 + joint.z_noise[:width] @ (W @ V) ** 2
+            error, known, errors = floor - rounded, witness.z @ fit.used[0], fit.used[1]
+            rows = witness.x[:, h] @ V - witness.z @ (W @ V)
+            seen = told(
+                rows[:, zero],
+                NULL * error[zero].max(),
+                (width + len(H)) * rounded[zero],
+                np.hstack([known, rows[:, ~zero]]),
+                np.append(errors, error[~zero] / variances[~zero] / NULL),
+            )
+            untold[label] = min(len(seen), int(np.sum(zero[:q])))
+        V = np.where(zero, 0.0, V)[:, :q]
 
         # z_i = [z_{i-1}, (h_i - mean) V_i - (z_{i-1} - mean) W V_i]
         coef = W @ V
         for level in levels:
             level.append(h, V, coef)
+        if witness is not None:
+            witness.append(h, V, coef)
         shares = np.maximum(np.sum(V * (R @ V), axis=0), 0.0)
         variance_h, variance_r = np.trace(H), max(np.trace(R), shares.sum(), 0.0)
         stages.append(
@@ -628,7 +692,7 @@ def solve_chain(
             )
         )
     return Chain(
-        blocks, tuple(stages), rotate_base, mean.copy(), joint.K, precision, joint.z_noise
+        blocks, tuple(stages), rotate_base, mean.copy(), joint.K, precision, joint.z_noise, untold
     )
 
 
@@ -645,6 +709,25 @@ def _floor(joint, columns, V, precision):
     largest = np.abs(H).sum(axis=0).max() * np.sum(V**2, axis=0)
     error = np.maximum(NULL * along, np.minimum(NULL * largest, 2 * len(H) * along))
     return EPSILON[precision] * error + joint.noise[columns] @ V**2
+
+
+def _untold_axes(joint, witness, columns, base, precision):
+    """Return how many axes of a turned base are zero although rows vary along them."""
+    H, k = joint.C[columns, columns], base.n_added
+    e, Q = principal_directions(H)
+    zero = np.append(~base.directions.any(axis=0), np.ones(len(H) - k, dtype=bool))
+    if not zero[:k].any():
+        return 0
+    unit = EPSILON[precision] * _product_error(H, e[0], Q)
+    rows = witness.x[:, columns] @ Q
+    seen = told(
+        rows[:, zero],
+        NULL**2 * unit[zero].max(),
+        len(H) * (joint.noise[columns] @ Q[:, zero] ** 2),
+        rows[:, ~zero],
+        unit[~zero] / e[~zero],
+    )
+    return min(len(seen), int(np.sum(zero[:k])))
 
 
 def _base_stage(joint, columns, mean, n_components, label, rotate_base, precision):
@@ -713,6 +796,53 @@ def linear_map(chain):
     return A
 
 
+def _known_spectrum(chain, d):
+    """Return eigenvalues and eigenvectors of cov(z) of a prefix, of what is known of it.
+
+    Its columns are scaled by the third value, which is returned too.
+    """
+    S = linear_map(chain)[:d] @ chain.cross_covariance[:, :d]
+    noise = np.zeros(d) if chain.noise is None else chain.noise[:d]
+    S = (S + S.T) / 2
+    scale = unit_scale(np.diag(S), noise)
+    e, Q, unit, rounded = spectrum(S, noise, scale, chain.precision)
+    kept = e > np.maximum(RANK * unit, rounded)
+    return e[kept], Q[:, kept], scale
+
+
+def covariance_factor(chain):
+    """Return M = cov(x, w), with which cov(x, z) is M L^T.
+
+    The r columns of w are those of z, each without what those before it explain, at unit
+    variance, so that L = A M = cov(z, w) is lower triangular. M is for files that round: its
+    condition is the square root of that of cov(x, z), and what is not known of cov(z) stays
+    out of it whatever rounding does.
+
+    Parameters
+    ----------
+    chain : Chain
+        With cov(x, z).
+
+    Returns
+    -------
+    M : ndarray of shape (D, r)
+    """
+    e, Q, scale = _known_spectrum(chain, chain.width)
+    unscaled = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    F = unscaled[:, None] * Q * np.sqrt(e)  # cov(z) = F F^T
+    U, R = np.linalg.qr(F.T)  # = R^T R
+    M = chain.cross_covariance @ (scale[:, None] * Q / np.sqrt(e)) @ U
+    if not chain.rotated:  # the base's own rows of L, zero above the diagonal
+        n_base = chain.stages[0].n_added
+        M[:n_base] = R.T[:n_base]
+    return M
+
+
+def with_factor(chain, M):
+    """Return the chain with the cov(x, z) that a factor of it gives."""
+    return replace(chain, cross_covariance=M @ (linear_map(chain) @ M).T)
+
+
 def reconstruct(chain, Z):
     """Return the best affine reconstruction of x from a prefix of z, in the dtype of Z.
 
@@ -729,16 +859,10 @@ def reconstruct(chain, Z):
     """
     d = Z.shape[1]
     K = chain.cross_covariance[:, :d]
-    A = linear_map(chain)[:d]
-    S = A @ K
     z_mean = chain.prefix_mean[:d]
-    noise = np.zeros(d) if chain.noise is None else chain.noise[:d]
-    S = (S + S.T) / 2
-    scale = unit_scale(np.diag(S), noise)
-    e, Q, smallest, _ = spectrum(S, noise, scale, chain.precision)
-    kept = e > smallest
-    Q = scale[:, None] * Q[:, kept]
-    W = Q @ ((Q.T @ K.T) / e[kept, None])
+    e, Q, scale = _known_spectrum(chain, d)
+    Q = scale[:, None] * Q
+    W = Q @ ((Q.T @ K.T) / e[:, None])
     X = (Z - _like(z_mean, Z)) @ _like(W, Z) + _like(chain.mean, Z)
     # What the prefix holds of a base that is not turned, it holds exactly.
     if not chain.rotated:

@@ -14,6 +14,7 @@ from ._finite import check_finite
 from ._level import Level
 from ._moments_file import HEADER, read_levels, write_levels
 from ._products_torch import is_tensor
+from ._sample import Sample
 
 # Means of proteins multiplied at a time.
 PROTEINS_WAITING = 1024
@@ -69,6 +70,10 @@ class Moments:
     n_rows : int
         Rows of positive weight.
 
+    sample : Sample or None
+        Some rows, 128 to 256, where all were float64: they tell of directions that products
+        lose. None where others are among them, and of moments that were read from a file.
+
     provenance : dict or None
         Of moments that ``corpus_moments`` gathered: ``members``, the models with digests of
         their weights; ``corpora``, digest, proteins and residues of each corpus; and
@@ -106,6 +111,7 @@ class Moments:
 
     # Of the class, for those that were pickled before there was any.
     provenance: dict | None = None
+    sample: Sample | None = None
 
     def __init__(self, block_sizes, *, block_names=None, precision=None):
         if precision not in (None, "float32", "float64"):
@@ -117,6 +123,8 @@ class Moments:
         self.n_rows, self._whole = 0, True
         self.residue = Level(self.n_columns)
         self._protein: Level | None = None
+        # Some rows, as long as all are float64 and came here.
+        self.sample = Sample()
         # Means of proteins wait here: one product a thousand of them, not one a batch.
         self._waiting: list[np.ndarray] = []
         self._largest = 0.0
@@ -218,7 +226,7 @@ class Moments:
             )
         check_finite(rows, "rows")
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-        proteins = None if proteins is None else np.asarray(proteins)
+        proteins = None if proteins is None else _labels(proteins)
         for name, values in (("sample_weight", weights), ("proteins", proteins)):
             if values is not None and values.shape != (len(rows),):
                 raise ValueError(
@@ -243,6 +251,10 @@ class Moments:
         protein, waiting, largest = self._with_means(means)
         precision = self.precision or "float64"
         noted = self._noted(precision, str(rows.dtype).removeprefix("torch."))
+        sample = self.sample if noted[1] == "float64" else None
+        if sample is not None:
+            sample = sample.copy()
+            sample.add(rows, weights)
         n_rows, level, before = self.n_rows + counted, self.residue, self.residue.steps
         self._whole, level.due = False, -1
         try:
@@ -255,7 +267,8 @@ class Moments:
             elif level.steps == level.due:
                 self.product_precision, self.row_precision = noted
                 self._protein, self._waiting, self._largest = protein, waiting, largest
-                self.n_rows, self.provenance, self._whole = n_rows, None, True
+                self.sample, self.provenance = sample, None
+                self.n_rows, self._whole = n_rows, True
         if sum(map(len, waiting)) >= PROTEINS_WAITING:
             self.protein  # noqa: B018 (adds them)
         return self
@@ -333,13 +346,16 @@ class Moments:
             protein = Level(self.n_columns)
         provenance = other.provenance if first else merged(self.provenance, other.provenance)
         noted = self._noted(other.product_precision, other.row_precision)
+        sample = None if self.sample is None or other.sample is None else self.sample.copy()
+        if sample is not None:
+            sample.merge(other.sample)
         self._whole = False
         if protein is not None:
             protein.merge(theirs)
         self.residue.merge(other.residue)
         self.product_precision, self.row_precision = noted
         self._protein, self._waiting, self._largest = protein, [], 0.0
-        self.provenance = provenance
+        self.sample, self.provenance = sample, provenance
         self.n_rows, self._whole = self.n_rows + other.n_rows, True
         return self
 
@@ -349,6 +365,7 @@ class Moments:
         Parameters
         ----------
         path : str or path-like
+            A link stays one, and the file that it leads to is replaced.
 
         metadata : dict, default=None
             What else to keep in the file; can be written as JSON.
@@ -356,7 +373,8 @@ class Moments:
         Raises
         ------
         OSError
-            If it cannot be written; what stood there before is still there.
+            If it cannot be written, or is a folder or a device; what stood there before is
+            still there.
         """
         self.check_whole()
         header = {name: getattr(self, name) for name in (*HEADER, "provenance")}
@@ -399,6 +417,7 @@ class Moments:
         )
         for name in ("n_rows", "product_precision", "row_precision", "provenance"):
             setattr(moments, name, header[name])
+        moments.sample = None  # in no file
         moments.residue, moments._protein = levels["residue"], levels["protein"]
         return (moments, header["extra"]) if return_metadata else moments
 
@@ -408,20 +427,46 @@ def coarser(one, other):
     return max(one, other, key=lambda kind: EPSILON.get(kind, 0.0))
 
 
+def _labels(proteins):
+    """Return labels as an array, of which none is missing."""
+    labels = np.asarray(proteins)
+    if isinstance(proteins, (list, tuple)) and labels.ndim == 1 and labels.dtype.kind in "US":
+        # Among strings, NaN would become one.
+        held = np.empty(len(labels), dtype=object)
+        held[:] = proteins
+    else:
+        held = labels
+    missing = np.zeros(held.shape, dtype=bool)
+    if held.dtype.kind in "fcmM":
+        missing = held != held
+    elif held.dtype.kind == "O":
+        missing = np.array([_is_missing(label) for label in held.flat], dtype=bool)
+    if missing.any():
+        worst = int(np.argmax(missing))
+        what = str(held.flat[worst]).replace("nan", "NaN")
+        raise ValueError(
+            f"proteins[{worst}] is {what}, no label of a protein; give every row one, "
+            "or leave the row out."
+        )
+    return labels
+
+
+def _is_missing(label):
+    """Return whether a label is none: None, NaN, NaT or pandas' NA, which is not even itself."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # of NA nothing is true
+        return True
+    except ValueError:  # a list of several
+        return False
+
+
 def _protein_means(products, rows, weights, proteins):
     """Return the mean row of each protein of positive weight, in order of the labels."""
-    if proteins.dtype.kind in "fcO" and (proteins != proteins).any():
-        worst = int(np.flatnonzero(proteins != proteins)[0])
-        raise ValueError(
-            f"proteins[{worst}] is NaN, no label of a protein; give every row one, or leave the "
-            "row out."
-        )
     try:
         labels, protein = np.unique(proteins, return_inverse=True)
     except TypeError as error:
-        raise ValueError(
-            "proteins must be labels of one kind, numbers or strings, without None."
-        ) from error
+        raise ValueError("proteins must be labels of one kind, numbers or strings.") from error
     total = _products_numpy.membership(weights, protein, len(labels)).sum(axis=1)
     sums = products.protein_sums(rows, weights, protein, len(labels))
     return sums[total > 0] / total[total > 0, None]

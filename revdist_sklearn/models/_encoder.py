@@ -193,6 +193,7 @@ class Encoder:
 
     def _in_one_row(self, rows):
         """Return the states by the packed path, without oneDNN from where that fails on."""
+        assert self._packed is not None
         if self.device.type != "cpu":
             return self._packed(rows)
         try:

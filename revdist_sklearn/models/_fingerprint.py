@@ -1,13 +1,15 @@
 """What a checkpoint's files hold, as one text: the same where the model is the same."""
 
 import hashlib
+import json
 import os
 import re
 import time
 from functools import lru_cache
 from pathlib import Path
 
-from ._checkpoint import weight_files
+from ..base._damage import check_text_size, damage_is_told
+from ._checkpoint import CONFIG_FILES, weight_files
 
 # What a fingerprint covers beside weights: settings, vocabularies and code.
 SMALL_FILES = (".json", ".txt", ".model", ".py")
@@ -16,6 +18,8 @@ SMALL_FILES = (".json", ".txt", ".model", ".py")
 JUST_CHANGED = 2_000_000_000
 # Times that a file is read anew because it changes meanwhile.
 READINGS = 3
+# Bytes read at a time.
+BLOCK = 1 << 20
 
 
 def fingerprint(folder):
@@ -39,9 +43,16 @@ def fingerprint(folder):
     ------
     OSError
         If a file keeps changing while it is read.
+
+    DamagedFileError
+        If a configuration or vocabulary is larger than any is, so that it is not read.
     """
     folder = Path(folder)
     small = [p for p in folder.iterdir() if p.suffix in SMALL_FILES and p.is_file()]
+    for path in small:
+        if any(path.match(pattern) for pattern in CONFIG_FILES):
+            with damage_is_told(f"{path} is damaged", "save or fetch it again."):
+                check_text_size(path.stat().st_size)
     files = sorted({*small, *weight_files(folder)})
     if _is_snapshot(folder, files):
         return f"{folder.parent.parent.name}@{folder.name}"
@@ -70,6 +81,52 @@ def weights_digest(folder):
     for path in weight_files(folder):
         digest.update(f"{path.name} {digest_of_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def tensors_digest(folder):
+    """Return a text that is the same for two folders only if they hold the same tensors.
+
+    Names, types, shapes and bytes count, whatever the files are called, how many there are and
+    in which order they hold them.
+
+    Parameters
+    ----------
+    folder : path
+        Folder of a model.
+
+    Returns
+    -------
+    digest : str or None
+        None of files other than safetensors, which are not read without running them, and of
+        damaged ones.
+    """
+    files = weight_files(folder)
+    if any(path.suffix != ".safetensors" for path in files):
+        return None
+    try:
+        lines = sorted(line for path in files for line in _tensors(path, _stat(path)))
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError):
+        return None
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _tensors(path, stat):
+    """Return a line for each tensor of a safetensors file; ``stat`` is part of the key."""
+    with open(path, "rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start - 8))
+        header.pop("__metadata__", None)
+        lines = []
+        for name, tensor in header.items():
+            digest = hashlib.sha256()
+            begin, end = tensor["data_offsets"]
+            file.seek(start + begin)
+            for at in range(begin, end, BLOCK):
+                digest.update(file.read(min(BLOCK, end - at)))
+            facts = [name, tensor["dtype"], tensor["shape"], digest.hexdigest()]
+            lines.append(json.dumps(facts))
+    return tuple(lines)
 
 
 def marks(folder):
@@ -127,6 +184,6 @@ def _digest(path, stat):
     """Return the hash of a file; what :func:`_stat` tells of it is part of the key."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

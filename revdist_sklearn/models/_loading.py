@@ -8,7 +8,6 @@ whole and locks that are free. There torch computes with one thread: OpenMP, on 
 threads are, does not survive a fork. On a GPU nothing does: start processes by "spawn".
 """
 
-import json
 import os
 import re
 import sys
@@ -22,8 +21,10 @@ import numpy as np
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from ..base._damage import FAULTS, damage_is_told, read_json_object
 from ..base._hub import quiet, quiet_reports
 from ..base._identity import digest
+from ..base._text import visible
 from ..base._torch import is_out_of_memory
 from ..base._warnings import warn
 from ._alphabet import read_alphabet
@@ -38,6 +39,8 @@ MAX_MODELS = 8
 
 # Devices that have a fast path.
 PACKED_ON = ("cpu", "cuda", "mps")
+
+WAY_OUT = "save or fetch the model again."
 
 # Keywords of `from_pretrained` with a parameter of their own, and those that are set here.
 PARAMETERS = {
@@ -227,7 +230,7 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
             encoder = REGISTRY.get((mark, *settings), load_as_it_is, _is_whole)
             if not (silent or encoder.is_told):
                 encoder.is_told = True  # once, whoever loaded it
-                tqdm.write(f"{member.block}: {told(encoder.packing)}", file=sys.stderr)
+                tqdm.write(f"{visible(member.block)}: {told(encoder.packing)}", file=sys.stderr)
             return encoder
     raise RuntimeError(changed(member, f"during each of {LOADS} attempts to load it"))
 
@@ -352,6 +355,7 @@ def _memory_is_told(folder, member):
 def _load(folder, member, dtype, layer, device, model_kwargs, silent):
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     files = marks(folder)
     architecture = member.architecture
@@ -370,11 +374,13 @@ def _load(folder, member, dtype, layer, device, model_kwargs, silent):
         **architecture.load_options,
         **(model_kwargs or {}),
     }
+    # What a configuration holds that no model can be made of; or what the caller asks for.
+    faults = () if generic or model_kwargs else (*FAULTS, AssertionError, StrictDataclassError)
     with quiet_reports(), quiet(silent):
         alphabet = read_alphabet(folder, member)
         try:
             model, report = model_class.from_pretrained(str(folder), **options)
-        except (RuntimeError, OSError, SafetensorError, UnpicklingError) as error:
+        except (RuntimeError, OSError, SafetensorError, UnpicklingError, *faults) as error:
             raise ValueError(
                 f"The weights of {member.source!r} do not fit the {architecture.model_class} "
                 "that its config.json describes, or their file is damaged. Save or fetch the "
@@ -390,6 +396,8 @@ def _load(folder, member, dtype, layer, device, model_kwargs, silent):
             f"{type(model).__name__} ({shown}): they would be random. Is it a whole model, "
             "saved with save_pretrained, and not an adapter or another architecture?"
         )
+    if not generic:  # those show at a trial what they are
+        _check_tokens(alphabet, model, folder)
     _warn_of_overflow(folder, member, dtype)
     # With a map of devices, or quantised, it is where transformers has put it.
     stays = "device_map" in options or getattr(model, "is_quantized", False)
@@ -409,11 +417,20 @@ def _load(folder, member, dtype, layer, device, model_kwargs, silent):
     return encoder
 
 
+def _check_tokens(alphabet, model, folder):
+    """Raise where a residue has a token that the model has no row for."""
+    n_rows = model.get_input_embeddings().num_embeddings
+    largest = max(*alphabet.before, *alphabet.after, alphabet.pad, *alphabet.residues.values())
+    with damage_is_told(f"{folder} holds the vocabulary of another model", WAY_OUT):
+        if largest >= n_rows:
+            raise ValueError(f"it has a token {largest}, and the model {n_rows}")
+
+
 def _warn_of_overflow(folder, member, dtype):
     """Warn of a T5 in float16 that was not published in it: overflow is cut, not shown."""
     if member.model_type != "t5" or dtype != "float16":
         return
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json_object(folder / "config.json", WAY_OUT)
     if config.get("dtype", config.get("torch_dtype")) != "float16":
         warn(
             f"Model {member.source!r} is a T5 in float16, in which its checkpoint was not "

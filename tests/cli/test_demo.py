@@ -5,6 +5,7 @@ import pytest
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, fit_on_corpus
 from revdist_sklearn.cli import _demo
+from revdist_sklearn.cli._main import main
 from revdist_sklearn.datasets import (
     load_amyloid_nucleation,
     load_gb1_stability,
@@ -58,6 +59,15 @@ def test_demo_end_to_end(small, tmp_path, capsys, monkeypatch):
         assert {row["folds"] for row in rows} == {"random", "position"}
         for row in rows:
             assert f"{row['mean']:.3f} ± {row['std']:.3f}" in printed.out or not row["in_table"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_are_for_terminals(terminal, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(_demo, "run_demo", lambda output, verbose: seen.append(verbose))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    assert seen == [terminal]
 
 
 def test_a_family_of_one_is_drawn(small, tmp_path):

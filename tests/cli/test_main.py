@@ -7,19 +7,23 @@ import subprocess
 import sys
 import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import revdist_sklearn
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, fit_on_corpus
 from revdist_sklearn._corpus import piece_moments
-from revdist_sklearn.cli._cache import _size
 from revdist_sklearn.cli._main import COMMANDS, _parser, main
 from revdist_sklearn.cli._messages import as_options
 from revdist_sklearn.cli._options import featurizer_of
 from revdist_sklearn.cli._readers import read_fasta
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
 from revdist_sklearn.embedding._cache import FILE
+from revdist_sklearn.library import _embed_to
+
+WEIGHTS = Path(revdist_sklearn.__file__).parent / "weights"
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +138,19 @@ def test_module_runs():
 
 
 def test_import_does_not_import_torch():
-    code = "import sys, revdist_sklearn; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys; from revdist_sklearn import *; "
+    code += "print(ESMFeaturizer and {'torch', 'transformers'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_the_package_brings_nothing_before_it_is_asked():
+    """So that the shell can see to signals first."""
+    code = (
+        "import sys, revdist_sklearn.cli._start; print(len({'numpy', 'sklearn'} & {*sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "0\n"
 
 
 # Options
@@ -236,6 +250,7 @@ def no_work(monkeypatch):
 
     monkeypatch.setattr(ESMFeaturizer, "transform", work)
     monkeypatch.setattr(ESMFeaturizer, "iter_residues", work)
+    monkeypatch.setattr(_embed_to, "write_block", work)
 
 
 @pytest.fixture(scope="module")
@@ -288,17 +303,17 @@ def test_fit_does_not_overwrite_a_model(corpus, tiny_model, tmp_path, no_work, c
 def test_more_columns_than_there_are_is_told_before_a_fit(corpus, tmp_path, no_work, capsys):
     arguments = commands(corpus, None, tmp_path / "z")["embed"]
     assert main([*arguments, "--n-components", "65"]) == 2
-    assert "--n-components 65 is larger than the 64 columns" in capsys.readouterr().err
+    assert "--n-components 65 is no prefix of the 64 columns" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["fit", "embed"])
 def test_records_are_named_and_options_are_those_of_the_shell(tmp_path, no_work, command, capsys):
     path = tmp_path / "x.fasta"
-    path.write_text(">sp|P1\nMKT*\n>ok\nMKT\n>sp|P2\nMK1T\n")
+    path.write_text(">sp|P1\nMK*T\n>ok\nMKT\n>sp|P2\nMK1T\n")
     arguments = commands(path, None, tmp_path / "z")[command]
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert "sp|P1 (line 1) has '*'" in said and "2 of 3; the others: sp|P2 (line 5)" in said
+    assert "sp|P1 (line 1) has '*'" in said and re.search(r"2 of 3.*: sp\|P2 \(line 5\)", said)
     path.write_text(">sp|P1\nMKTAY\n>ok\nMKT\n")
     assert main([*arguments, "--max-length", "4"]) == 2
     said = capsys.readouterr().err
@@ -378,10 +393,12 @@ def test_an_interrupted_fit_says_what_is_kept_and_goes_on(corpus, tmp_path, caps
 def test_embed_says_beforehand_that_it_fits_a_distiller(corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ESMFeaturizer, "iter_residues", interrupted)
     arguments = commands(corpus, None, tmp_path / "z")["embed"]
+    folders = [str(WEIGHTS / f"esm2_nano_{width}") for width in ("032", "064")]
+    arguments[1:3] = ["--models", *folders]  # not the bundled family, but any
     assert main(arguments) == 130
     said = capsys.readouterr().err
     assert "one is fitted first, on the bundled UniProt sample (1,000 proteins, 336,215" in said
-    assert "revdist fit --models esm2-nano:64 --output FOLDER" in said
+    assert f"revdist fit --models {' '.join(folders)} --output FOLDER" in said
     assert "--distiller FOLDER" in said and "--cache-dir FOLDER would keep" in said
     assert said.splitlines()[-1].startswith("revdist embed: Interrupted. Nothing is kept; with")
     assert not list(tmp_path.iterdir())
@@ -401,6 +418,19 @@ def test_evaluate_with_a_distiller_says_where_its_baselines_come_from(
     assert "position folds" in printed.out  # of a table that begins with a byte-order mark
     figures = json.loads((tmp_path / "z.json").read_text())
     assert figures["baselines"].startswith(str(corpus))
+
+
+def test_evaluate_warns_of_few_proteins(corpus, distiller, table, tmp_path, monkeypatch):
+    """Before the pass over them, and where their moments are found in a cache."""
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    arguments = commands(corpus, table, tmp_path / "z")["evaluate"]
+    arguments += ["--fasta", str(corpus), "--distiller", str(distiller)]
+    monkeypatch.setattr("revdist_sklearn.cli._evaluate.corpus_moments", stop)
+    with pytest.warns(UserWarning, match="A corpus of 8 distinct proteins says little"):
+        assert main(arguments) == 130
 
 
 def test_evaluate_of_several_mutations_has_no_folds_by_position(
@@ -474,14 +504,6 @@ def test_warnings_are_lines_without_a_place_in_the_code(corpus, tmp_path):
     assert line.startswith("revdist: warning: A corpus of 8 distinct proteins says little")
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1536, "1.5 kB"), (2.5e6, "2.5 MB"), (865e6, "865.0 MB")],
-)
-def test_sizes_are_written_as_people_do(size, text):
-    assert _size(int(size)) == text
-
-
 @pytest.mark.parametrize("folder", ["", "file"])
 def test_a_cache_that_is_no_folder_is_told_before_the_work(
     corpus, tmp_path, no_work, capsys, monkeypatch, folder
@@ -497,6 +519,49 @@ def test_a_penalty_without_ridge_is_told(corpus, tmp_path, no_work, capsys):
     arguments = commands(corpus, None, tmp_path / "z")["fit"]
     assert main([*arguments, "--alpha", "3"]) == 2
     assert "--alpha has no part in --regressor ols" in capsys.readouterr().err
+
+
+OUT_OF_RANGE = [
+    *[(c, "--max-length", v) for c in ("fit", "embed", "evaluate") for v in ("0", "-3")],
+    *[(c, "--n-jobs", "0") for c in ("fit", "embed", "evaluate")],
+    *[("embed", "--n-components", v) for v in ("0", "-2", "65")],
+    *[("fit", "--alpha", v) for v in ("-1", "nan")],
+    *[(c, "--device", "nowhere") for c in ("fit", "embed", "evaluate")],
+    *[(c, "--models", "esm2-nano:7") for c in ("fit", "embed", "evaluate")],
+    *[(c, "--cache-dir", "") for c in ("fit", "embed", "evaluate")],
+    ("fit", "--checkpoint", ""),
+    ("embed", "--distiller", "nowhere"),
+    ("evaluate", "--mutation-column", "x"),
+    ("evaluate", "--sequence-column", "x"),
+]
+
+
+@pytest.mark.parametrize(("command", "option", "value"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_told_in_words_of_the_shell(
+    corpus, distiller, table, tmp_path, capsys, command, option, value
+):
+    arguments = commands(corpus, table, tmp_path / "z")[command]
+    arguments += ["--distiller", str(distiller)] if command == "evaluate" else []
+    arguments += ["--regressor", "ridge"] if option == "--alpha" else []
+    assert main([*arguments, option, value]) == 2
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"revdist {command}: ")
+    assert option in said or repr(value) in said or f"'{value.rpartition(':')[2]}'" in said
+    name = option[2:].replace("-", "_")
+    python = "parameter of|fit_on_corpus|load_uniprot|Moments|Parallel|ReverseDistiller|Featurizer"
+    assert not re.search(rf"{python}|range \[|None|'{name}'|{name}=", said), said
+
+
+def test_warnings_name_nothing_of_python(tmp_path):
+    """Of few proteins, of few rows, and of a model that adds nothing."""
+    (tmp_path / "p.fasta").write_text(">a\nMKTAYIAKQR\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert main(commands(tmp_path / "p.fasta", None, tmp_path / "z")["fit"]) == 0
+    said = [as_options(one.message) for one in caught]
+    assert len(said) == 3 and "what is taken without --fasta" in said[0]
+    python = "fit_on_corpus|load_uniprot|Moments|ReverseDistiller"
+    assert not re.search(python, " ".join(said))
 
 
 def test_a_cache_is_cleared_of_what_is_its_own(tmp_path, capsys):

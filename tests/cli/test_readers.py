@@ -1,5 +1,8 @@
+import csv
 import gzip
 import io
+import lzma
+import re
 
 import numpy as np
 import pytest
@@ -70,6 +73,11 @@ def test_identifiers_that_occur_twice_are_told(tmp_path, capsys):
     assert "1 identifiers occur more than once: a (lines 1, 5)" in capsys.readouterr().err
 
 
+def test_stops_at_the_end_are_left_out_and_told(tmp_path, capsys):
+    assert records(tmp_path, ">a\nMKT*\n>b\nMKW\n").sequences == ["MKT", "MKW"]
+    assert "x.fasta: 1 of 2 sequences end in '*', left out." in capsys.readouterr().err
+
+
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(OSError, match=f"--fasta {tmp_path} is a folder"):
         read_fasta(tmp_path)
@@ -77,7 +85,7 @@ def test_a_folder_is_no_file(tmp_path):
 
 def test_records_that_are_no_proteins_are_named(tmp_path):
     emb = ESMFeaturizer("esm2-nano:32", max_length=30)
-    found = records(tmp_path, ">sp|P1\nMKT*\n>ok\nMKT\n>x\nMK\nT-\n")
+    found = records(tmp_path, ">sp|P1\nMK*T\n>ok\nMKT\n>x\nMK\nT-\n")
     with pytest.raises(ValueError, match=r"^sp\|P1 \(line 1\) has '\*'.*2 of 3.*: x \(line 5\)\)"):
         found.prepared(emb)
     dna = "ATGGCTAGCTAGGCTAACGT"
@@ -100,8 +108,9 @@ def test_records_that_are_no_proteins_are_named(tmp_path):
         TABLE.replace(",", " , "),
         TABLE.replace("CKTW", '"CKTW"').replace("mutant", '"mutant"'),
         gzip.compress(TABLE.encode()),
+        lzma.compress(TABLE.encode()),
     ],
-    ids=["plain", "byte-order mark", "CRLF", "empty lines", "spaces", "quotes", "gzip"],
+    ids=["plain", "byte-order mark", "CRLF", "empty lines", "spaces", "quotes", "gzip", "xz"],
 )
 def test_a_table_keeps_its_mutations(tmp_path, text):
     found = measurements(tmp_path, text)
@@ -124,7 +133,6 @@ def test_a_table_keeps_its_mutations(tmp_path, text):
         ("mutated_sequence,DMS_score\nMK\nMK,2\n", r"1 of 2 rows .*\(line 2 has 1\)"),
         ("mutated_sequence,DMS_score\n,1\nMK,2\n", r"1 of 2 .* no mutated_sequence: line 2"),
         ("mutated_sequence,DMS_score\nMK,1\nMW,1.0\n", "DMS_score is 1 in all 2 rows"),
-        ("mutated_sequence,DMS_score\n" + "M" * 140_000 + ",1\n", "no CSV file in line 2: field"),
         ('mutated_sequence,DMS_score\n"MK,1\nMK,2\n', "rows have not the 2 fields"),
         (TABLE.encode("utf-16"), "no text in UTF-8"),
         (gzip.compress(TABLE.encode())[:-9], "a damaged gzip file"),
@@ -133,6 +141,18 @@ def test_a_table_keeps_its_mutations(tmp_path, text):
 def test_bad_table(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         measurements(tmp_path, text)
+
+
+def test_a_cell_may_be_long(tmp_path):
+    """Longer than the csv module takes by itself, whose limit is as it was."""
+    before = csv.field_size_limit()
+    assert before < 200_000
+    text = f"mutated_sequence,DMS_score\n{'M' * 200_000},1\nMK,2\n"
+    assert list(map(len, measurements(tmp_path, text).sequences)) == [200_000, 2]
+    open_quote = f'mutated_sequence,DMS_score\n"MK,1\n{"MK,2" * 100_000}\n'
+    with pytest.raises(ValueError, match=r"1 of 1 rows .*line 3 has 1.*or a quote missing\?"):
+        measurements(tmp_path, open_quote)
+    assert csv.field_size_limit() == before
 
 
 def test_a_missing_column_of_mutations_is_told(tmp_path):
@@ -144,6 +164,34 @@ def test_mutations_that_their_sequence_does_not_have_are_errors(tmp_path):
     text = TABLE + "T3G,AKTW,3\nW4Y,AKTY,1\n"
     with pytest.raises(ValueError, match=r"1 of 4 rows .*: T3G \(line 4\)\. .*--mutation-column"):
         measurements(tmp_path, text)
+
+
+@pytest.mark.parametrize("start", [0, 10])
+def test_wild_types_that_the_other_rows_do_not_have_are_told(tmp_path, capsys, start):
+    names = ["A1C", "K2R", "T3G", "A1D:K2R", "W4W", "odd"]
+    sequences = ["CKTW", "aRTW", "AKGW", "DRTW", "AKTW", "YYYY"]
+
+    def said_of(names):
+        names = [re.sub(r"\d", lambda digit: str(int(digit[0]) + start), name) for name in names]
+        pairs = enumerate(zip(names, sequences, strict=True))
+        lines = [f"{name},{sequence},{i}" for i, (name, sequence) in pairs]
+        text = "\n".join(["mutant,mutated_sequence,DMS_score", *lines])
+        assert measurements(tmp_path, text).mutations == names
+        return capsys.readouterr().err
+
+    assert "wild type" not in said_of(names)
+    assert "2 of 6 rows are named after another wild type" in (
+        said := said_of(["A1C", "W2R", "T3G", "A1D:W2R", "W4W", "odd"])
+    )
+    assert f"W{2 + start}R (line 3), A{1 + start}D:W{2 + start}R (line 5)" in said
+    # All of them.
+    assert "5 of 6 rows" in said_of(["W1C", "W2R", "W3G", "W1D:K2R", "A4W", "odd"])
+
+
+def test_wild_types_are_told_of_one_protein_alone(tmp_path, capsys):
+    rows = ["A1C,CKTW,1", "G1D,DLLL,2", "K2M,AMTW,3", "L2N,GNLL,4", "P1S,SKTWY,5", "P1T,TKTWY,6"]
+    measurements(tmp_path, "\n".join(["mutant,mutated_sequence,DMS_score", *rows]))
+    assert not capsys.readouterr().err
 
 
 def test_positions_that_are_counted_from_elsewhere_are_told(tmp_path, capsys):

@@ -9,6 +9,8 @@ import pytest
 
 from revdist_sklearn.embedding import _workers
 from revdist_sklearn.embedding._workers import (
+    WAVE,
+    as_they_come,
     in_order,
     in_worker,
     is_worker_death,
@@ -44,8 +46,25 @@ def test_tasks_are_taken_as_results_are_asked_for():
 
     results = in_order(slow_first, tasks(), 2)
     next(results)
-    assert len(taken) <= 8
+    assert len(taken) <= 2 * WAVE
     results.close()
+
+
+def first_waits_for_others(i, path):
+    if i:
+        path.touch()
+    end = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.5)
+    time.sleep(0 if i else 1.0)
+    return i
+
+
+def test_results_come_as_they_are_done(tmp_path):
+    tasks = ((i, tmp_path / "another runs") for i in range(9))
+    results = list(as_they_come(first_waits_for_others, tasks, 2))
+    assert sorted(results) == list(range(9)) and results[0] != 0
+    assert list(as_they_come(pow, iter([(2, 3), (2, 4)]), 1)) == [8, 16]
 
 
 def test_a_dead_worker_is_told_from_other_errors():

@@ -45,9 +45,16 @@ class Child:
     def __init__(self, nursery, pid, log):
         self.nursery, self.pid, self.log = nursery, pid, log
 
-    def kill(self, number=signal.SIGKILL):
-        """Send a signal; the child is not reaped before ``wait``, so its number is its own."""
-        os.kill(self.pid, number)
+    def kill(self, number=signal.SIGKILL, group=False):
+        """Send a signal; the child is not reaped before ``wait``, so its number is its own.
+
+        With ``group`` also to its workers, as a terminal does.
+        """
+        (os.killpg if group else os.kill)(self.pid, number)
+
+    def runs(self):
+        """Return whether it has not ended."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
     def wait(self, patience=PATIENCE):
         """Return the ``End``; of one that hangs after some seconds, too."""

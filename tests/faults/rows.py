@@ -5,6 +5,8 @@ An outcome is good where it is one of :data:`GOOD`; any other says what was foun
 
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from nursery import ROOT
 
+import revdist_sklearn
 from revdist_sklearn import Moments, ReverseDistiller
 from revdist_sklearn.embedding._cache import EmbeddingCache, cache_info
 
@@ -22,12 +25,25 @@ SAME = "same result"
 WENT_ON = "same result, gone on from what was kept"
 TYPED = "typed error, then the same result"
 GOOD = {SAME, WENT_ON, TYPED}
+ONE_LINE = "one line"
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
+BUNDLED = Path(revdist_sklearn.__file__).parent / "weights" / "esm2_nano_032"
 LOAD = "revdist_sklearn.models._loading.load"
 BATCH = "revdist_sklearn.models._encoder.Encoder.__call__"
 SEARCH = "revdist_sklearn._evaluation.score_folds"
 WRITE = "zipfile.ZipFile.open"
 REPLACE = "os.replace"
+# A phase: the command, and the call of which function it is struck at.
+PHASES = {
+    "load": ("embed", LOAD, 2),
+    "embed": ("embed", BATCH, 3),
+    "save": ("embed", WRITE, 2),
+    "corpus": ("fit", BATCH, 3),
+    "save distiller": ("fit", REPLACE, 1),
+    "search": ("evaluate", SEARCH, 2),
+}
+OUTPUTS = {"embed": "z.npz", "fit": "d", "evaluate": "scores.json"}
 
 
 def chain_of(folder):
@@ -42,6 +58,142 @@ def table_of(path):
     """Return the rows of an embedding on disk, as bytes."""
     with np.load(path) as file:
         return file["embedding"].tobytes()
+
+
+def call(command, inputs, folder):
+    """Return the words of a command of the shell, with its output (and cache) in a folder."""
+    cache = [folder / "cache"] if command == "embed" else []
+    return command, inputs, *cache, folder / OUTPUTS[command]
+
+
+def result(command, folder):
+    """Return what a command has written, as bytes."""
+    read = {"embed": table_of, "fit": chain_of, "evaluate": Path.read_bytes}[command]
+    return read(folder / OUTPUTS[command])
+
+
+def undisturbed(nursery, inputs, folder):
+    """Return what each command writes that nothing disturbs."""
+    folder.mkdir(exist_ok=True)
+    for command in OUTPUTS:
+        end = nursery.run(*call(command, inputs, folder))
+        assert end.code == 0, end.text
+    return {command: result(command, folder) for command in OUTPUTS}
+
+
+def struck_in(nursery, inputs, folder, number, phase):
+    """Send a command of the shell a signal in a phase of it; return its ``End``."""
+    command, at, nth = PHASES[phase]
+    return nursery.run(*call(command, inputs, folder), at=at, do=int(number), nth=nth)
+
+
+def signals(nursery, inputs, folder, n, expected):
+    """Send SIGINT and SIGTERM in each phase of the shell, and repeat the command."""
+    outcomes: Counter = Counter()
+    for i in range(n):
+        for number in SIGNALS:
+            for phase, (command, *_) in PHASES.items():
+                place = folder / f"{i} {number} {phase}"
+                place.mkdir(parents=True)
+                end = struck_in(nursery, inputs, place, number, phase)
+                kept = phase == "embed" and cached_rows(place / "cache")
+                good = end.code == 128 + number and "Traceback" not in end.text
+                again = nursery.run(*call(command, inputs, place)).code
+                if not good or again or result(command, place) != expected[command]:
+                    outcomes[f"{phase}: {end.code}: {end.text[-300:]}"] += 1
+                else:
+                    outcomes[WENT_ON if kept else SAME] += 1
+    return outcomes
+
+
+def full_disks(nursery, inputs, folder, n, expected):
+    """Let a file grow to some size alone: a cache, an output, a distiller and a checkpoint."""
+    outcomes: Counter = Counter()
+    for i in range(n):
+        place = folder / str(i)
+        place.mkdir(parents=True)
+        words = call("embed", inputs, place)
+        end = nursery.run(*words, limit=16_000)  # of the cache
+        warned = end.code == 0 and end.text.count("does not work") == 1 and "Make room" in end.text
+        warned = warned and result("embed", place) == expected["embed"]
+        outcomes[SAME if warned else f"cache: {end.code}: {end.text[-300:]}"] += 1
+        before = (place / "z.npz").read_bytes()
+        end = nursery.run(*words, limit=6000)
+        told = end.code == 2 and "Traceback" not in end.text
+        told = told and (place / "z.npz").read_bytes() == before
+        outcomes[TYPED if told else f"output: {end.code}: {end.text[-300:]}"] += 1
+        for task in ("fit_and_save", "corpus_pass"):
+            words = [task, *([place / "m"] if task == "corpus_pass" else []), place / task]
+            end = nursery.run(*words, limit=9000)
+            told = end.code == 1 and "OSError: " in end.text.splitlines()[-1]
+            told = told and not left_over(place) and nursery.run(*words).code == 0
+            outcomes[TYPED if told else f"{task}: {end.code}: {end.text[-300:]}"] += 1
+    return outcomes
+
+
+def read_only_folder(nursery, folder, n):
+    """Write a distiller to a folder that one may not write to, and then may."""
+    outcomes: Counter = Counter()
+    for i in range(n):
+        parent = folder / str(i)
+        (parent / "d").mkdir(parents=True)
+        end = nursery.run("read_only", parent, "fit_and_save", parent / "e")
+        os.chmod(parent, 0o755)
+        last = end.text.splitlines()[-1]
+        told = end.code == 1 and "PermissionError" in last and str(parent) in last
+        told = told and [path.name for path in parent.iterdir()] == ["d"]
+        told = told and nursery.run("fit_and_save", parent / "e").code == 0
+        outcomes[TYPED if told else f"{end.code}: {end.text[-300:]}"] += 1
+    return outcomes
+
+
+def folder_goes(nursery, inputs, folder, n, expected):
+    """Remove the folder of a cache before a model loads, and while it runs."""
+    outcomes: Counter = Counter()
+    for i in range(n):
+        for at, nth in ((LOAD, 1), (BATCH, 2)):
+            place = folder / f"{i} {at}"
+            place.mkdir(parents=True)
+            words = call("embed", inputs, place)
+            end = nursery.run(*words, at=at, do=str(place / "cache"), nth=nth)
+            good = end.code == 0 and end.text.count("does not work") <= 1
+            good = good and result("embed", place) == expected["embed"]
+            good = good and nursery.run(*words).code == 0 and cached_rows(place / "cache") == 96
+            good = good and result("embed", place) == expected["embed"]
+            outcomes[SAME if good else f"{end.code}: {end.text[-300:]}"] += 1
+    return outcomes
+
+
+class Payload:
+    """What a pickle can do: here it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def pickled_weights(nursery, folder, n):
+    """Put pickles in the place of weights, and beside them; and then the weights again."""
+    outcomes: Counter = Counter()
+    expected = nursery.run("rows_of_model", BUNDLED)
+    assert expected.code == 0, expected.text
+    for i in range(n):
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            model, trace = folder / f"{i} {name}", folder / f"executed {i} {name}"
+            shutil.copytree(BUNDLED, model)
+            weights = (model / "model.safetensors").read_bytes()
+            (model / "model.safetensors").unlink()
+            for other in (name, "training_args.bin", "tokenizer.pkl"):
+                (model / other).write_bytes(pickle.dumps(Payload(trace)))
+            end = nursery.run("rows_of_model", model)
+            told = end.code == 1 and "ValueError: The weights of " in end.text
+            (model / "model.safetensors").write_bytes(weights)
+            again = nursery.run("rows_of_model", model)
+            told = told and not trace.exists() and again.text == expected.text
+            outcomes[TYPED if told else f"{name}: {end.code}: {end.text[-300:]}"] += 1
+    return outcomes
 
 
 def _killed(nursery, folder, n, start, numbers, kept, seed=0):
@@ -103,6 +255,28 @@ def _struck(child, seconds):
     time.sleep(seconds)
     child.kill()
     return child.wait()
+
+
+def struck_at_start(inputs, folder, number, n, n_jobs=1, seed=0):
+    """Send a signal to `revdist embed` and its workers at random moments of its start.
+
+    Returns
+    -------
+    outcomes : Counter
+        Of ``ONE_LINE``, or what it wrote instead.
+    """
+    outcomes: Counter = Counter()
+    words = [sys.executable, "-m", "revdist_sklearn", "embed", "--n-jobs", str(n_jobs)]
+    words += ["--fasta", str(inputs / "proteins.fasta"), "--output", str(folder / "z.npz")]
+    for seconds in np.random.default_rng(seed).uniform(0.2, 2, size=n):
+        child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        time.sleep(seconds)  # at first, Python itself starts
+        os.killpg(child.pid, number)
+        text = child.communicate(timeout=60)[1]
+        line = text.startswith("revdist embed: ") and len(text.splitlines()) == 1
+        good = child.returncode == 128 + number and line
+        outcomes[ONE_LINE if good else f"{child.returncode}: {text[-300:]}"] += 1
+    return outcomes
 
 
 def kill_fit(nursery, folder, n):

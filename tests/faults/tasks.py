@@ -1,5 +1,6 @@
 """What the children of the nursery run, and the faults that are put in their way."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -96,6 +97,12 @@ def corpus_pass(checkpoint, output, n_jobs=1):
             distiller, ESMFeaturizer(MODELS), PROTEINS, checkpoint=checkpoint, n_jobs=n_jobs
         )
     distiller.save_pretrained(output)
+
+
+def rows_of_model(folder):
+    """Print a digest of the rows that a model gives."""
+    rows = ESMFeaturizer(str(folder)).transform(PROTEINS[:3])
+    print(hashlib.sha256(rows.tobytes()).hexdigest())
 
 
 def write_inputs(folder):

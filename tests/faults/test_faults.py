@@ -6,6 +6,7 @@
 import os
 import signal
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -14,20 +15,10 @@ import rows
 from nursery import Nursery
 
 from revdist_sklearn import Moments
+from revdist_sklearn.cli._main import COMMANDS, main
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 on_linux = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
-# A phase: the command, and the call of which function it is struck at.
-PHASES = {
-    "load": ("embed", rows.LOAD, 2),
-    "embed": ("embed", rows.BATCH, 3),
-    "save": ("embed", rows.WRITE, 2),
-    "corpus": ("fit", rows.BATCH, 3),
-    "save distiller": ("fit", rows.REPLACE, 1),
-    "search": ("evaluate", rows.SEARCH, 2),
-}
-OUTPUTS = {"embed": "z.npz", "fit": "d", "evaluate": "scores.json"}
 
 
 @pytest.fixture(scope="module")
@@ -82,24 +73,10 @@ def test_a_worker_that_dies(backend, nursery):
 # Signals
 
 
-def call(command, inputs, folder):
-    cache = [folder / "cache"] if command == "embed" else []
-    return command, inputs, *cache, folder / OUTPUTS[command]
-
-
-def result(command, folder):
-    read = {"embed": rows.table_of, "fit": rows.chain_of, "evaluate": Path.read_bytes}[command]
-    return read(folder / OUTPUTS[command])
-
-
 @pytest.fixture(scope="module")
 def expected(nursery, inputs, tmp_path_factory):
     """Return what the commands write that nothing disturbs, by command."""
-    folder = tmp_path_factory.mktemp("alone")
-    for command in OUTPUTS:
-        end = nursery.run(*call(command, inputs, folder))
-        assert end.code == 0, end.text
-    return {command: result(command, folder) for command in OUTPUTS}
+    return rows.undisturbed(nursery, inputs, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture(scope="module")
@@ -109,56 +86,86 @@ def struck(nursery, inputs, tmp_path_factory):
     @cache
     def strike(number, phase):
         folder = tmp_path_factory.mktemp("struck")
-        command, at, nth = PHASES[phase]
-        words = call(command, inputs, folder)
-        return nursery.run(*words, at=at, do=int(number), nth=nth), folder
+        return rows.struck_in(nursery, inputs, folder, number, phase), folder
 
     return strike
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("phase", rows.PHASES)
+@pytest.mark.parametrize("number", rows.SIGNALS)
 def test_a_signal_ends_the_shell_with_one_line(number, phase, struck):
     end, _ = struck(number, phase)
     assert end.code == 128 + number
     *_, last = end.text.splitlines()
-    assert "Traceback" not in end.text and last.startswith(f"revdist {PHASES[phase][0]}: ")
+    assert "Traceback" not in end.text and last.startswith(f"revdist {rows.PHASES[phase][0]}: ")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.slow
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("number", rows.SIGNALS)
+def test_a_signal_ends_the_shell_with_one_line_while_it_starts(number, n_jobs, inputs, tmp_path):
+    """To all processes of the shell, as Ctrl-C is."""
+    assert set(rows.struck_at_start(inputs, tmp_path, number, 4, n_jobs)) == {rows.ONE_LINE}
+
+
+@pytest.mark.slow
+def test_workers_that_are_up_say_nothing_of_an_interrupt(nursery, inputs, tmp_path):
+    words = "embed", inputs, tmp_path / "cache", tmp_path / "z.npz", 2
+    child = nursery.start(*words)
+    while not (n_rows := rows.cached_rows(tmp_path / "cache")) and child.runs():
+        time.sleep(0.05)
+    child.kill(signal.SIGINT, group=True)
+    end = child.wait()
+    assert n_rows < 96 and end.code == 130 and "Traceback" not in end.text, end.text
+    assert end.text.splitlines()[-1].startswith("revdist embed: Interrupted")
+
+
+def test_an_interrupt_that_an_import_turns_into_an_error_is_one(monkeypatch, capsys):
+    def run(arguments):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise ImportError("numpy.core failed to import") from error
+
+    monkeypatch.setattr(COMMANDS["cache"], "run", run)
+    assert main(["cache", "info", "x"]) == 143
+    assert capsys.readouterr().err == "revdist cache: Terminated.\n"
+
+
+@pytest.mark.parametrize("number", rows.SIGNALS)
 def test_a_signal_leaves_no_temporary_file(number, struck):
     _, folder = struck(number, "save distiller")
     assert not rows.left_over(folder)
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("phase", rows.PHASES)
+@pytest.mark.parametrize("number", rows.SIGNALS)
 def test_what_a_signal_leaves_is_whole(number, phase, struck, expected, nursery, inputs):
     """Runs after those that look at the folder, which the repeated call fills."""
     end, folder = struck(number, phase)
     assert end.code in (-number, 128 + number), end.text
     if phase == "embed":
         assert rows.cached_rows(folder / "cache") > 0
-    command = PHASES[phase][0]
-    end = nursery.run(*call(command, inputs, folder))
+    command = rows.PHASES[phase][0]
+    end = nursery.run(*rows.call(command, inputs, folder))
     assert end.code == 0, end.text
-    assert result(command, folder) == expected[command]
+    assert rows.result(command, folder) == expected[command]
 
 
-@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGKILL])
+@pytest.mark.parametrize("number", [*rows.SIGNALS, signal.SIGKILL])
 def test_an_output_that_is_not_whole_does_not_take_the_place_of_one(
     number, nursery, inputs, tmp_path
 ):
-    words = call("embed", inputs, tmp_path)
+    words = rows.call("embed", inputs, tmp_path)
     assert nursery.run(*words).code == 0
-    before = result("embed", tmp_path)
+    before = rows.result("embed", tmp_path)
     nursery.run(*words, at=rows.WRITE, do=int(number), nth=2)
-    assert result("embed", tmp_path) == before
+    assert rows.result("embed", tmp_path) == before
 
 
 def test_a_signal_in_a_corpus_pass_leaves_a_checkpoint_to_go_on_from(nursery, tmp_path):
     arguments = "corpus_pass", tmp_path / "m", tmp_path / "d"
-    for number in SIGNALS:
+    for number in rows.SIGNALS:
         end = nursery.run(*arguments, at=rows.BATCH, do=int(number), nth=9)
         assert end.code == -number, end.text
         assert Moments.load(tmp_path / "m").n_rows > 0
@@ -189,21 +196,10 @@ def test_a_disk_that_is_full(nursery, tmp_path):
     assert "cannot be written" in end.text and "No space left" in end.text
 
 
-def test_a_full_disk_under_a_cache_is_one_warning(nursery, inputs, expected, tmp_path):
-    end = nursery.run(*call("embed", inputs, tmp_path), limit=16_000)
-    assert end.code == 0 and end.text.count("does not work") == 1, end.text
-    assert "Make room" in end.text
-    assert result("embed", tmp_path) == expected["embed"]
-    assert 0 <= rows.cached_rows(tmp_path / "cache") < 96
-
-
-def test_a_full_disk_leaves_the_output_that_was_there(nursery, inputs, tmp_path):
-    words = call("embed", inputs, tmp_path)
-    assert nursery.run(*words).code == 0
-    before = result("embed", tmp_path)
-    end = nursery.run(*words, limit=6000)
-    assert end.code == 2 and "Traceback" not in end.text
-    assert result("embed", tmp_path) == before
+def test_files_that_cannot_grow(nursery, inputs, expected, tmp_path):
+    outcomes = rows.full_disks(nursery, inputs, tmp_path, 1, expected)
+    assert outcomes == {rows.SAME: 1, rows.TYPED: 3}
+    assert 0 <= rows.cached_rows(tmp_path / "0" / "cache") < 96
 
 
 def test_a_full_disk_under_a_checkpoint(nursery, tmp_path):
@@ -219,24 +215,16 @@ def test_a_full_disk_under_a_checkpoint(nursery, tmp_path):
 def test_a_folder_that_one_may_not_write_to(nursery):
     # Not below pytest's own, which nobody else may enter.
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "d"
-        place.mkdir()
-        end = nursery.run("read_only", folder, "fit_and_save", place / "e")
         os.chmod(folder, 0o755)
-        assert end.code == 1 and "PermissionError" in end.text.splitlines()[-1]
-        assert str(place) in end.text.splitlines()[-1]
-        assert not list(place.iterdir())
+        assert rows.read_only_folder(nursery, Path(folder), 1) == {rows.TYPED: 1}
 
 
-@pytest.mark.parametrize(("at", "nth"), [(rows.LOAD, 1), (rows.BATCH, 2)])
-def test_a_cache_whose_folder_goes_meanwhile(at, nth, nursery, inputs, expected, tmp_path):
-    words = call("embed", inputs, tmp_path)
-    end = nursery.run(*words, at=at, do=str(tmp_path / "cache"), nth=nth)
-    assert end.code == 0 and end.text.count("does not work") <= 1, end.text
-    assert result("embed", tmp_path) == expected["embed"]
-    assert nursery.run(*words).code == 0
-    assert result("embed", tmp_path) == expected["embed"]
-    assert rows.cached_rows(tmp_path / "cache") == 96
+def test_a_cache_whose_folder_goes_meanwhile(nursery, inputs, expected, tmp_path):
+    assert rows.folder_goes(nursery, inputs, tmp_path, 1, expected) == {rows.SAME: 2}
+
+
+def test_pickles_in_a_model_folder_do_not_run(nursery, tmp_path):
+    assert rows.pickled_weights(nursery, tmp_path, 1) == {rows.TYPED: 2}
 
 
 # Many at once, and for long

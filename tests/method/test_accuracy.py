@@ -85,6 +85,32 @@ def test_a_fit_is_as_good_as_an_svd_of_the_rows(condition, tolerance, way, dtype
     assert stage.explained_before < stage.explained_after <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("condition, tolerance", [(100, 1e-4), (10_000, 1e-3)])
+def test_a_fit_on_100_000_rows_is_as_good_as_an_svd(condition, tolerance, dtype):
+    X = ill_conditioned(condition, n=100_000).astype(dtype)
+    _, unexplained, spectrum = direct(X)
+    stage = WAYS["fit"](X).stages_[1]
+    assert_allclose(1 - stage.explained_before, unexplained, rtol=tolerance)
+    assert_allclose(stage.residual_variances, spectrum, rtol=tolerance)
+
+
+def test_the_error_is_of_shares_and_not_relative_to_a_small_one():
+    """The larger model's own part is 1e-5 of its spread: 1 - R2 is known to 1e-10, no better."""
+    X = ill_conditioned(100).astype(np.float64)
+    z = X[:, :K] - X[:, :K].mean(axis=0)
+    rng = np.random.default_rng(1)
+    h = (z / z.std(axis=0)) @ rng.normal(size=(K, L))
+    X[:, K:] = h + 1e-5 * h.std() * rng.normal(size=h.shape)
+    for dtype, atol in ((np.float32, 1e-13), (np.float64, 1e-14)):
+        _, unexplained, _ = direct(X.astype(dtype))
+        stage = WAYS["fit"](X.astype(dtype)).stages_[1]
+        assert 5e-11 < unexplained < 5e-10
+        assert_allclose(1 - stage.explained_before, unexplained, atol=2e-16 * stage.condition**2)
+        assert_allclose(1 - stage.explained_before, unexplained, atol=atol, rtol=0)
+
+
 @pytest.mark.parametrize("condition", [1, 30, 500, 1e4, 3e5])
 def test_the_error_is_within_what_the_docstring_states(condition):
     """To 2e-16 times the squared condition: 1e-10 up to 500."""
@@ -119,7 +145,9 @@ def test_nearly_equal_columns():
     a, b, c = rng.normal(size=(3, 5000))
     for e in (1e-2, 1e-4):
         X = np.column_stack([a, a + e * b, b + 1e-2 * c, a])
-        stage = ReverseDistiller((2, 2), residual_sizes=(2,)).fit(X).stages_[1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            stage = ReverseDistiller((2, 2), residual_sizes=(2,)).fit(X).stages_[1]
         z, h = (block - block.mean(axis=0) for block in (X[:, :2], X[:, 2:]))
         residual = h - z @ np.linalg.lstsq(z, h, rcond=1e-12)[0]
         largest = np.linalg.svd(residual, compute_uv=False)[0] ** 2 / len(X)
@@ -127,8 +155,90 @@ def test_nearly_equal_columns():
         assert stage.n_added_nonzero == 1
     # Of a residual of 1e-4, beside rounding of up to 1e-3, nothing can be said.
     X[:, 1] = a + 3e-6 * b
-    with pytest.warns(UserWarning, match="'2' adds no column"):
+    with pytest.warns(UserWarning, match="1 of the 2 columns of '2' are zero although its rows"):
         ReverseDistiller((2, 2), residual_sizes=(2,)).fit(X)
+    # Nor of the one beside a residual that is plain.
+    with pytest.warns(UserWarning, match="1 of the 3 columns of '2' are zero although its rows"):
+        stage = nearly_equal(3e-6, [b + 1e-4 * c, rng.normal(size=5000), a]).stages_[1]
+    assert stage.n_added_nonzero == 1
+    # Where nothing of it varies, nothing is lost.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert nearly_equal(3e-6, [b + 0.3 * c, b, a]).stages_[1].n_added_nonzero == 1
+
+
+def nearly_equal(e, larger, how=WAYS["fit"], **parameters):
+    """Fit on [a, a + e b] and columns of a larger model that may depend on b."""
+    a, b = np.random.default_rng(0).normal(size=(3, 5000))[:2]
+    X = np.column_stack([a, a + e * b, *larger])
+    sizes = (2, len(larger))
+    if how is WAYS["fit"]:
+        return ReverseDistiller(sizes, residual_sizes=sizes[1:], **parameters).fit(X)
+    moments = Moments(sizes)
+    for part in np.array_split(X, 4):
+        moments = how(moments, part)
+    distiller = ReverseDistiller(residual_sizes=sizes[1:], **parameters)
+    return distiller.fit_moments(moments)
+
+
+ADDED = {
+    "fit": WAYS["fit"],
+    "update": lambda moments, part: moments.update(part),
+    "weighted": lambda moments, part: moments.update(
+        np.repeat(part, 2, axis=0), sample_weight=np.tile([3e-20, 0.0], len(part))
+    ),
+    "merge": lambda moments, part: moments.merge(Moments((2, 3)).update(part)),
+    "tensor": lambda moments, part: moments.update(
+        pytest.importorskip("torch").from_numpy(part.copy())
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ADDED)
+@pytest.mark.parametrize("e", [1e-7, 1e-9])
+def test_a_direction_that_rows_tell_and_products_do_not_is_warned_of(e, way):
+    """[a, a + e b] again: b has no part, so that most of a model that follows it is residual."""
+    a, b, c = np.random.default_rng(0).normal(size=(3, 5000))
+    larger = [b + 0.3 * c, b, a]
+    with pytest.warns(
+        UserWarning, match=r"of \de\+\d\d; float64 products.*and 1 weaker ones have"
+    ):
+        stage = nearly_equal(e, larger, ADDED[way]).stages_[1]
+    assert (stage.n_regression, stage.n_lost) == (1, 1)
+    z = np.column_stack([a, a + e * b])
+    z -= z.mean(axis=0)
+    s = np.linalg.svd(z / z.std(axis=0), compute_uv=False)
+    assert_allclose(stage.condition, s[0] / s[1], rtol=0.2)
+    if e < 1e-8:  # from there on an axis has no variance in products
+        with pytest.warns(UserWarning, match="1 of the 2 columns of '1' are zero although"):
+            nearly_equal(e, larger, ADDED[way], rotate_base=True)
+
+
+def layer_norm(rng, n, k, dtype, own_precision=True):
+    """Rows of a LayerNorm's output, whose sum divided by its weights is constant."""
+    h = rng.normal(size=(n, k)) @ rng.normal(size=(k, k)) * rng.choice([1.0, 30.0], size=k)
+    h = h.astype(dtype if own_precision else np.float64)
+    h = (h - h.mean(axis=1, keepdims=True)) / h.std(axis=1, keepdims=True)
+    h = h * rng.uniform(0.5, 2, k).astype(h.dtype) + (10 * rng.normal(size=k)).astype(h.dtype)
+    return h.astype(dtype)
+
+
+@pytest.mark.parametrize("rotate_base", [False, True])
+@pytest.mark.parametrize("kind", ["float32", "float32 in float64", "float64"])
+def test_what_is_null_in_the_rows_too_is_no_alarm(kind, rotate_base):
+    dtype = np.dtype(kind[:7])
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        h = layer_norm(rng, 1500, 16, dtype, own_precision=seed % 2)
+        larger = [*layer_norm(rng, 1500, 6, dtype).T, h[:, 2], h[:, 5] - 2 * h[:, 6], h[:, 0] * 0]
+        X = np.column_stack([h, h[:, :2], np.full(1500, 1 / 3), *larger]).astype(dtype)
+        how = {"residual_sizes": (9,), "rotate_base": rotate_base}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            X = X.astype(np.float64) if kind.endswith("64") else X
+            stage = ReverseDistiller((19, 9), **how).fit(X).stages_[1]
+        assert (stage.n_regression, stage.n_lost) == (15, 0)
+        assert stage.n_added_nonzero >= 5
 
 
 @pytest.mark.parametrize("spreads", [1e3, 1e5])

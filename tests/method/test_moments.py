@@ -187,7 +187,8 @@ def test_load_refuses_an_incomplete_file(tmp_path):
         (np.zeros((3, 6)), {"proteins": [1]}, r"proteins has shape \(1,\) and rows 3 entries"),
         (np.full((3, 6), np.inf), {}, "row 0, column 0"),
         (np.full((3, 6), "a"), {}, "no numbers"),
-        (np.zeros((3, 6)), {"proteins": ["a", None, "b"]}, "proteins must be labels of one kind"),
+        (np.zeros((3, 6)), {"proteins": ["a", None, "b"]}, r"proteins\[1\] is None, no label"),
+        (np.zeros((3, 6)), {"proteins": ["a", 1.5j, {}]}, "proteins must be labels of one kind"),
     ],
 )
 def test_bad_rows_leave_the_moments_as_they_were(rows, kwargs, message):
@@ -377,6 +378,38 @@ def test_a_protein_that_is_nan_is_told_by_its_place(bad):
     labels = labels.astype(object if bad is np.nan else np.float32)
     with pytest.raises(ValueError, match=r"proteins\[37\] is NaN"):
         Moments([6]).update(rows_of(100), proteins=labels)
+
+
+@pytest.mark.parametrize("kind", ["list", "tuple", "array", "Series", "string", "category"])
+@pytest.mark.parametrize("missing", ["nan", "numpy nan", "None", "NaT", "pandas NaT", "NA"])
+def test_a_protein_without_a_label_is_an_error(missing, kind):
+    pd = pytest.importorskip("pandas")
+    missing = {
+        "nan": float("nan"),
+        "numpy nan": np.float32("nan"),
+        "None": None,
+        "NaT": np.datetime64("NaT"),
+        "pandas NaT": pd.NaT,
+        "NA": pd.NA,
+    }[missing]
+    labels = ["a", missing, "b", "b"]
+    if kind == "tuple":
+        labels = tuple(labels)
+    elif kind == "array":
+        labels = np.array(labels, dtype=object)
+    elif kind != "list":
+        labels = pd.Series(labels, dtype=None if kind == "Series" else kind)
+    with pytest.raises(ValueError, match=r"proteins\[1\] is (NaN|None|NaT|<NA>), no label"):
+        Moments([2, 4]).update(np.zeros((4, 6)), proteins=labels)
+    labels = ["nan", "NaT", "b", "b"]  # are names
+    assert Moments([2, 4]).update(np.zeros((4, 6)), proteins=labels).n_proteins == 3
+
+
+def test_dates_without_one_are_an_error():
+    for dates in (["2020", "NaT", "2021", "2021"], ["NaT", "2020", "2021", "2021"]):
+        dates = np.array(dates, dtype="datetime64[D]")
+        with pytest.raises(ValueError, match="is NaT, no label"):
+            Moments([2, 4]).update(np.zeros((4, 6)), proteins=dates)
 
 
 def test_threads_that_ask_for_the_protein_level_at_once_get_it_whole(monkeypatch):

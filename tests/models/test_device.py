@@ -152,6 +152,18 @@ def test_everything_of_a_device_happens_with_it_current(fake_cuda):
     assert fake_cuda.current == 0
 
 
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+def test_float32_is_float32_on_a_device(fake_cuda, device):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Residents().room_for(encoder_on(device, cuda=fake_cuda, n_bytes=1)):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_a_model_moves_where_others_have_made_room(fake_cuda):
     """Though it seemed to fit beside them."""
     residents = Residents()
