@@ -1,7 +1,9 @@
 """Safetensors files with a header of JSON, and a digest of all that they hold.
 
-NumPy has no bfloat16, and safetensors none for NumPy without another library. Arrays of it hold
-the bits, under a type of their own, and such files are written and read here.
+They are written here, into the file that ``replace_file`` gives: safetensors would make one more
+beside it, under a name of its own that nobody removes after a kill. NumPy has no bfloat16, and
+safetensors none for NumPy without another library: arrays of it hold the bits, under a type of
+their own.
 """
 
 import hashlib
@@ -9,13 +11,13 @@ import json
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from ._files import replace_file
 from ._formats import DIGEST_SINCE, check_format
 
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
-NAMES = {"<f8": "F64", "<f4": "F32", "<f2": "F16", BFLOAT16.str: "BF16"}
+NAMES = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<i8": "I64", "|u1": "U8", "|b1": "BOOL"}
+NAMES[BFLOAT16.str] = "BF16"
 
 
 def narrowed(array, kind):
@@ -80,9 +82,7 @@ def write_tensors(path, key, header, tensors):
     text = json.dumps(header)
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     metadata = {key: text, "digest": _digest(text, tensors)}
-    bits = any(array.dtype == BFLOAT16 for array in tensors.values())
-    save = _save_with_bfloat16 if bits else save_file
-    replace_file(path, lambda temporary: save(tensors, temporary, metadata))
+    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def read_tensors(path, key, known):
@@ -186,8 +186,18 @@ def checked(tensors, name, shape, *, allow_nan=False, kind="float64"):
     return array
 
 
-def _save_with_bfloat16(tensors, path, metadata):
-    """Write a safetensors file: the length of the header, the header, the arrays."""
+def save_file(tensors, path, metadata):
+    """Write a safetensors file: the length of the header, the header, the arrays.
+
+    Parameters
+    ----------
+    tensors : dict of str to ndarray
+        Contiguous, of the types of ``NAMES``.
+
+    path : Path
+
+    metadata : dict of str to str
+    """
     header, end = {"__metadata__": metadata}, 0
     # The widest type first, so that each array begins at a multiple of its width.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))

@@ -442,7 +442,7 @@ def worker_death(nursery, backend):
 
 def left_over(folder):
     """Return the temporary files below a folder."""
-    return [path for path in Path(folder).rglob("*") if path.name.endswith(".tmp")]
+    return [path for path in Path(folder).rglob("*") if ".tmp" in path.name]
 
 
 def figures_of_many_calls(nursery, n, cache):

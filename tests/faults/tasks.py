@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -13,11 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from sklearn.utils import Bunch
 
-from revdist_sklearn import ESMFeaturizer, ReverseDistiller, _corpus, fit_on_corpus
+from revdist_sklearn import ESMFeaturizer, Moments, ReverseDistiller, _corpus, fit_on_corpus
 from revdist_sklearn.base._hub import quiet
+from revdist_sklearn.cli import _demo
 from revdist_sklearn.cli._main import main
 from revdist_sklearn.datasets import load_gb1_stability, load_uniprot_sample
+from revdist_sklearn.embedding._cache import EmbeddingCache
 from revdist_sklearn.models._loading import REGISTRY
 
 MODELS = "esm2-nano:64"
@@ -364,4 +368,88 @@ def read_only(folder, task, *arguments):
     if os.getuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
+    return globals()[task](*arguments)
+
+
+def save_moments(path, seed):
+    """Write moments, in the place of others."""
+    Moments(BLOCKS).update(rows_of(seed)[:50]).save(path)
+
+
+def _row_of(sequence):
+    """Return the row that a protein has here, and no other has."""
+    seed = int.from_bytes(hashlib.sha256(sequence.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).normal(size=16).astype(np.float32)
+
+
+def use_cache(folder, n_rows=20, n_rounds=1, seed=0):
+    """Look rows up and keep what is missing, each round in a connection of its own.
+
+    Prints how many were found, and how many of these are another protein's.
+    """
+    rng, found_rows, wrong, warned = np.random.default_rng(seed), 0, 0, 0
+    space = {"model": "m", "layer": -1, "width": 16}
+    for _ in range(n_rounds):
+        texts = [f"A{'CDEFGHIKLM'[i % 10]}{'NPQRSTVWYM'[i // 10]}" for i in range(100)]
+        texts = [texts[i] for i in rng.permutation(100)[:n_rows]] if n_rounds > 1 else texts
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with EmbeddingCache(folder, seconds=0) as cache:
+                found, rows = cache.get(space, texts)
+                wrong += sum(
+                    row.tobytes() != _row_of(texts[i]).tobytes()
+                    for i, row in zip(found, rows, strict=True)
+                )
+                missing = [text for i, text in enumerate(texts) if i not in set(found)]
+                if missing:
+                    cache.put(space, missing, np.stack([*map(_row_of, missing)]))
+        found_rows, warned = found_rows + len(found), warned + len(caught)
+    print(json.dumps({"found": found_rows, "wrong": wrong, "warnings": warned}))
+
+
+def use_cache_without_locks(*arguments):
+    """Do the same where locks do nothing, as on some network mounts."""
+    connect = sqlite3.connect
+
+    def without_locks(path, **options):
+        return connect(f"file:{path}?vfs=unix-none", uri=True, **options)
+
+    sqlite3.connect = without_locks
+    use_cache(*arguments)
+
+
+def demo(output):
+    """Run ``revdist demo`` on a part of its data."""
+    short = Bunch(sequences=PROTEINS)
+    _demo.load_uniprot_sample = lambda: short
+    for name in ("load_gb1_stability", "load_amyloid_nucleation"):
+        load = getattr(_demo, name)
+
+        def few(load=load, **options):
+            bunch = load(**options)
+            part = {key: bunch[key][:80] for key in ("sequences", "target", "mutations")}
+            return Bunch(**part)
+
+        setattr(_demo, name, few)
+    return main(["demo", "--output", output])
+
+
+def embed_while_a_worker_dies(inputs, folder):
+    """Run ``revdist embed`` on two workers of joblib, of which one is killed."""
+    from joblib.externals.loky import reusable_executor
+
+    def work():
+        while not (executor := reusable_executor._executor) or not executor._processes:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        os.kill(next(iter(executor._processes)), signal.SIGKILL)
+
+    threading.Thread(target=work, daemon=True).start()
+    return embed(inputs, Path(folder) / "cache", Path(folder) / "z.npz", n_jobs=2)
+
+
+def on_ascii_terminal(task, *arguments):
+    """Run a task where terminals have no other letters; Python escapes them on stderr alone."""
+    sys.stdout.reconfigure(encoding="ascii", errors="strict")
+    sys.stderr.reconfigure(encoding="ascii", errors="backslashreplace")
     return globals()[task](*arguments)
