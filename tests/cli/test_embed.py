@@ -199,9 +199,7 @@ def test_sigterm_leaves_whole_shards(fasta, tmp_path):
         for i, sequence in enumerate(SAMPLE.sequences):
             file.write(f">more{i}\n{sequence}\n")
     arguments = ["embed", "--fasta", str(fasta), "--output", str(tmp_path / "z")]
-    small_blocks = (
-        "import sys; from revdist_sklearn.library import _job; _job.BLOCK_RESIDUES = 999"
-    )
+    small = "import sys; from revdist_sklearn.library import _job; _job.BLOCK_RESIDUES = 999"
     then = "from revdist_sklearn.cli._main import main; sys.exit(main(sys.argv[1:]))"
     run = subprocess.Popen(
         [sys.executable, "-c", f"{small}; {then}", *arguments],
