@@ -10,6 +10,8 @@ from ..base._values import same
 
 # Rows and columns mirrored at a time.
 TILE = 512
+# In place of a number of changes; no value of `due`.
+CUT_OFF = -2
 # Calls a function without arguments, in C.
 _call = methodcaller("__call__")
 
@@ -38,8 +40,8 @@ class Level:
     covariance : ndarray of shape (D, D)
         ``scatter / n``.
 
-    steps : int or None
-        Changes so far; None within one, and where one was cut off.
+    steps : int
+        Changes so far; ``CUT_OFF`` within one, and where one was cut off.
 
     due : int
         What ``steps`` will be when the rows that are being added have all been.
@@ -94,7 +96,7 @@ class Level:
             return
         step = self.step(other.n, other.mean)
         self.due = self.steps + 1
-        self.steps = None
+        self.steps = CUT_OFF
         self._add(other._scatter, step)
         self.move(other.n, other.mean)
         self._mirrored = self._mirrored and other._mirrored
@@ -114,7 +116,7 @@ class Level:
             Their scatter about ``mean`` plus the square of ``step(n, mean)``; its lower
             triangle counts.
         """
-        after, self.steps = self.steps + 1, None
+        after, self.steps = self.steps + 1, CUT_OFF
         self._add(lower)
         self.move(n, mean)
         self._mirrored = False
