@@ -96,7 +96,7 @@ def cache(folder, variants):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("of, step", [(distiller, 1), (moments, 1), (checkpoint, 7)])
+@pytest.mark.parametrize("of, step", [(distiller, 1), (moments, 1), (checkpoint, 29)])
 def test_every_byte_of_what_has_a_digest(of, step, tmp_path):
     """A checkpoint is a file of moments, which takes longer to come to."""
     found = of(tmp_path, lambda content: islice(every_byte(content), 0, None, step))
@@ -104,8 +104,8 @@ def test_every_byte_of_what_has_a_digest(of, step, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_byte_of_a_cache(tmp_path):
+def test_every_other_byte_of_a_cache(tmp_path):
     """What is missing without a word has another name now: that of its space or sequence."""
-    found = cache(tmp_path, every_byte)
+    found = cache(tmp_path, lambda content: islice(every_byte(content), 0, None, 2))
     assert found["rows"] > found["missing"] > 0
-    assert found["without a word"] < 100, found
+    assert found["without a word"] < 60, found
