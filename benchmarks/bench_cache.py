@@ -3,7 +3,7 @@
 Why the cache is SQLite. Rows of float32 under 16-byte keys are written in batches, as the
 featurizer writes them, one transaction a batch, and read back in another order, each store
 in processes of its own; two writers then share the work. Then look-ups in our cache as it
-grows::
+grows, and eight processes that write to it, whose rows wait for others or do not::
 
     pip install lmdb zarr
     python benchmarks/bench_cache.py
@@ -31,6 +31,8 @@ BATCH = 16
 LOOK_UP = 500
 TABLES = {640: 32_000, 5120: 4_000}  # rows by width
 GROWTH = 10_000, 100_000, 1_000_000
+# Of the table of many writers.
+WRITERS, WRITERS_WIDTH, WRITERS_ROWS, BATCHES = 8, 1280, 2_000, (4, 16, 400)
 
 
 def keys_of(start, stop):
@@ -45,7 +47,8 @@ class SQLite:
     def __init__(self, folder, width):
         from revdist_sklearn.embedding._cache import EmbeddingCache
 
-        self.cache, self.space = EmbeddingCache(folder), {"width": width}
+        # One transaction a batch, as the others have it.
+        self.cache, self.space = EmbeddingCache(folder, seconds=0), {"width": width}
 
     def put(self, keys, rows, start):
         """Write a batch in one transaction."""
@@ -172,7 +175,7 @@ def measure_growth(width=32, n=100_000):
 
     space, results, start = {"width": width}, [], 0
     rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder, EmbeddingCache(folder) as cache:
+    with tempfile.TemporaryDirectory() as folder, EmbeddingCache(folder, seconds=0) as cache:
         for size in GROWTH:
             for i in range(start, size, 10_000):
                 rows = rng.standard_normal((10_000, width), dtype=np.float32)
@@ -188,6 +191,54 @@ def measure_growth(width=32, n=100_000):
             begin = time.perf_counter()
             cache_info(folder)
             results.append({"rows": size, **seconds, "info": time.perf_counter() - begin})
+    return results
+
+
+def write_beside_others(folder, seconds, batch, n, place, barrier):
+    """Write rows as one of many; return when it began and ended, and seconds of waiting."""
+    from revdist_sklearn.embedding._cache import EmbeddingCache
+    from revdist_sklearn.embedding._cache_place import place_of
+
+    rng = np.random.default_rng(place)
+    rows = rng.standard_normal((batch, WRITERS_WIDTH), dtype=np.float32)
+    commits = []
+    barrier.wait()
+    begin = time.perf_counter()
+    with EmbeddingCache(folder, seconds=seconds) as cache:
+        cache._connection.set_trace_callback(
+            lambda text: commits.append(text) if text == "COMMIT" else None
+        )
+        for i in range(0, n, batch):
+            keys = keys_of(place * 10**6 + i, place * 10**6 + i + batch)
+            cache.put({"width": WRITERS_WIDTH}, keys, rows)
+    return begin, time.perf_counter(), place_of(folder).waited, len(commits)
+
+
+def measure_writers(context, n):
+    """Return what eight writers of one file take, by batch, with each batch on its own or not."""
+    from revdist_sklearn.embedding._cache import cache_info
+
+    results = []
+    with context.Manager() as manager, context.Pool(WRITERS) as pool:
+        for batch in BATCHES:
+            for seconds in (0, None):
+                with tempfile.TemporaryDirectory() as folder:
+                    barrier = manager.Barrier(WRITERS)
+                    tasks = [(folder, seconds, batch, n, i, barrier) for i in range(WRITERS)]
+                    begins, ends, waits, commits = zip(
+                        *pool.starmap(write_beside_others, tasks, chunksize=1), strict=True
+                    )
+                    [space] = cache_info(folder)[0]
+                results.append(
+                    {
+                        "batch": batch,
+                        "waits in memory": seconds is None,
+                        "rows": space["n_sequences"],
+                        "seconds": max(ends) - min(begins),
+                        "waiting": float(np.mean(waits)),
+                        "transactions": sum(commits),
+                    }
+                )
     return results
 
 
@@ -248,6 +299,18 @@ def main():
     for row in result["growth"]:
         print(
             f"| {row['rows']:,} | {row['found']:.2f} | {row['missing']:.2f} | {row['info']:.3f} |"
+        )
+    result["writers"] = measure_writers(context, args.rows or WRITERS_ROWS)
+    print(
+        f"\n{WRITERS} processes that write {args.rows or WRITERS_ROWS:,} rows of {WRITERS_WIDTH:,} "
+        "each to one file\n\n| rows a batch | | transactions | rows a second | seconds | "
+        "of these a process waits for others |\n|---|---|---|---|---|---|"
+    )
+    for row in result["writers"]:
+        how = "with later ones" if row["waits in memory"] else "at once"
+        print(
+            f"| {row['batch']} | {how} | {row['transactions']:,} | "
+            f"{row['rows'] / row['seconds']:,.0f} | {row['seconds']:.2f} | {row['waiting']:.2f} |"
         )
     args.output.write_text(json.dumps(result, indent=1) + "\n")
 

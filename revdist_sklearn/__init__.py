@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from .base._damage import DamagedFileError
     from .base._formats import FormatError
     from .base._hub import ModelNotFoundError
+    from .base._upload import UploadError
     from .embedding._featurizer import ESMFeaturizer
     from .embedding._plan import EmbeddingPlan
+    from .library._embed_to import EmbeddingReport, embed_to
+    from .library._fasta import FastaReader
+    from .library._load import Embeddings, load_embeddings
     from .method._chain import Stage
     from .method._distiller import ReverseDistiller
     from .method._level import Level
@@ -30,6 +34,9 @@ __all__ = [
     "DamagedFileError",
     "ESMFeaturizer",
     "EmbeddingPlan",
+    "EmbeddingReport",
+    "Embeddings",
+    "FastaReader",
     "FormatError",
     "Level",
     "ModelNotFoundError",
@@ -40,9 +47,12 @@ __all__ = [
     "PrefixSelector",
     "ReverseDistiller",
     "Stage",
+    "UploadError",
     "compact",
     "corpus_moments",
+    "embed_to",
     "fit_on_corpus",
+    "load_embeddings",
 ]
 
 # Where each lives. It is imported when it is first asked for: scikit-learn takes a second or
@@ -55,8 +65,14 @@ _HOMES = {
     "DamagedFileError": "base._damage",
     "FormatError": "base._formats",
     "ModelNotFoundError": "base._hub",
+    "UploadError": "base._upload",
     "ESMFeaturizer": "embedding._featurizer",
     "EmbeddingPlan": "embedding._plan",
+    "EmbeddingReport": "library._embed_to",
+    "embed_to": "library._embed_to",
+    "FastaReader": "library._fasta",
+    "Embeddings": "library._load",
+    "load_embeddings": "library._load",
     "Stage": "method._chain",
     "ReverseDistiller": "method._distiller",
     "Level": "method._level",

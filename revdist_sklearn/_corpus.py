@@ -1,33 +1,33 @@
 """From a corpus of sequences to the moments of its residues, and to a fitted distiller."""
 
 import hashlib
-import json
-import time
-from contextlib import suppress
-from pathlib import Path
+import math
+from contextlib import nullcontext
 
 import numpy as np
 from joblib import effective_n_jobs
-from tqdm.auto import tqdm
 
 from . import __version__
+from ._checkpoint import FINGERPRINTS, Checkpoint, digest_of, partial_sums_beside
 from ._provenance import members_of
-from .base._damage import DamagedFileError, damage_is_told, integer
-from .base._formats import CHECKPOINT, check_format
-from .base._identity import digest
+from .base._formats import CHECKPOINT
+from .base._progress import progress_bar
+from .base._signals import ending_in_order
 from .base._threads import one_thread_of_blas
 from .base._torch import free_memory, is_out_of_memory
 from .base._warnings import warn
 from .embedding._sequences import runs
-from .embedding._workers import in_order, is_worker_death
+from .embedding._workers import as_they_come, is_worker_death, tasks_at_a_time
 from .method._moments import Moments
 from .models._device import resolve_device
 from .models._fingerprint import fingerprint
 from .models._loading import changed
 
-# Residues that one task embeds and sums. Pieces follow from the input alone, so that the
-# number of workers does not change the result.
+# Residues of a piece. Pieces follow from the input alone, so that the number of workers does not
+# change the result, and a call with another number goes on from what is kept.
 PIECE_RESIDUES = 2**16
+# Spans of pieces for each worker: of each one D x D moments come back to the calling process.
+SPANS = 4
 # A checkpoint holds all moments: not more often than this.
 CHECKPOINT_SECONDS = 60.0
 # Distinct proteins below which a corpus is told to be small.
@@ -70,14 +70,17 @@ def corpus_moments(
     n_jobs : int, default=None
         Number of workers, as in joblib: None is 1 unless in a
         :class:`joblib.parallel_config` context, -1 all processors. Under
-        ``joblib.parallel_config(backend="dask")`` the pieces go to a Dask cluster, ``n_jobs``
-        at a time, None and -1 as many as it has threads. Devices as in ``ESMFeaturizer``. The
-        moments of given embeddings do not depend on it, to 1e-10; the embeddings themselves
-        move by about 1e-8 with the threads of a process, of which a worker has fewer.
+        ``joblib.parallel_config(backend="dask")`` the work goes to a Dask cluster, ``n_jobs``
+        tasks at a time, None and -1 as many as it has threads. Devices as in
+        ``ESMFeaturizer``. The moments of given embeddings do not depend on it, to 1e-10; the
+        embeddings themselves move by about 1e-8 with the threads of a process, of which a
+        worker has fewer.
 
     checkpoint : path-like, default=None
         File that keeps the moments so far: written every minute and when a fault ends the
-        call, and read at the next call with the same input, which goes on from there.
+        call, Ctrl-C and SIGTERM included, and read at the next call with the same input,
+        which goes on from there. SIGTERM so ends the process a moment later; handlers of
+        your own stay in place.
 
     verbose : int or bool, default=None
         As in :class:`ESMFeaturizer`: 0 is silent, 1 shows a bar, in residues. None takes that
@@ -104,8 +107,12 @@ def corpus_moments(
 
     Notes
     -----
-    Each of several workers holds the models and the moments of its piece; the pieces are
-    merged in the order of the sequences as they arrive.
+    Each of several workers holds the models and the moments of a span of the corpus, of which
+    it has four at most. Those of a span come back when it is done, and are merged as they come.
+    With a checkpoint each worker also keeps what it has summed of its span in a file beside
+    it, ``<checkpoint>.<number>.part``, where it can write there, every minute or, where the disk
+    is slow, in a fiftieth of its time: so a call that is killed, or a worker, loses a minute
+    of each worker, whatever the number of workers that go on. They go as they are merged.
 
     Examples
     --------
@@ -127,44 +134,55 @@ def corpus_moments(
     verbose = featurizer.verbose if verbose is None else verbose
     empty = _empty_moments(plan.blocks, precision)
     pieces = list(runs([len(sequence) for sequence in sequences], PIECE_RESIDUES))
+    sizes = [sum(map(len, sequences[start:stop])) for start, stop in pieces]
     members = members_of(plan)
     marks = [member["fingerprint"] for member in members]
-    store = _Checkpoint(checkpoint, plan, sequences, weighting, empty, len(pieces))
+    facts = plan, sequences, weighting, empty, PIECE_RESIDUES
+    store = Checkpoint(checkpoint, facts, empty, len(pieces), CHECKPOINT_SECONDS)
     moments, done = store.load()
+    left = [piece for piece in range(len(pieces)) if piece not in done]
+    # In this process the bar moves with each batch, elsewhere with each span.
+    alone = effective_n_jobs(n_jobs) == 1
 
-    with tqdm(
-        total=sum(map(len, sequences)), unit="residue", unit_scale=True, disable=not verbose
-    ) as bar:
-        bar.update(sum(len(s) for start, stop in pieces[:done] for s in sequences[start:stop]))
-        tasks = (
-            (featurizer, sequences[start:stop], start, weighting, precision, marks)
-            for start, stop in pieces[done:]
-        )
-        # In this process the bar moves with each batch, elsewhere with each piece.
-        alone = effective_n_jobs(n_jobs) == 1
+    with (
+        nullcontext() if checkpoint is None else ending_in_order(),
+        progress_bar(sum(sizes), verbose) as bar,
+        nullcontext() if alone or not left else store.partial_sums() as partial,
+    ):
+        bar.update(sum(sizes[piece] for piece in done))
+        settings = weighting, precision, marks
         if alone:
-            results = (piece_moments(*task, progress=bar.update) for task in tasks)
+            results = (
+                ([i], piece_moments(featurizer, texts, start, *settings, progress=bar.update))
+                for i, (start, texts) in _texts(left, pieces, sequences)
+            )
         else:
-            results = in_order(piece_moments, tasks, n_jobs)
+            tasks = (
+                (featurizer, dict(_texts(span, pieces, sequences)), *settings, partial)
+                for span in spans_of(left, SPANS * tasks_at_a_time(n_jobs))
+            )
+            results = as_they_come(span_moments, tasks, n_jobs)
         try:
-            for piece, (start, stop) in zip(results, pieces[done:], strict=True):
+            for summed, part in results:
                 store.merging = True
-                moments.merge(piece)
-                done += 1
+                moments.merge(part)
+                done.update(summed)
                 store.merging = False
+                part = None  # the next one needs the room
                 if not alone:
-                    bar.update(sum(map(len, sequences[start:stop])))
-                store.save(moments, done, last=done == len(pieces))
+                    bar.update(sum(sizes[piece] for piece in summed))
+                    store.forget(partial, summed)
+                store.save(moments, done, last=len(done) == len(pieces))
         except BaseException as error:
             store.rescue(moments, done)
             if is_worker_death(error):
-                raise RuntimeError(_worker_died(done, len(pieces), checkpoint)) from error
+                raise RuntimeError(_worker_died(len(done), len(pieces), store.path)) from error
             raise
     moments.provenance = {
         "members": members,
         "corpora": [
             {
-                "digest": _digest_of(sequences, hashlib.sha256()),
+                "digest": digest_of(sequences, hashlib.sha256()),
                 "n_proteins": len(sequences),
                 "n_residues": sum(map(len, sequences)),
             }
@@ -269,34 +287,90 @@ def corpus_fingerprint(featurizer, sequences):
         That of a checkpoint of :func:`corpus_moments`.
     """
     plan = featurizer.embedding_plan("residue")
-    return FINGERPRINTS[CHECKPOINT](plan, sequences, "residue", _empty_moments(plan.blocks, None))
+    empty = _empty_moments(plan.blocks, None)
+    return FINGERPRINTS[CHECKPOINT](plan, sequences, "residue", empty, PIECE_RESIDUES)
 
 
 def _empty_moments(blocks, precision):
     return Moments(blocks.sizes, block_names=blocks.names, precision=precision)
 
 
-def piece_moments(featurizer, sequences, start, weighting, precision, marks=None, progress=None):
-    """Return the moments of some consecutive sequences; what a worker runs.
+def spans_of(pieces, most):
+    """Return pieces as spans of consecutive ones, each shorter than the one before.
+
+    So workers end their spans one after another, which the process that merges them needs the
+    room for, and have little to wait for at the end.
+
+    Parameters
+    ----------
+    pieces : list of int
+
+    most : int
+        Number of spans that there may be.
+
+    Returns
+    -------
+    spans : list of list of int
+    """
+    n = len(pieces)
+    # Lengths fall linearly, from twice their mean.
+    stops = [math.ceil(n * (1 - (1 - i / most) ** 2)) for i in range(1, most)] + [n]
+    cuts = zip([0, *stops], stops, strict=False)
+    return [pieces[start:stop] for start, stop in cuts if start < stop]
+
+
+def _texts(span, pieces, sequences):
+    """Yield each piece of a span with the index of its first sequence and its sequences."""
+    for piece in span:
+        start, stop = pieces[piece]
+        yield piece, (start, sequences[start:stop])
+
+
+def span_moments(featurizer, span, weighting, precision, marks=None, partial=None):
+    """Return the moments of a span of pieces; what a worker runs.
 
     Parameters
     ----------
     featurizer : ESMFeaturizer
 
-    sequences : list of str
+    span : dict of int to tuple of (int, list of str)
+        By piece, the index of its first sequence and its sequences.
 
-    start : int
-        Index of the first of them in the corpus, for messages.
+    weighting, precision, marks
+        As in :func:`piece_moments`.
 
-    weighting : {"residue", "protein"}
+    partial : PartialSums or None, default=None
+        Where a task that is repeated goes on from.
+
+    Returns
+    -------
+    pieces : list of int
+
+    moments : Moments
+        Of all of them.
+    """
+    pieces, n_done = list(span), 0
+    moments = _empty_moments(featurizer.embedding_plan("residue").blocks, precision)
+    if partial is not None:
+        moments, n_done = partial.load(pieces, moments)
+        keep = partial.writer(pieces)
+    for i in range(n_done, len(pieces)):
+        start, sequences = span[pieces[i]]
+        add_piece(moments, featurizer, sequences, start, weighting, marks)
+        if partial is not None:
+            keep(moments, i + 1)
+    return pieces, moments
+
+
+def piece_moments(featurizer, sequences, start, weighting, precision, marks=None, progress=None):
+    """Return the moments of some consecutive sequences.
+
+    Parameters
+    ----------
+    featurizer, sequences, start, weighting, marks, progress
+        As in :func:`add_piece`.
 
     precision : {"float32", "float64"} or None
-
-    marks : list of str or None, default=None
-        Fingerprints that the models must have, before the pass and after it.
-
-    progress : callable or None
-        Called with the number of residues after each batch.
 
     Returns
     -------
@@ -307,9 +381,40 @@ def piece_moments(featurizer, sequences, start, weighting, precision, marks=None
     RuntimeError
         If the models are others.
     """
+    moments = _empty_moments(featurizer.embedding_plan("residue").blocks, precision)
+    add_piece(moments, featurizer, sequences, start, weighting, marks, progress)
+    return moments
+
+
+def add_piece(moments, featurizer, sequences, start, weighting, marks=None, progress=None):
+    """Add the residues of some consecutive sequences to moments.
+
+    Parameters
+    ----------
+    moments : Moments
+
+    featurizer : ESMFeaturizer
+
+    sequences : list of str
+
+    start : int
+        Index of the first of them in the corpus, for messages.
+
+    weighting : {"residue", "protein"}
+
+    marks : list of str or None, default=None
+        Fingerprints that the models must have, before the pass and after it.
+
+    progress : callable or None
+        Called with the number of residues after each batch.
+
+    Raises
+    ------
+    RuntimeError
+        If the models are others.
+    """
     plan = featurizer.embedding_plan("residue")
     _check_unchanged(plan, marks)
-    moments = _empty_moments(plan.blocks, precision)
     # Its products, which take turns with the models', are of 4 D rows at a time.
     operations = 4 * moments.blocks.n_columns**3
     # Off the host the residues stay where the models are; only products come back.
@@ -331,7 +436,6 @@ def piece_moments(featurizer, sequences, start, weighting, precision, marks=None
         if progress is not None:
             progress(len(rows))
     _check_unchanged(plan, marks)
-    return moments
 
 
 def _update(moments, rows, **settings):
@@ -359,131 +463,23 @@ def _on_device(featurizer):
     return resolve_device(featurizer.device).type != "cpu"
 
 
-def _worker_died(done, total, checkpoint):
-    if done == 0:
-        kept = "Nothing is lost."
-    elif checkpoint is not None:
+def _worker_died(n_done, total, checkpoint):
+    if checkpoint is None:
+        kept = (
+            "They are lost, and so is what workers had summed since; with checkpoint= the same "
+            "call would go on from there."
+        )
+    elif partial_sums_beside(checkpoint):
+        kept = (
+            f"They are in {checkpoint}, what workers had summed since in files beside it; the "
+            "same call goes on from there."
+        )
+    elif n_done:
         kept = f"They are in {checkpoint}; the same call goes on from there."
     else:
-        kept = "They are lost; with checkpoint= the same call would go on from there."
+        kept = "Nothing was kept yet."
     return (
-        f"A worker died, most often for want of memory, after {done} of {total} pieces were "
-        f"merged. {kept} Each worker holds all models and one piece's moments: use a smaller "
+        f"A worker died, most often for want of memory, after {n_done} of {total} pieces were "
+        f"merged. {kept} Each worker holds all models and the moments of its span: use a smaller "
         "n_jobs, or a smaller token_budget."
     )
-
-
-class _Checkpoint:
-    """The moments so far, on disk, and the piece to go on from."""
-
-    def __init__(self, path, plan, sequences, weighting, empty, n_pieces):
-        self.path = None if path is None else Path(path)
-        self.empty = empty
-        self.n_pieces = n_pieces
-        self.merging = False
-        self.saved_at = time.monotonic()
-        if self.path is None:
-            return
-        if self.path.is_dir() or not self.path.absolute().parent.is_dir():
-            raise OSError(
-                f"The checkpoint {self.path} cannot be a file: it is a folder, or its folder does "
-                "not exist. Name a file in an existing folder."
-            )
-        # Whatever changes the moments; models by their contents, wherever they lie.
-        self.facts = plan, sequences, weighting, empty
-        self.fingerprint = FINGERPRINTS[CHECKPOINT](*self.facts)
-
-    def load(self):
-        """Return the moments so far and the number of pieces in them."""
-        if self.path is None or not self.path.exists():
-            return self.empty, 0
-        try:
-            moments, facts = Moments.load(self.path, return_metadata=True)
-        except DamagedFileError as error:
-            raise DamagedFileError(f"{error} {self._way_out()}") from error
-        number = check_format(facts.get("format", 1), CHECKPOINT, f"The checkpoint {self.path}")
-        if facts.get("fingerprint") != FINGERPRINTS[number](*self.facts):
-            raise ValueError(
-                f"The checkpoint {self.path} belongs to another corpus, family or setting; name "
-                "another file, or remove it to start anew."
-            )
-        with damage_is_told(f"The checkpoint {self.path} is damaged", self._way_out()):
-            done = integer(facts, "pieces")
-            if done > self.n_pieces or moments.blocks != self.empty.blocks:
-                raise ValueError(f"it holds {done} pieces of {self.n_pieces}: {moments}")
-        return moments, done
-
-    def _way_out(self):
-        return "As a checkpoint, remove it to start anew, or name another file."
-
-    def save(self, moments, done, *, last=False):
-        """Write, unless that was done within the last minute."""
-        if self.path is None:
-            return
-        if last:
-            try:
-                self._write(moments, done)
-            except OSError as error:  # the moments are whole, and not lost for it
-                warn(str(error))
-        elif time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
-            self._write(moments, done)
-            self.saved_at = time.monotonic()
-
-    def rescue(self, moments, done):
-        """Write what a fault has left, where that is whole; the fault itself is reported."""
-        if self.path is not None and done and not self.merging:
-            with suppress(OSError):
-                self._write(moments, done)
-
-    def _write(self, moments, done):
-        assert self.path is not None
-        try:
-            facts = {"format": CHECKPOINT, "fingerprint": self.fingerprint, "pieces": done}
-            moments.save(self.path, metadata=facts)
-        except OSError as error:
-            kept = (
-                "What it held before is still there, and the same call goes on from it."
-                if self.path.exists()
-                else "Nothing was kept."
-            )
-            raise OSError(
-                f"The checkpoint cannot be written. {kept} Make room, or name a file elsewhere. "
-                f"({error})"
-            ) from error
-
-
-def _fingerprint(plan, sequences, weighting, empty):
-    """Return a text that is the same for equal moments of equal pieces."""
-    facts = {
-        "rows": plan.identity(),
-        "blocks": empty.blocks.names,
-        "weighting": weighting,
-        "precision": empty.precision,
-        "piece_residues": PIECE_RESIDUES,
-    }
-    return digest([digest(facts), _digest_of(sequences, hashlib.sha256())])
-
-
-def _fingerprint_of_format_1(plan, sequences, weighting, empty):
-    """Return the same as format 1 has it: of the parameters that its featurizers had."""
-    weights = [member["weights"] for member in plan.identity()["members"]]
-    blocks = [*zip(empty.blocks.names, empty.blocks.sizes, strict=True)]
-    parameters = {
-        "dtype": plan.dtype,
-        "layer": plan.layer,
-        "max_length": plan.max_length,
-        "model_kwargs": plan.model_kwargs or None,
-        "too_long": plan.too_long,
-    }
-    facts = [weights, blocks, parameters, weighting, empty.precision, PIECE_RESIDUES]
-    return _digest_of(sequences, hashlib.sha256(json.dumps(facts, default=str).encode()))
-
-
-def _digest_of(sequences, digest):
-    for sequence in sequences:
-        digest.update(sequence.encode() + b"\n")
-    return digest.hexdigest()
-
-
-# By the format of the checkpoint.
-FINGERPRINTS = {1: _fingerprint_of_format_1, 2: _fingerprint}

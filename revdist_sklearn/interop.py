@@ -1,30 +1,34 @@
-"""Distillers that the authors of the method have published."""
+"""Distillers that the authors of the method have published, and files of skops.
 
-import os
-import re
+What this package fits goes through joblib, pickle and ``skops.io``. The last runs no code of the
+file, and asks which types are trusted::
+
+    skops.io.dump(model, "model.skops")
+    model = skops.io.load("model.skops", trusted=TRUSTED_TYPES)
+"""
+
 import warnings
-import zipfile
-from pathlib import Path
 
 import numpy as np
 
-from .base._aliases import FAMILIES
+from ._published import PUBLISHED, base_of, find, from_file, kind_of, naive_chain, stage_of
 from .base._blocks import Blocks
-from .base._damage import damage_is_told
-from .base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
 from .method._chain import Chain, Stage
 from .method._distiller import ReverseDistiller
 
-# Where the authors' package looks for them, and the setting that it takes by default.
-PUBLISHED, DEFAULT_SETTING = "singhlab/plm_reverse_distillation", "pcr-incremental-1k"
-# Kind, models, and setting: regressor, PCA and training sequences.
-NAME = re.compile(
-    r"(?P<kind>rd|naive)-scaler-(?P<small>[\d.]+[MB])-(?P<large>[\d.]+[MB])"
-    r"-(?P<setting>[^-]+-[^-]+-[^-]+)\.npz"
-)
-SMALLEST = "8M"
-# Bytes of the record at the end of a zip file; the number of entries stands at 10.
-END_OF_ZIP = 22
+# The classes of what this package fits, for skops; loading them runs none of their code.
+TRUSTED_TYPES = [
+    "revdist_sklearn.base._blocks.Blocks",
+    "revdist_sklearn.embedding._featurizer.ESMFeaturizer",
+    "revdist_sklearn.method._chain.Chain",
+    "revdist_sklearn.method._chain.Stage",
+    "revdist_sklearn.method._distiller.ReverseDistiller",
+    "revdist_sklearn.method._level.Level",
+    "revdist_sklearn.method._moments.Moments",
+    "revdist_sklearn.prefix._ridge_classifier_cv.PrefixRidgeClassifierCV",
+    "revdist_sklearn.prefix._ridge_cv.PrefixRidgeCV",
+    "revdist_sklearn.prefix._selector.PrefixSelector",
+]
 
 
 def load_published_scalers(
@@ -33,9 +37,11 @@ def load_published_scalers(
     """Return a fitted ReverseDistiller from the published scalers of a family.
 
     The files are those of the authors' package ``reverse-distillation``: one ``.npz`` a
-    stage, of any of its regressors (``linear``, ``ridge``, ``pcr``) and PCA types. Their
-    names say which models they join, such as ``rd-scaler-8M-35M-pcr-incremental-1k.npz``, and
-    so decide the order.
+    stage, of any of its regressors (``linear``, ``ridge``, ``pcr``) and PCA types
+    (``incremental``, ``fbpca``). Their names say which models they join, such as
+    ``rd-scaler-8M-35M-pcr-incremental-1k.npz``, and so decide the order. Those of the kind
+    ``naive`` are a PCA of two models side by side, the next one a PCA of what it gives and the
+    third model, and so on.
 
     Parameters
     ----------
@@ -45,8 +51,10 @@ def load_published_scalers(
 
     setting : str, default=None
         Which of several settings to take: regressor, PCA type and number of training
-        sequences as the names have them. None: the only one of a folder, and
-        ``"pcr-incremental-1k"`` of a repository, as the authors' package does.
+        sequences as the names have them; naive ones have ``"None"`` for a regressor, as
+        ``"None-incremental-1k"``. None: the only one of a folder (naive ones count where there
+        are no others), and ``"pcr-incremental-1k"`` of a repository, as the authors' package
+        does.
 
     revision : str, default=None
         Commit, tag or branch of the repository.
@@ -63,7 +71,25 @@ def load_published_scalers(
         Its ``transform`` gives what the authors' inference gives on the models' embeddings
         side by side. The files hold no covariance across models, so that
         ``inverse_transform`` is not available, and of stages after the base the explained
-        shares are NaN.
+        shares are NaN. Of naive scalers it has one block of all columns, turned to axes of
+        theirs (``rotate_base=True``): no prefix of it is a model, and each needs all models.
+
+    See Also
+    --------
+    regression_inputs : On what each stage's regression was trained, as far as files tell.
+    regression_scores : How well each regression predicts on rows.
+
+    Notes
+    -----
+    The paper's chain is accumulated: stage i regresses on the embedding that stage i - 1 gives.
+    The authors' training script fits that regression on the smaller model's own embedding
+    instead, and their inference applies it to the accumulated one, as this function must. With
+    two models the two are the same. From the third on the prediction can be worse than none:
+    on one real chain of three models its R2 was -36 on other rows, and .82 where the stage was
+    fitted on what it is applied to. No column of the smaller models is lost by it, but the
+    columns that a stage appends are then not what its model adds. :func:`regression_inputs`
+    tells from ``pcr`` files which of the two they are, and :func:`regression_scores` shows on
+    rows what it costs.
 
     Raises
     ------
@@ -94,17 +120,21 @@ def load_published_scalers(
     ...     load_published_scalers(folder).transform([[1.0, 2.0, 10.0, 0.0, 0.0]])
     array([[1., 2., 7.]])
     """
-    paths = _find(source, setting, revision, local_files_only, token)
+    paths = find(source, setting, revision, local_files_only, token)
+    if any(kind_of(path) == "naive" for path in paths):
+        chain = naive_chain(paths)
+        D = chain.blocks.n_columns
+        distiller = ReverseDistiller((D,), n_components=chain.width, rotate_base=True)
+        return distiller._with_chain(
+            chain, blocks=chain.blocks, stage_sizes=(D,), n_samples_seen=0
+        )
     stages: list[Stage] = []
     sizes: list[int] = []
     for number, path in enumerate(paths, start=2):
-        what, way_out = f"{path} is no whole scaler", "fetch or save it again."
-        # Whatever it raises: a zip's flags lead to any compression, encryption or shape.
-        with open(path, "rb") as stream, damage_is_told(what, way_out, Exception):
-            V, W, kept, mean, prefix_mean, variances = _stage_of(_read(stream))
+        V, W, kept, mean, prefix_mean, variances = from_file(path, stage_of)
         if not stages:
             sizes.append(len(W))
-            stages.append(_base(len(W)))
+            stages.append(base_of(len(W)))
         expected = stages[-1].width
         if len(W) != expected or len(V) != W.shape[1]:
             raise ValueError(
@@ -140,6 +170,109 @@ def load_published_scalers(
     )
 
 
+def regression_inputs(distiller):
+    """Return on what the regression of each stage was trained, as far as its numbers tell.
+
+    A regression of a chain should be trained on the embedding that the stage before gives, and
+    published ones were trained on the smaller model's own: see Notes of
+    :func:`load_published_scalers`. The two have different means, which ``pcr`` keeps.
+
+    Parameters
+    ----------
+    distiller : ReverseDistiller
+        Fitted or loaded.
+
+    Returns
+    -------
+    inputs : list of str, length n_stages
+        ``"base"`` for the first; ``"prefix"``: the embedding of the stage before, as in the
+        paper (of the second stage that is the smallest model); ``"model"``: the smaller model's
+        own embedding; ``"unknown"``: numbers of neither, as of ``linear`` and ``ridge`` files,
+        which keep no mean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from revdist_sklearn import ReverseDistiller
+    >>> from revdist_sklearn.interop import regression_inputs
+    >>> rows = np.random.default_rng(0).normal(size=(99, 9)) + 1
+    >>> regression_inputs(ReverseDistiller((2, 3, 4)).fit(rows))
+    ['base', 'prefix', 'prefix']
+    """
+    first, *larger = distiller.stages_
+    fitted_here = distiller._chain.cross_covariance is not None
+    found, before = ["base"], first
+    for stage in larger:
+        if before is first or fitted_here:
+            found.append("prefix")
+        else:
+            found.append(_trained_on(stage, before))
+        before = stage
+    return found
+
+
+def _trained_on(stage, before):
+    """Return which of two means that of a regression is: the other one is far off."""
+    kept = stage.prefix_mean
+    if not kept.any() or kept.shape != before.mean.shape:
+        return "unknown"
+    # Columns that a stage appends have mean zero.
+    appended = np.zeros(len(kept) - len(before.prefix_mean))
+    from_model = np.linalg.norm(kept - before.mean)
+    from_prefix = np.linalg.norm(kept - np.concatenate([before.prefix_mean, appended]))
+    if 3 * from_model < from_prefix:
+        return "model"
+    return "prefix" if 3 * from_prefix < from_model else "unknown"
+
+
+def regression_scores(distiller, X):
+    """Return how well the regression of each stage predicts what the stage appends.
+
+    Of a stage with residual directions V, this is the R2 of the prediction of (h - mean) V, the
+    model's coordinates along them, from the embedding z before it: 1 less the ratio of the mean
+    square of the stage's columns to the variance of these coordinates. A chain that is fitted
+    on what it is applied to scores from 0 to 1 on its own rows; far below 0, a regression does
+    worse than the mean, as those of published scalers from the third model on can: see Notes of
+    :func:`load_published_scalers`.
+
+    Parameters
+    ----------
+    distiller : ReverseDistiller
+        Fitted or loaded.
+
+    X : array-like of shape (n_samples, n_features)
+        Embeddings of the family side by side, best residues that the fit did not see.
+
+    Returns
+    -------
+    scores : list of float, length n_stages
+        NaN for the base, which has no regression, and for a stage whose coordinates do not
+        vary.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from revdist_sklearn import ReverseDistiller
+    >>> from revdist_sklearn.interop import regression_scores
+    >>> rng = np.random.default_rng(0)
+    >>> small = rng.normal(size=(300, 2))
+    >>> large = small @ rng.normal(size=(2, 4)) + 0.1 * rng.normal(size=(300, 4))
+    >>> rows = np.hstack([small, large])
+    >>> [round(score, 1) for score in regression_scores(ReverseDistiller((2, 4)).fit(rows), rows)]
+    [nan, 1.0]
+    """
+    X = distiller._validate_rows(X, reset=False).astype(np.float64)
+    Z = distiller.transform(X)
+    scores = []
+    for stage, columns in zip(distiller.stages_, distiller.blocks_.slices, strict=False):
+        h = (X[:, columns] - stage.mean) @ stage.directions
+        total = np.sum((h - h.mean(axis=0)) ** 2)
+        left = np.sum(Z[:, stage.width - stage.n_added : stage.width] ** 2)
+        known = stage.n_regression > 0 and total > 0
+        scores.append(float(1 - left / total) if known else float("nan"))
+    return scores
+
+
 def load_reference_scalers(paths):
     """Return ``load_published_scalers(paths)``, with a warning: this is its former name.
 
@@ -158,184 +291,3 @@ def load_reference_scalers(paths):
         stacklevel=2,
     )
     return load_published_scalers(paths)
-
-
-def _find(source, setting, revision, local_files_only, token):
-    """Return the files of stages 2 to m, in order."""
-    if isinstance(source, (str, os.PathLike)):
-        folder = Path(source)
-        if folder.is_file():
-            return _in_order(_of_setting([folder], setting))
-        if not folder.is_dir():
-            if not is_hub_id(str(source)):
-                raise no_such_folder("Scalers", source)
-            setting = DEFAULT_SETTING if setting is None else setting
-            check_token_name(token)
-            repository = HubRepository(str(source), revision, local_files_only, token, "Scalers")
-            folder = repository.snapshot([f"*rd-scaler-*-{setting}.npz"], silent=False)
-            folder = folder / "weights" if (folder / "weights").is_dir() else folder
-        paths = [path for path in sorted(folder.iterdir()) if NAME.fullmatch(path.name)]
-        if not paths:
-            raise ValueError(
-                f"{folder} holds no scalers of reverse distillation, which have names such as "
-                f"rd-scaler-8M-35M-{DEFAULT_SETTING}.npz."
-            )
-        # A PCA of models side by side may lie beside them; it keeps no prefix.
-        nested = [path for path in paths if not path.name.startswith("naive")]
-        paths = _of_setting(nested or paths, setting)
-    else:
-        paths = [Path(path) for path in source]
-        if not paths:
-            raise ValueError(
-                "paths is empty; give the file of each stage from the second model on."
-            )
-        paths = _of_setting(paths, setting)
-    return _in_order(paths)
-
-
-def _of_setting(paths, setting):
-    named = [(path, match["setting"]) for path in paths if (match := NAME.fullmatch(path.name))]
-    settings = sorted({name for _, name in named})
-    if setting is None and len(settings) < 2:  # files of other names are of none
-        return paths
-    if setting not in settings:
-        asked = "None names none" if setting is None else f"{setting!r} is none"
-        raise ValueError(
-            f"setting={asked} of those in {paths[0].parent}: {', '.join(settings)}. Name one."
-        )
-    return [path for path, name in named if name == setting]
-
-
-def _in_order(paths):
-    """Return the files smallest model first, where their names tell."""
-    named = [(path, match) for path in paths if (match := NAME.fullmatch(path.name))]
-    if len(named) < len(paths):
-        return paths
-    if any(match["kind"] == "naive" for _, match in named):
-        raise ValueError(
-            f"{paths[0].parent} has scalers of the kind 'naive': a PCA of models side by side, "
-            "which keeps no prefix and is no chain. Give those of the kind 'rd'."
-        )
-    settings = sorted({match["setting"] for _, match in named})
-    if len(settings) > 1:
-        raise ValueError(
-            f"The files are of several settings: {', '.join(settings)}. Give those of one."
-        )
-    named.sort(key=lambda pair: _millions(pair[1]["large"]))
-    first = min(named, key=lambda pair: _millions(pair[1]["small"]))[1]["small"]
-    # A chain of ESM-2 starts at its smallest model; of other families the files tell.
-    last = SMALLEST if first in FAMILIES["esm2"].members else first
-    start = last
-    for path, match in named:
-        if match["small"] != last:
-            raise ValueError(
-                f"{path.name} goes on from the model of size {match['small']}, and no file ends "
-                f"there: the chain starts at {start}, and is at {last}. Give the files of all "
-                "stages."
-            )
-        last = match["large"]
-    return [path for path, _ in named]
-
-
-def _millions(size):
-    return float(size[:-1]) * {"M": 1, "B": 1000}[size[-1]]
-
-
-def _base(width):
-    """Return the first stage: the smallest model as it is, of which no file tells more."""
-    return Stage(
-        block="1",
-        width=width,
-        n_added=width,
-        n_regression=0,
-        explained_before=0.0,
-        component_shares=np.full(width, np.nan),
-        residual_variances=np.full(width, np.nan),
-        directions=np.eye(width),
-        coef=np.zeros((0, width)),
-        mean=np.zeros(width),
-        prefix_mean=np.zeros(0),
-    )
-
-
-def _stage_of(state):
-    """Return what the arrays of a file come to.
-
-    Parameters
-    ----------
-    state : dict of str to ndarray
-
-    Returns
-    -------
-    V, W : ndarray of shape (k_i, q) and (k_{i-1}, k_i)
-        Residual directions, and coefficients of the regression.
-
-    kept : int
-        Directions of the prefix in use.
-
-    mean, prefix_mean : ndarray of shape (k_i,) and (k_{i-1},)
-
-    variances : ndarray of shape (k_i,)
-        Of the directions that the file holds; NaN beyond.
-    """
-    V = _get(state, "pca__components_", (None, None)).T
-    k, q = V.shape
-    coef = np.atleast_2d(_get(state, "regressor__coef_"))
-    mean = _get(state, "regressor__intercept_", (k,)) + _get(state, "pca__mean_", (k,))
-    if "regressor__input_components_" in state:  # pcr
-        kept = int(_get(state, "regressor__n_significant_pcs_").item())
-        axes = _get(state, "regressor__input_components_", (None, None))
-        if not 0 <= kept <= axes.shape[1]:
-            raise ValueError(f"it keeps {kept} of {axes.shape[1]} components")
-        W = axes[:, :kept] @ coef.T
-        prefix_mean = _get(state, "regressor__input_mean_", (len(W),))
-        mean = mean + _get(state, "regressor__output_mean_", (k,))
-    else:
-        W = coef.T
-        kept, prefix_mean = len(W), np.zeros(len(W))
-    variances = np.full(k, np.nan)
-    if "pca__explained_variance_" in state:
-        variances[:q] = _get(state, "pca__explained_variance_", (q,))
-    return V, W, kept, mean, prefix_mean, variances
-
-
-def _read(stream):
-    """Return the plain arrays of a file; those of objects would run code on loading."""
-    with zipfile.ZipFile(stream) as file:
-        # Also of arrays that are not asked for: a damaged one must not be taken for objects.
-        if (name := file.testzip()) is not None:
-            raise ValueError(f"its {name} does not match its checksum")
-        # An entry that swallows those after it, as its comment, is not noticed by zipfile.
-        stream.seek(-END_OF_ZIP - len(file.comment), os.SEEK_END)
-        n_entries = int.from_bytes(stream.read(END_OF_ZIP)[10:12], "little")
-        if n_entries != len(file.infolist()):
-            raise ValueError(f"{len(file.infolist())} of its {n_entries} arrays are there")
-    stream.seek(0)
-    with np.load(stream, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files if _is_plain(file, name)}
-
-
-def _is_plain(file, name):
-    try:
-        file[name]
-    except ValueError:
-        return False
-    return True
-
-
-def _get(state, name, shape=None):
-    """Return an array of finite numbers as float64; None in ``shape`` stands for any length."""
-    if name not in state:
-        raise ValueError(
-            f"it has no array {name!r}, as those of the reverse-distillation package have; "
-            f"arrays: {', '.join(sorted(state)) or 'none'}"
-        )
-    array = state[name]
-    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-        raise ValueError(f"its {name} ({array.dtype}) are not all finite numbers")
-    if shape is not None and (
-        len(shape) != array.ndim
-        or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True))
-    ):
-        raise ValueError(f"its {name} has shape {array.shape} and not {shape}")
-    return array.astype(np.float64)

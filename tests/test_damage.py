@@ -104,6 +104,7 @@ def told(distiller):
     """Return all that a distiller tells."""
     Z = distiller.transform(rows())
     texts = distiller.get_params(), distiller.get_feature_names_out().tolist(), distiller.stages_
+    texts = (*texts, distiller.rounding_)
     facts = repr((*texts, distiller.n_samples_seen_, distiller.provenance_, distiller.blocks_))
     arrays = [Z, distiller.inverse_transform(Z)]
     for stage in distiller.stages_:
@@ -112,7 +113,7 @@ def told(distiller):
 
 
 @pytest.fixture
-def distiller(tmp_path):
+def distiller(tmp_path, request):
     folder = tmp_path / "distiller"
     moments = Moments((4, 8), block_names=("a", "b")).update(rows())
     mark = {"fingerprint": "0" * 64, "weights": "1" * 64}
@@ -121,10 +122,12 @@ def distiller(tmp_path):
         "corpora": [{"digest": "2" * 64, "n_proteins": 3, "n_residues": 60}],
         "version": "0.1.0",
     }
-    ReverseDistiller(n_components=7).fit_moments(moments).save_pretrained(folder)
+    distiller = ReverseDistiller(n_components=7).fit_moments(moments)
+    distiller.save_pretrained(folder, dtype=getattr(request, "param", "float64"))
     return folder
 
 
+@pytest.mark.parametrize("distiller", ["float64", "bfloat16"], indirect=True)
 @pytest.mark.parametrize("damage", [flips, larger])
 def test_distillers(distiller, damage):
     path = distiller / "chain.safetensors"

@@ -93,7 +93,8 @@ def test_a_distiller_of_a_frame(answers):
 def test_it_is_written_anew_in_todays_format(answers, tmp_path):
     old = ReverseDistiller.from_pretrained(DATA / "distiller_all_parameters")
     old.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["format"] == _formats.DISTILLER
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert told["format"] == _formats.ROUNDED_SINCE - 1
     new = ReverseDistiller.from_pretrained(tmp_path)
     assert new.stages_ == old.stages_
     assert_array_equal(new.transform(answers["X"]), answers["all_parameters"])
@@ -181,11 +182,11 @@ def test_a_cache_is_written_to_in_its_format(cache, monkeypatch):
 
 def test_a_newer_distiller_is_a_typed_error(tmp_path, monkeypatch):
     with monkeypatch.context() as later:
-        later.setattr("revdist_sklearn.method._distiller_file.DISTILLER", 4)
+        later.setattr("revdist_sklearn.method._distiller_file.DISTILLER", 5)
         ReverseDistiller((3, 5, 8)).fit(
             np.random.default_rng(0).normal(size=(99, 16))
-        ).save_pretrained(tmp_path)
-    with pytest.raises(FormatError, match=r"format 4.*reads up to 3\. Update it: pip"):
+        ).save_pretrained(tmp_path, dtype="float32")
+    with pytest.raises(FormatError, match=r"format 5.*reads up to 4\. Update it: pip"):
         ReverseDistiller.from_pretrained(tmp_path)
 
 
@@ -197,10 +198,11 @@ def test_newer_moments_and_checkpoints_are_typed_errors(tmp_path, monkeypatch):
     with pytest.raises(FormatError, match="reads up to 3"):
         Moments.load(path)
     with monkeypatch.context() as later:
-        later.setattr("revdist_sklearn._corpus.CHECKPOINT", 3)
-        later.setattr("revdist_sklearn._corpus.FINGERPRINTS", {3: lambda *facts: "later"})
+        later.setattr("revdist_sklearn._checkpoint.CHECKPOINT", 4)
+        later.setattr("revdist_sklearn._checkpoint.ANY_PIECES_SINCE", 5)
+        later.setattr("revdist_sklearn._checkpoint.FINGERPRINTS", {4: lambda *facts: "later"})
         corpus_moments(emb, ["MKTAYIAKQR"], checkpoint=tmp_path / "c")
-    with pytest.raises(FormatError, match=r"The checkpoint .*reads up to 2"):
+    with pytest.raises(FormatError, match=r"The checkpoint .*reads up to 3"):
         corpus_moments(emb, ["MKTAYIAKQR"], checkpoint=tmp_path / "c")
 
 

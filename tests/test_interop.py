@@ -156,6 +156,11 @@ def test_the_hub_is_asked_for_one_setting(tmp_path, X, monkeypatch):
     assert not fnmatch("weights/rd-scaler-8M-35M-ridge-fbpca-1k.npz", pattern)
     with pytest.raises(ValueError, match="'ridge-fbpca-1k' is none"):
         load_published_scalers("acme/scalers", setting="ridge-fbpca-1k")
+    with pytest.raises(ValueError, match="'None-fbpca-1k' is none"):
+        load_published_scalers("acme/scalers", setting="None-fbpca-1k")
+    [pattern] = asked[-1][1]["allow_patterns"]
+    assert fnmatch("weights/naive-scaler-8M-35M-None-fbpca-1k.npz", pattern)
+    assert not fnmatch("weights/rd-scaler-8M-35M-pcr-fbpca-1k.npz", pattern)
 
 
 def test_folders_without_scalers(tmp_path):

@@ -1,17 +1,25 @@
 """Held against the authors' own package; benchmarks/build_reference_answers.py wrote the data."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.decomposition import PCA
 
-from revdist_sklearn import ReverseDistiller
-from revdist_sklearn.interop import load_published_scalers
+from revdist_sklearn import DamagedFileError, ReverseDistiller
+from revdist_sklearn.interop import (
+    load_published_scalers,
+    regression_inputs,
+    regression_scores,
+)
 
 DATA = Path(__file__).parent / "data" / "reference"
 SIZES, FLAT_SIZES = (8, 11, 16), (12, 15)
 SETTINGS = [f"{r}-{pca}" for r in ("linear", "ridge", "pcr") for pca in ("incremental", "fbpca")]
+NAIVE = ["None-incremental", "None-fbpca"]
 REGRESSORS = {"linear": "ols", "ridge": "ridge", "pcr": "pcr"}
 
 
@@ -130,8 +138,104 @@ def test_pcr_says_how_many_components_the_scalers_use():
     assert distiller.block_sizes_ == SIZES
 
 
-def test_a_scaler_of_the_naive_kind_is_refused():
-    # It is a PCA of both models side by side: no regression, and the prefix is not kept.
-    path = DATA / "None-incremental" / "naive-scaler-8M-35M-None-incremental-1k.npz"
-    with pytest.raises(ValueError, match=r"naive|no array"):
-        load_published_scalers([path])
+def naive_files(setting):
+    return [DATA / setting / f"naive-scaler-{p}-{setting}-1k.npz" for p in ("8M-35M", "35M-150M")]
+
+
+@pytest.mark.parametrize("setting", NAIVE)
+def test_naive_scalers_give_the_authors_inference(answers, setting, tmp_path):
+    """A PCA of models side by side, and of what it gives and the next model."""
+    expected = answers[f"inference__{setting}"]
+    X = answers["graded"][: len(expected)]
+    distiller = load_published_scalers(naive_files(setting)[::-1])
+    assert_allclose(distiller.transform(X.astype(float)), expected, rtol=0, atol=1e-12)
+    single = answers[f"inference_float32__{setting}"]
+    assert single.dtype == X.dtype == np.float32
+    assert_allclose(distiller.transform(X), single, rtol=0, atol=1e-5)
+    same = load_published_scalers(DATA / setting, setting=f"{setting}-1k")
+    assert_array_equal(same.transform(X), distiller.transform(X))
+    # No prefix is a model: each needs the columns of all.
+    cut = distiller.truncate(5)
+    assert cut.n_features_in_ == 35 and distiller.n_components_ == 16
+    assert_allclose(cut.transform(X), distiller.transform(X)[:, :5], rtol=0, atol=1e-5)
+    distiller.save_pretrained(tmp_path)
+    again = ReverseDistiller.from_pretrained(tmp_path)
+    assert_array_equal(again.transform(X), distiller.transform(X))
+    files = [np.load(path) for path in naive_files(setting)]
+    variances = distiller.stages_[0].residual_variances
+    assert_array_equal(variances[:16], files[1]["pca__explained_variance_"])
+    assert np.isnan(variances[16:]).all()
+
+
+def test_the_first_of_naive_scalers_is_a_pca(answers):
+    X = answers["graded"].astype(float)[:, :19]
+    path = naive_files("None-incremental")[0]
+    Z = load_published_scalers(path).transform(X)
+    with np.load(path) as file:
+        expected = (X - file["pca__mean_"]) @ file["pca__components_"].T
+    assert_allclose(Z, expected, atol=1e-12)
+    # What its script fits it on.
+    assert_same_columns(Z, PCA(11).fit_transform(X), atol=1e-10)
+
+
+def test_naive_scalers_that_do_not_go_together(tmp_path):
+    [first, second] = naive_files("None-incremental")
+    with pytest.raises(ValueError, match="no file ends there"):
+        load_published_scalers([second])
+    shutil.copy(first, tmp_path / first.name)
+    shutil.copy(first, tmp_path / second.name)
+    with pytest.raises(ValueError, match=r"of 19 columns to 11, .* go on from 11"):
+        load_published_scalers(tmp_path)
+    arrays = {"pca__components_": np.eye(5), "pca__mean_": np.zeros(5)}
+    np.savez(tmp_path / first.name, **arrays)
+    with pytest.raises(ValueError, match="of 5 columns to 5, which does not go on from one model"):
+        load_published_scalers(tmp_path / first.name)
+    arrays["pca__components_"] = np.ones((3, 5))
+    np.savez(tmp_path / first.name, **arrays)
+    with pytest.raises(DamagedFileError, match="axes repeat each other"):
+        load_published_scalers(tmp_path / first.name)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_a_regression_was_trained_on_is_told(answers, setting, tmp_path):
+    """The scalers are trained on the smaller model's own rows, as the authors' script does it."""
+    X = answers["graded"].astype(float)
+    distiller = load_published_scalers(scaler_files(setting))
+    told = "model" if setting.startswith("pcr") else "unknown"
+    assert regression_inputs(distiller) == ["base", "prefix", told]
+    distiller.save_pretrained(tmp_path, dtype="float32")
+    again = ReverseDistiller.from_pretrained(tmp_path)
+    assert regression_inputs(again) == ["base", "prefix", told]
+    assert regression_inputs(distiller.truncate(12)) == ["base", "prefix", told]
+    # On rows it shows: worse than the mean, where the same rows fitted in a chain are well above.
+    base, second, third = regression_scores(distiller, X)
+    assert np.isnan(base) and second > 0.5 and third < -0.3
+    consistent = fit(X, SIZES, setting)
+    assert regression_inputs(consistent) == ["base", "prefix", "prefix"]
+    assert min(regression_scores(consistent, X)[1:]) > 0.5
+
+
+def test_scores_of_regressions_are_those_of_rows(answers):
+    X = answers["graded"].astype(float)
+    distiller = load_published_scalers(scaler_files("pcr-incremental"))
+    Z = distiller.transform(X)
+    stage = distiller.stages_[2]
+    target = X[:, 19:] @ stage.directions
+    scores = 1 - np.sum(Z[:, 11:] ** 2) / np.sum((target - target.mean(axis=0)) ** 2)
+    assert_allclose(regression_scores(distiller, X)[2], scores)
+    # The prediction itself, by the arrays of the file.
+    with np.load(scaler_files("pcr-incremental")[1]) as file:
+        n = int(file["regressor__n_significant_pcs_"])
+        axes = file["regressor__input_components_"][:, :n]
+        h = (Z[:, :11] - file["regressor__input_mean_"]) @ axes @ file["regressor__coef_"].T
+        h += file["regressor__intercept_"] + file["regressor__output_mean_"] + file["pca__mean_"]
+        left = np.sum(((X[:, 19:] - h) @ file["pca__components_"].T) ** 2)
+    assert_allclose(scores, 1 - left / np.sum((target - target.mean(axis=0)) ** 2))
+
+
+def test_a_regression_on_the_prefix_is_told_from_the_mean(answers):
+    """Arrays that say a chain was trained as the paper has it, in the form of files."""
+    X = answers["graded"].astype(float)
+    chain = ReverseDistiller(SIZES, regressor="pcr").fit(X)
+    chain._chain = replace(chain._chain, cross_covariance=None)
+    assert regression_inputs(chain) == ["base", "prefix", "prefix"]

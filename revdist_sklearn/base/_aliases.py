@@ -7,6 +7,7 @@ A table and nothing else: neither disk nor network is asked. To add an alias, ad
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ._blocks import Blocks
 
@@ -30,18 +31,24 @@ class Family:
 
     bundled : bool, default=False
         Whether the weights are part of this package.
+
+    distiller : str or None, default=None
+        Folder of a distiller of all members that is part of this package.
     """
 
     model_type: str
     members: Mapping[str, tuple[str, int]]
     default: str
     bundled: bool = False
+    distiller: str | None = None
 
     def up_to(self, size):
         """Return the members up to a size, smallest first, as (source, width)."""
         sizes = [key.lower() for key in self.members]
         return list(self.members.values())[: sizes.index(size.lower()) + 1]
 
+
+BUNDLED = Path(__file__).parents[1] / "weights"
 
 FAMILIES = {
     "esm2-nano": Family(
@@ -53,6 +60,7 @@ FAMILIES = {
         },
         default="96",
         bundled=True,
+        distiller="esm2_nano_distiller",
     ),
     "esm2": Family(
         "esm",
@@ -132,6 +140,47 @@ def alias_blocks(alias):
     family, size = found
     sources, widths = zip(*family.up_to(size), strict=True)
     return Blocks(widths, [block_name(source) for source in sources])
+
+
+def bundled_distiller(name):
+    """Return the folder of the distiller of an alias, and the columns that it asks for.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    found : (Path, int) or None
+        None for what is no alias, or for one whose distiller is no part of this package.
+
+    Raises
+    ------
+    ValueError
+        If the family has no such size.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.base._aliases import bundled_distiller
+    >>> folder, width = bundled_distiller("esm2-nano:64")
+    >>> folder.name, width
+    ('esm2_nano_distiller', 64)
+    """
+    found = find_alias(name)
+    if found is None or found[0].distiller is None:
+        return None
+    family, size = found
+    return BUNDLED / family.distiller, family.up_to(size)[-1][1]
+
+
+def known_distillers():
+    """Return a sentence that lists the aliases whose distillers are part of this package."""
+    aliases = "; ".join(
+        f"'{name}' ({', '.join(f'{name}:{size}' for size in family.members)})"
+        for name, family in FAMILIES.items()
+        if family.distiller is not None
+    )
+    return f"Distillers that are part of this package: {aliases}."
 
 
 def alias_of(models, n_members):

@@ -1,8 +1,8 @@
 """Files that are not what their writer left: one error for all that can be wrong with them."""
 
 import json
+import os
 from contextlib import contextmanager
-from pathlib import Path
 
 from safetensors import SafetensorError
 
@@ -13,6 +13,9 @@ FAULTS = (
     *(SafetensorError, ValueError, TypeError, LookupError, AttributeError),
     *(ArithmeticError, RecursionError, EOFError, NotImplementedError),
 )
+
+# Bytes that a file of text may have: the largest that are read, tokenizers, have half of it.
+TEXT_LIMIT = 2**26
 
 
 class DamagedFileError(ValueError):
@@ -57,6 +60,9 @@ def damage_is_told(what, way_out, faults=FAULTS):
     ------
     DamagedFileError
         For any of ``faults``. A :class:`FormatError` stays one.
+
+    MemoryError
+        Of the same text, where there is not the memory for what it says it holds.
     """
     try:
         yield
@@ -64,9 +70,46 @@ def damage_is_told(what, way_out, faults=FAULTS):
         raise
     except faults as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        if isinstance(error, LookupError):  # whose text is no more than the key
+        if isinstance(error, KeyError):  # whose text is no more than the key
             reason = f"{reason} is missing"
         raise DamagedFileError(f"{what} ({reason}); {way_out}") from error
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        raise MemoryError(
+            f"{what}, or it is larger than the memory that there is{reason}; {way_out}"
+        ) from error
+
+
+def read_text(path, limit=TEXT_LIMIT):
+    """Return the text of a file in UTF-8, which must not be larger than ones of its kind are.
+
+    Parameters
+    ----------
+    path : path-like
+
+    limit : int, default=TEXT_LIMIT
+        Bytes.
+
+    Raises
+    ------
+    ValueError
+        If it is larger, or is no such text.
+
+    OSError
+        If it cannot be read.
+    """
+    with open(path, "rb") as file:
+        # Asked for before it is read; devices tell no size.
+        check_text_size(os.fstat(file.fileno()).st_size, limit)
+        content = file.read(limit + 1)
+    check_text_size(len(content), limit)
+    return content.decode("utf-8")
+
+
+def check_text_size(size, limit=TEXT_LIMIT):
+    """Raise a ``ValueError`` where a file of text has more bytes than ones of its kind have."""
+    if size > limit:
+        raise ValueError(f"it has {size:,} bytes, and such files {limit:,} at most")
 
 
 def read_json_object(path, way_out):
@@ -85,7 +128,7 @@ def read_json_object(path, way_out):
         If it is no JSON, or no object.
     """
     with damage_is_told(f"{path} is damaged", way_out):
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
         if not isinstance(values, dict):
             raise ValueError(f"it holds {type(values).__name__} and no object")
     return values
@@ -94,11 +137,13 @@ def read_json_object(path, way_out):
 # What a header should hold is asked for by these: JSON has types of its own.
 
 
-def integer(values, name, low=0):
-    """Return an integer entry of a header, at least ``low``."""
+def integer(values, name, low=0, high=None):
+    """Return an integer entry of a header, at least ``low`` and, where given, at most ``high``."""
     value = values[name]
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ValueError(f"its {name} is {_short(value)}, no integer of {low} or more")
+    if high is not None and value > high:
+        raise ValueError(f"its {name} is {_short(value)}, more than {high:,}")
     return value
 
 

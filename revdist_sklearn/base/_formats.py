@@ -7,7 +7,10 @@ one to the number and an entry to the table.
 """
 
 # What is written today. Moments and checkpoints of format 1 have no number in them.
-DISTILLER, MOMENTS, CHECKPOINT, CACHE, SHARDS = 3, 3, 2, 3, 1
+DISTILLER, MOMENTS, CHECKPOINT, CACHE, SHARDS, EMBEDDINGS = 4, 3, 3, 3, 1, 1
+# Distillers that are kept in less than float64 are of format 4. Others need nothing that is new
+# in it, and go on as format 3, which older versions read.
+ROUNDED_SINCE = 4
 # Since then distillers, moments (and so checkpoints) and rows of caches carry digests.
 DIGEST_SINCE = 3
 

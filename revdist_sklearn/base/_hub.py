@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ._imports import IMPORTS
+from ._secrets import secret_of, without
+
 
 class ModelNotFoundError(FileNotFoundError):
     """A model or distiller, or a file it cannot do without, is neither on disk nor to be had.
@@ -110,46 +113,10 @@ def one_of(names):
     return ", ".join(names[:-1]) + " or " + names[-1]
 
 
-def check_token_name(name):
-    """Raise if what should be the name of an environment variable is a token itself.
-
-    Parameters
-    ----------
-    name : str or None
-        As the user gave it.
-
-    Raises
-    ------
-    ValueError
-        If it looks like a secret. The message does not repeat it.
-    """
-    if name is None or name in os.environ:
-        return
-    if not re.fullmatch(r"[A-Za-z_]\w{0,63}", name) or re.match("(hf|api)_", name):
-        raise ValueError(
-            "`token` is no name of an environment variable; it looks like a token itself, "
-            "which would end up in pickles and logs. Put the token into a variable, such as "
-            "HF_TOKEN_LAB, and give that name: token='HF_TOKEN_LAB'. If you gave a token, "
-            "revoke it where others may have seen it."
-        )
-
-
-def _secret(name):
-    """Return the token that an environment variable holds, None where none is named."""
-    if name is None:
-        return None
-    value = os.environ.get(name, "").strip()
-    if not value:
-        raise ValueError(
-            f"`token`={name!r} names an environment variable that is not set. Set it to a token "
-            "of the Hugging Face hub, or use token=None for the login of this machine."
-        )
-    return value
-
-
 @lru_cache(maxsize=64)
 def _file(repository, name):
-    from huggingface_hub import hf_hub_download
+    with IMPORTS:
+        from huggingface_hub import hf_hub_download
 
     with _asking(repository) as options, quiet():
         return Path(hf_hub_download(repository.id, name, **options))
@@ -157,7 +124,8 @@ def _file(repository, name):
 
 @lru_cache(maxsize=64)
 def _snapshot(repository, patterns, silent, or_else):
-    from huggingface_hub import snapshot_download
+    with IMPORTS:
+        from huggingface_hub import snapshot_download
 
     with _asking(repository) as options, quiet(silent):
         folder = Path(snapshot_download(repository.id, allow_patterns=list(patterns), **options))
@@ -180,12 +148,13 @@ NO_ROOM = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
 @contextmanager
 def _asking(repository):
     """Yield keywords for the hub; turn its errors into one that says how to get the files."""
-    from huggingface_hub import constants, errors
+    with IMPORTS:
+        from huggingface_hub import constants, errors, get_token
 
     source, revision, token = repository.id, repository.revision, repository.token
     local_files_only = repository.local_files_only
     options = {"revision": revision, "local_files_only": local_files_only}
-    secret = None if local_files_only else _secret(token)
+    secret = None if local_files_only else secret_of(token)
     try:
         yield options if secret is None else {**options, "token": secret}
     except Exception as error:  # whatever stands between here and the hub
@@ -217,7 +186,7 @@ def _asking(repository):
             ) from (error if secret is None else None)
         cause = " ".join(str(error).split())
         # An error may quote the token, as in a header that cannot be sent.
-        clean = cause if secret is None else cause.replace(secret, "***")
+        clean = without([secret, get_token()], cause)
         raise ModelNotFoundError(
             f"{repository.kind} {source!r}{at.replace(' --', ', ')} was not found. It was "
             f"looked for in {where}; there is no folder of that name either. {hint}On a machine "
@@ -253,8 +222,9 @@ def quiet(silent=True):
     if not silent:
         yield
         return
-    from huggingface_hub import utils as hub
-    from transformers.utils import logging
+    with IMPORTS:
+        from huggingface_hub import utils as hub
+        from transformers.utils import logging
 
     with quiet_reports():
         bars = logging.is_progress_bar_enabled()
@@ -282,7 +252,8 @@ def quiet_reports():
     What matters of them at a load, as weights that are missing, is an error of this package;
     a head that is left out on purpose would be reported each time.
     """
-    from transformers.utils import logging
+    with IMPORTS:
+        from transformers.utils import logging
 
     with _QUIET:
         level = logging.get_verbosity()

@@ -87,6 +87,12 @@ def one_thread_of_blas(operations):
         _BLAS.release()
 
 
+def threads_of_blas():
+    """Return how many threads BLAS may use here, as the environment or others have limited it."""
+    found = _libraries("blas", "torch" in sys.modules).lib_controllers
+    return max((library.num_threads for library in found), default=1)
+
+
 @cache
 def _libraries(user_api, with_torch):
     """Return the libraries of a kind; looked up once (8 ms), and again when torch has come."""

@@ -1,5 +1,6 @@
 """What the rooms share of torch: memory that runs out, and float32 that is float32."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -23,15 +24,35 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+# What libraries raise as plain errors: the CPU's allocator, maps of files, C++, Windows.
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "bad allocation",
+    "paging file is too small",
+)
+# oneDNN says no more of it, and goes on to say so of the same shapes.
+ONE_DNN_FAILED = "could not create a primitive", "could not create a memory"
+
+
 def is_out_of_memory(error):
     """Return whether an error says that memory ran out, on whatever device."""
     import torch
 
-    # The CPU's allocator raises a plain RuntimeError.
-    words = "out of memory", "can't allocate memory", "not enough memory"
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(
-        text in str(error).lower() for text in words
+    return (
+        isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(text in str(error).lower() for text in NO_MEMORY)
+        or is_of_one_dnn(error)
     )
+
+
+def is_of_one_dnn(error):
+    """Return whether an error is oneDNN's that it cannot set up an operation."""
+    return isinstance(error, RuntimeError) and any(t in str(error) for t in ONE_DNN_FAILED)
 
 
 def free_memory(device):

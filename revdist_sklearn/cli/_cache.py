@@ -3,17 +3,20 @@
 import os
 from pathlib import Path
 
+from ..base._units import as_size
 from ..embedding._cache import cache_info, clear_cache
+from ._messages import say
 from ._options import MOMENTS_FILES
 
 HELP = "look after a cache of embeddings"
+EXAMPLE = "revdist cache info embeddings"
 
 
 def add_arguments(parser):
     """Add the two actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
     for name, act, text in (
-        ("info", _info, "list what a cache holds"),
+        ("info", lambda arguments: info(arguments.folder), "list what a cache holds"),
         ("clear", _clear, "remove a cache; other files of the folder stay"),
     ):
         action = actions.add_parser(name, help=text, description=text)
@@ -26,11 +29,12 @@ def run(arguments):
     arguments.act(arguments)
 
 
-def _info(arguments):
-    spaces, size = cache_info(arguments.folder)
-    moments = _moments_of(arguments.folder)
+def info(folder):
+    """Print what the cache of a folder holds."""
+    spaces, size = cache_info(folder)
+    moments = _moments_of(folder)
     if not spaces:
-        print(f"No embeddings in {arguments.folder}.")
+        say(f"No embeddings in {folder}.")
     for space in spaces:
         if "damaged" in space:
             print(f"Not known: {space['n_sequences']:,} sequences; {space['damaged']}")
@@ -39,16 +43,16 @@ def _info(arguments):
         facts = [str(space.get("dtype"))]
         facts += [f"{name} {space.get(name)}" for name in ("layer", "pooling")]
         facts += [f"window {space['window']}"] if space.get("window") is not None else []
-        print(
+        say(
             f"{space.get('model')} ({', '.join(facts)}): {space['n_sequences']:,} sequences, "
-            f"{_size(space['n_bytes'])}"
+            f"{as_size(space['n_bytes'])}"
         )
     if moments:
         of_moments = sum(path.stat().st_size for path in moments)
-        print(f"Moments of corpora: {len(moments)}, {_size(of_moments)}")
+        say(f"Moments of corpora: {len(moments)}, {as_size(of_moments)}")
         size += of_moments
     if size:
-        print(f"On disk: {_size(size)}")
+        say(f"On disk: {as_size(size)}")
 
 
 def _clear(arguments):
@@ -56,16 +60,8 @@ def _clear(arguments):
     for path in _moments_of(arguments.folder):
         size += path.stat().st_size
         path.unlink()
-    print(f"Freed: {_size(size)}")
+    say(f"Freed: {as_size(size)}")
 
 
 def _moments_of(folder):
     return sorted(Path(os.path.expanduser(folder)).glob(MOMENTS_FILES))
-
-
-def _size(n_bytes):
-    """Return a number of bytes as people write it."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= size:
-            return f"{n_bytes / size:,.1f} {unit}"
-    return f"{n_bytes} bytes"

@@ -12,11 +12,14 @@ from tqdm.auto import tqdm
 
 from .. import ESMFeaturizer, PrefixCurveDisplay, ReverseDistiller, corpus_moments
 from .._evaluation import Representations, evaluate, format_table
+from ..base._files import make_folder
 from ..datasets import load_amyloid_nucleation, load_gb1_stability, load_uniprot_sample
+from ._messages import say
 from ._outputs import check_folder, write_file
 from ._stages import describe_stages, format_stages
 
 HELP = "fit, score and plot the bundled family, offline"
+EXAMPLE = "revdist demo --output demo"
 FAMILY = "esm2-nano"
 PICTURE, FIGURES = "revdist_demo.png", "revdist_demo.json"
 CURVES = {
@@ -66,21 +69,21 @@ def run_demo(output=".", *, models=FAMILY, verbose=1):
     """
     start = time.perf_counter()
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     featurizer = ESMFeaturizer(models)
 
     corpus = load_uniprot_sample().sequences
     residues = sum(map(len, corpus))
-    print(f"1. Fit on {len(corpus):,} UniProt sequences, {residues:,} residues")
+    say(f"1. Fit on {len(corpus):,} UniProt sequences, {residues:,} residues")
     moments = corpus_moments(featurizer, corpus, verbose=verbose)
     distiller = ReverseDistiller().fit_moments(moments)
     stages = describe_stages(distiller)
-    print(format_stages(stages), "\n")
+    say(format_stages(stages) + "\n")
 
     data = {"GB1 stability": load_gb1_stability()}
     data["amyloid nucleation"] = load_amyloid_nucleation(mutations="single")
     sizes = ", ".join(f"{name} {len(bunch.target)}" for name, bunch in data.items())
-    print(f"2. Mean Spearman correlation of ridge, ± its spread over five folds ({sizes} mutants)")
+    say(f"2. Mean Spearman correlation of ridge, ± its spread over five folds ({sizes} mutants)")
     representations = Representations(distiller, moments)
     results = {}
     with tqdm(unit="score", disable=not verbose, leave=False) as bar:
@@ -94,7 +97,7 @@ def run_demo(output=".", *, models=FAMILY, verbose=1):
                 curve=True,
                 progress=bar.update,
             )
-    print(format_table(results), "\n")
+    say(format_table(results) + "\n")
 
     figures = {
         "models": list(moments.blocks.names),
@@ -112,11 +115,11 @@ def run_demo(output=".", *, models=FAMILY, verbose=1):
         draw(figures, output / PICTURE)
         written.insert(0, str(output / PICTURE))
     except ImportError:
-        print('No picture: matplotlib is not installed (pip install "revdist_sklearn[plot]").')
-    print(f"3. Written in {figures['seconds']:.0f} s: {' and '.join(written)}\n")
-    print("4. On your own data (FASTA of diverse proteins; CSV with sequences and measurements):")
-    print("   revdist fit --models esm2:150M --fasta corpus.fasta --output distiller")
-    print("   revdist evaluate mine.csv --models esm2:150M --distiller distiller")
+        say('No picture: matplotlib is not installed (pip install "revdist_sklearn[plot]").')
+    say(f"3. Written in {figures['seconds']:.0f} s: {' and '.join(written)}\n")
+    say("4. On your own data (FASTA of diverse proteins; CSV with sequences and measurements):")
+    say("   revdist fit --models esm2:150M --fasta corpus.fasta --output distiller")
+    say("   revdist evaluate mine.csv --models esm2:150M --distiller distiller")
     return figures
 
 

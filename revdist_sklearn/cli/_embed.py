@@ -1,64 +1,123 @@
-"""``revdist embed``: nested embeddings of proteins to a file."""
+"""``revdist embed``: nested embeddings of any number of proteins to files."""
 
-import csv
-import io
-import zipfile
-
-import numpy as np
+from pathlib import Path
 
 from .. import Moments, ReverseDistiller, fit_on_corpus
-from ._messages import note
+from ..library._embed_to import first_pass
+from ..library._embed_to import run as do
+from ..library._fasta import FastaReader
+from ..library._formats import ENDINGS
+from ..library._job import Job
+from ..library._shards import DTYPES, LEVELS
+from ._messages import note, say
 from ._options import (
     DISTILLER,
     add_models,
     corpus_of,
     distiller_of,
     featurizer_of,
+    is_bundled,
     kept_moments,
     remembering,
     telling_what_is_kept,
 )
-from ._outputs import check_file, check_no_input, write_file
-from ._readers import read_fasta
+from ._outputs import check_file, check_folder, check_no_input
 
 HELP = "write nested embeddings of proteins"
+EXAMPLE = "revdist embed --fasta proteins.fasta --n-components 64 --output embeddings.npz"
+# In place of a distiller: the models side by side.
+NONE = "none"
 
 
 def add_arguments(parser):
     """Add the options of this command."""
     add_models(parser)
-    parser.add_argument("--fasta", required=True, help="the proteins; - is standard input")
-    parser.add_argument("--distiller", help=DISTILLER)
+    parser.add_argument(
+        "--fasta",
+        required=True,
+        nargs="+",
+        help="the proteins: one or more files, plain or gz, bz2, xz, zst; - is standard input",
+    )
+    parser.add_argument(
+        "--distiller",
+        help=f"{DISTILLER}; {NONE} writes the models' embeddings side by side",
+    )
     parser.add_argument(
         "--n-components", type=int, help="columns to keep, from the first (default: all)"
     )
-    parser.add_argument("--output", required=True, help="file: .npz or .csv")
+    parser.add_argument(
+        "--output",
+        required=True,
+        help=f"file that ends in {', '.join(ENDINGS)}, or a folder of shards, which has no ending",
+    )
+    parser.add_argument(
+        "--level", choices=LEVELS, default=LEVELS[0], help="rows of what (default: protein)"
+    )
+    parser.add_argument(
+        "--output-dtype",
+        choices=DTYPES,
+        default=DTYPES[0],
+        help="type of the numbers in the file; float16 is half as large (default: float32)",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=["keyed", "matrix"],
+        help="of .h5: one dataset an identifier (default), or one matrix",
+    )
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out what cannot be embedded, and say why in OUTPUT.skipped.tsv (default: an "
+        "error)",
+    )
 
 
 def run(arguments):
     """Embed and write."""
-    suffix = check_file("--output", arguments.output, (".npz", ".csv"))
-    check_no_input("--output", arguments.output, arguments.fasta)
-    records = read_fasta(arguments.fasta)
+    output = arguments.output
+    if Path(output).suffix and not Path(output).is_dir():
+        check_file("--output", output, tuple(ENDINGS))
+    else:
+        check_folder("--output", output)
+    for path in arguments.fasta:
+        check_no_input("--output", output, path)
+    reader = FastaReader(arguments.fasta, option="--fasta")
     featurizer = featurizer_of(arguments)
-    sequences = records.prepared(featurizer)
-    distiller = distiller_of(arguments, featurizer) or _fitted_here(arguments, featurizer)
-    if arguments.n_components is not None:
-        distiller = distiller.truncate(arguments.n_components)
-        featurizer = featurizer.with_n_models(len(distiller.blocks_))
-    Z = distiller.transform(featurizer.transform(sequences))
-    columns = distiller.get_feature_names_out()
-    write = _as_npz if suffix == ".npz" else _as_csv
-    write_file(arguments.output, lambda file: write(file, records.names, columns, Z))
-    print(f"{Z.shape[0]} proteins, {Z.shape[1]} columns: {arguments.output}")
+
+    if arguments.distiller == NONE:
+        distiller = None
+    elif arguments.distiller is not None:
+        distiller = distiller_of(arguments, featurizer)
+    elif is_bundled(featurizer):
+        distiller = ReverseDistiller.from_pretrained(featurizer.models)
+    else:
+        distiller = _fitted_here(arguments, featurizer, reader)
+    job = Job.of(
+        output,
+        featurizer,
+        distiller,
+        arguments.n_components,
+        level=arguments.level,
+        dtype=arguments.output_dtype,
+        layout=arguments.layout,
+    )
+    report = do(
+        job, reader, arguments.skip_bad, arguments.n_jobs, tell=note, bar=featurizer.verbose
+    )
+    if reader.n_stripped:
+        note(f"{reader.n_stripped:,} sequences ended in *, which was left out.")
+    if report.n_skipped:
+        note(f"{report.n_skipped:,} records were left out; {job.skipped} says why.")
+    say(f"{report.n_proteins:,} proteins, {report.n_columns:,} columns: {output}")
 
 
-def _fitted_here(arguments, featurizer):
+def _fitted_here(arguments, featurizer, reader):
     """Return a distiller fitted on the bundled corpus, after saying so."""
     blocks = featurizer.embedding_plan("residue").blocks
     empty = Moments(blocks.sizes, block_names=blocks.names)
-    # More columns than there are is found before the fit.
+    # Columns that there are not, and records that cannot be embedded, are found before the fit.
     ReverseDistiller(n_components=arguments.n_components).check_moments(empty)
+    first_pass(featurizer.embedding_plan("residue"), reader, arguments.skip_bad)
     corpus = corpus_of(None, featurizer)
     kept = kept_moments(arguments, featurizer, corpus)
     note(
@@ -74,19 +133,3 @@ def _fitted_here(arguments, featurizer):
             n_jobs=arguments.n_jobs,
             checkpoint=kept,
         )
-
-
-def _as_npz(file, names, columns, Z):
-    # As np.savez, of which older ones leave the archive open where the disk is full.
-    arrays = {"names": np.array(names), "columns": columns.astype(str), "embedding": Z}
-    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
-
-
-def _as_csv(file, names, columns, Z):
-    with io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
-        writer = csv.writer(text)
-        writer.writerow(["name", *columns])
-        writer.writerows([name, *row.tolist()] for name, row in zip(names, Z, strict=True))

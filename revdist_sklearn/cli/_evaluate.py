@@ -13,7 +13,7 @@ from .._evaluation import (
     not_single,
 )
 from ..embedding._sequences import listed
-from ._messages import note
+from ._messages import note, say
 from ._options import (
     DISTILLER,
     add_models,
@@ -29,6 +29,7 @@ from ._readers import read_measurements
 from ._stages import describe_stages, format_stages
 
 HELP = "score all representations on measured variants"
+EXAMPLE = "revdist evaluate scan.csv --models esm2-nano:64"
 
 
 def add_arguments(parser):
@@ -96,11 +97,9 @@ def run(arguments):
     if mutations is not None and not any(row["folds"] == "position" for row in scores):
         note(_no_positions(table))
     name = Path(arguments.csv).name.split(".")[0] or arguments.csv
-    print(format_stages(describe_stages(distiller)), "\n")
-    print(
-        f"Spearman correlation of ridge, mean ± spread over five folds ({len(table.target)} rows)"
-    )
-    print(format_table({name: scores}))
+    say(format_stages(describe_stages(distiller)) + "\n")
+    say(f"Spearman correlation of ridge, mean ± spread over five folds ({len(table.target)} rows)")
+    say(format_table({name: scores}))
     if arguments.output is not None:
         figures = {"baselines": str(corpus), "scores": {name: scores}}
         text = json.dumps(figures, indent=1) + "\n"

@@ -2,7 +2,7 @@
 
 from .. import ReverseDistiller, fit_on_corpus
 from ..method._distiller_file import check_folder as check_holds_nothing_else
-from ._messages import note
+from ._messages import note, say
 from ._options import (
     add_models,
     corpus_of,
@@ -15,6 +15,7 @@ from ._outputs import check_folder
 from ._stages import describe_stages, format_stages
 
 HELP = "fit a distiller on a corpus of diverse proteins"
+EXAMPLE = "revdist fit --fasta corpus.fasta --models esm2-nano:64 --output distiller"
 
 
 def add_arguments(parser):
@@ -69,5 +70,5 @@ def run(arguments):
             distiller, featurizer, corpus.sequences, n_jobs=arguments.n_jobs, checkpoint=kept
         )
     distiller.save_pretrained(arguments.output)
-    print(format_stages(describe_stages(distiller)))
-    print(f"Written: {arguments.output}")
+    say(format_stages(describe_stages(distiller)))
+    say(f"Written: {arguments.output}")

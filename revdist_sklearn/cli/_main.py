@@ -4,18 +4,21 @@ import argparse
 import os
 import signal
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from .. import __version__
-from . import _cache, _demo, _embed, _evaluate, _fit
-from ._messages import as_options, said_of, warnings_as_notes
-from ._signals import ENDS, handle
+from ..base._signals import as_exceptions
+from ..base._text import visible
+from . import _cache, _demo, _embed, _evaluate, _fit, _info
+from ._messages import as_options, said_of, say, warnings_as_notes
+from ._signals import ENDS
 
 COMMANDS = {
     "demo": _demo,
     "fit": _fit,
     "embed": _embed,
     "evaluate": _evaluate,
+    "info": _info,
     "cache": _cache,
 }
 # Errors of the input and of the machine; others are those of this package.
@@ -44,7 +47,9 @@ def main(argv=None):
     # A table is not lost for a character that the terminal does not have.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with warnings_as_notes(), _interruptible() as struck:
+    # Of nohup, a hang-up is to be ignored, and Ctrl-C of what runs in the background.
+    signals = as_exceptions(ENDS, lambda handler: handler != signal.SIG_IGN)
+    with warnings_as_notes(), signals as struck:
         try:
             COMMANDS[arguments.command].run(arguments)
             sys.stdout.flush()
@@ -54,7 +59,7 @@ def main(argv=None):
                 start = "\n" if sys.stderr.isatty() else ""  # after ^C and the bar
                 kept = as_options(" ".join(getattr(error, "__notes__", [])))
                 what, code = ENDS[struck[0] if struck else signal.SIGINT]
-                print(f"{start}{command}: {what}. {kept}".rstrip(), file=sys.stderr)
+                say(f"{start}{command}: {what}. {kept}".rstrip(), file=sys.stderr)
                 return code
             return _fault(command, error)
     return 0
@@ -68,33 +73,14 @@ def _fault(command, error):
     if os.environ.get("REVDIST_TRACEBACK"):
         raise error
     if isinstance(error, AT_FAULT):
-        print(f"{command}: {said_of(error)}", file=sys.stderr)
+        say(f"{command}: {said_of(error)}", file=sys.stderr)
         return 2
-    print(
+    say(
         f"{command}: {type(error).__name__}: {said_of(error)} This is a fault of revdist; "
         "with REVDIST_TRACEBACK=1 in the environment it shows where.",
         file=sys.stderr,
     )
     return 1
-
-
-@contextmanager
-def _interruptible():
-    """Make an exception of SIGINT, SIGTERM and SIGHUP: what clears up after Ctrl-C does so then.
-
-    Yields a list, which holds the signals that came.
-    """
-    struck = []
-
-    def interrupt(number, frame):
-        struck.append(number)
-        raise KeyboardInterrupt
-
-    before = handle(interrupt)
-    try:
-        yield struck
-    finally:
-        handle(before)
 
 
 def _drop_output():
@@ -103,8 +89,15 @@ def _drop_output():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors show arguments as a terminal can."""
+
+    def error(self, message):
+        super().error(visible(message, keep="\n"))
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="revdist",
         description="Nested protein language model embeddings by reverse distillation.",
     )
@@ -112,6 +105,11 @@ def _parser():
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in COMMANDS.items():
         command.add_arguments(
-            commands.add_parser(name, help=command.HELP, description=command.HELP)
+            commands.add_parser(
+                name,
+                help=command.HELP,
+                description=command.HELP,
+                epilog=f"Example: {command.EXAMPLE}",
+            )
         )
     return parser

@@ -5,6 +5,8 @@ import sys
 import warnings
 from contextlib import contextmanager
 
+from ..base._text import visible
+
 # Parameters that are options here. What a checkpoint keeps, a cache keeps in every command; d is
 # what a method calls its number of columns.
 OPTIONS = {
@@ -49,7 +51,12 @@ _COLUMNS = re.compile(r"^d=(?=\d+ )")
 
 def note(message):
     """Print a line for people on standard error."""
-    print(f"revdist: {message}", file=sys.stderr)
+    say(f"revdist: {message}", file=sys.stderr)
+
+
+def say(text="", file=None):
+    """Print what may hold names of others: nothing in it but a newline moves a terminal."""
+    print(visible(text, keep="\n"), file=file)
 
 
 def as_options(message):
@@ -87,14 +94,10 @@ def as_options(message):
 
 
 def said_of(error):
-    """Return the text of an error with its notes."""
+    """Return the text of an error with its notes, as a terminal can show it."""
     text = str(error) or type(error).__name__
-    return as_options(" ".join([text, *getattr(error, "__notes__", [])]))
-
-
-def add_note(error, text):
-    """Add to an error what its message will end with; Python 3.10 has no method for it."""
-    error.__notes__ = [*getattr(error, "__notes__", []), text]
+    text = " ".join([text, *getattr(error, "__notes__", [])])
+    return visible(as_options(text), keep="\n")
 
 
 @contextmanager
@@ -103,7 +106,7 @@ def warnings_as_notes():
     before = warnings.formatwarning
 
     def as_line(message, category, filename, lineno, line=None):
-        return f"revdist: warning: {as_options(message)}\n"
+        return visible(f"revdist: warning: {as_options(message)}\n", keep="\n")
 
     warnings.formatwarning = as_line  # type: ignore[assignment]
     try:

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import ESMFeaturizer, Moments, ReverseDistiller
+from .._checkpoint import partial_sums_beside
 from .._corpus import corpus_fingerprint
 from .._provenance import check_models
+from ..base._files import make_folder
 from ..base._formats import CHECKPOINT, FormatError, check_format
+from ..base._notes import add_note
 from ..datasets import load_uniprot_sample
-from ._messages import add_note, note
+from ._messages import note
 from ._outputs import check_folder
 from ._readers import Records, read_fasta
 
-DISTILLER = "folder or hub id of a fitted distiller (default: fit on the bundled UniProt sample)"
+DISTILLER = (
+    "folder or hub id of a fitted distiller (default: the bundled one of esm2-nano; of others "
+    "one is fitted on the bundled UniProt sample)"
+)
 # Of a cache: moments of whole corpora, beside the embeddings of single proteins.
 MOMENTS_FILE = "moments-{}.safetensors"
 # As :func:`kept_moments` names them; other files of a folder are the user's.
@@ -69,6 +75,16 @@ def featurizer_of(arguments):
         cache_dir=arguments.cache_dir,
         n_jobs=arguments.n_jobs,
         verbose=sys.stderr.isatty(),
+    )
+
+
+def is_bundled(featurizer):
+    """Return whether a distiller of the models of a featurizer is part of this package."""
+    models = featurizer.models
+    return (
+        isinstance(models, str)
+        and models.split(":")[0] == "esm2-nano"
+        and not os.path.isdir(models)
     )
 
 
@@ -136,7 +152,7 @@ def kept_moments(arguments, featurizer, corpus):
         note(f"The moments in {path} are computed anew: {fault}.")
     try:
         check_folder("--cache-dir", str(folder))
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         path.unlink(missing_ok=True)
     except OSError as error:
         note(f"Moments of the corpus are not kept: {error}")
@@ -161,6 +177,8 @@ def telling_what_is_kept(path):
             kept = "Nothing is kept; with --cache-dir FOLDER the same command would go on from it."
         elif Path(path).exists():
             kept = f"The pass so far is in {path}; the same command goes on from there."
+        elif partial_sums_beside(Path(path)):
+            kept = f"Partial sums are beside {path}; the same command goes on from them."
         else:
             kept = f"Nothing is in {path} yet."
         add_note(error, kept)

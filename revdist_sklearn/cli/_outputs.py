@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ..base._files import replace_file
+from ..base._files import destination, replace_file
 
 
 def check_file(option, path, endings):
@@ -36,9 +36,10 @@ def check_file(option, path, endings):
     ending = Path(path).suffix
     if ending not in endings:
         raise ValueError(f"{option} {path} must be a file that ends in {' or '.join(endings)}.")
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise OSError(f"{option} {path} is no file that could be replaced; name another.")
+    try:
+        target = destination(path)
+    except OSError as error:
+        raise OSError(f"{option} {error}") from error
     if not target.parent.is_dir():
         raise OSError(f"{option} {path}: there is no folder {target.parent}; make it first.")
     _check_writable(option, path, target.parent)
@@ -99,7 +100,6 @@ def write_file(path, write):
     Parameters
     ----------
     path : path-like
-        A link is followed.
 
     write : callable
         Takes an open binary file.
@@ -107,11 +107,11 @@ def write_file(path, write):
     Raises
     ------
     OSError
-        If it cannot be written.
+        As ``replace_file``.
     """
 
     def into(temporary):
         with open(temporary, "wb") as file:
             write(file)
 
-    replace_file(Path(os.path.realpath(path)), into)
+    replace_file(path, into)

@@ -1,20 +1,17 @@
 """Readers of what users bring: FASTA and tables of measurements."""
 
 import csv
-import gzip
 import io
-import sys
-import zlib
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from .._evaluation import other_wild_types, position_offset
+from ..base._unpack import CHUNK, UnpackedFile, file_name
 from ..embedding._sequences import listed, nucleotides
+from ..library._fasta import FastaReader
 from ._messages import note
-
-GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Measurements(Records):
 
 
 def read_fasta(path, option="--fasta"):
-    """Return the records of a FASTA file, plain or gzip.
+    """Return the records of a FASTA file, as :class:`FastaReader` reads them.
 
     Parameters
     ----------
@@ -86,36 +83,21 @@ def read_fasta(path, option="--fasta"):
     ValueError
         If the file has no record, text before the first header, or an empty sequence.
     """
-    names: list[str] = []
-    starts: list[int] = []
-    parts: list[list[str]] = []
-    with _open(path, option) as lines:
-        for number, line in enumerate(lines, start=1):
-            line = line.strip()
-            if line.startswith(">"):
-                names.append(
-                    line[1:].split(maxsplit=1)[0] if line[1:].strip() else f"line_{number}"
-                )
-                starts.append(number)
-                parts.append([])
-            elif line and not names:
-                raise ValueError(
-                    f"{option} {path} has text before the first header in line {number}; FASTA "
-                    "records start with '>name'."
-                )
-            elif line:
-                parts[-1].append(line)
-    if not names:
-        raise ValueError(f"{option} {path} holds no FASTA record ('>name', then the sequence).")
-    labels = [f"{name} (line {start})" for name, start in zip(names, starts, strict=True)]
-    empty = [i for i, lines in enumerate(parts) if not lines]
+    reader = FastaReader(path, option=option)
+    source = file_name(path, option)
+    records = list(reader.records())
+    labels = [record.label for record in records]
+    empty = [label for label, record in zip(labels, records, strict=True) if not record.sequence]
     if empty:
         raise ValueError(
-            f"{option} {path}: {len(empty)} of {len(names)} records have no sequence: "
-            f"{listed(labels[i] for i in empty)}; remove them."
+            f"{source}: {len(empty)} of {len(records)} records have no sequence: {listed(empty)}; "
+            "remove them."
         )
-    _tell_repeats(f"{option} {path}", "identifiers", names, starts)
-    return Records(["".join(lines) for lines in parts], labels, names)
+    names = [record.name for record in records]
+    _tell_repeats(source, "identifiers", names, [record.line for record in records])
+    if reader.n_stripped:
+        note(f"{source}: {reader.n_stripped} of {len(records)} sequences end in '*', left out.")
+    return Records([record.sequence for record in records], labels, names)
 
 
 def _tell_repeats(source, what, names, lines):
@@ -140,7 +122,7 @@ def read_measurements(path, sequence_column, target_column, mutation_column=None
     Parameters
     ----------
     path : path-like
-        CSV file with a header, plain or gzip; ``"-"`` is standard input.
+        CSV file with a header, plain or packed; ``"-"`` is standard input.
 
     sequence_column, target_column : str
 
@@ -202,7 +184,7 @@ def read_measurements(path, sequence_column, target_column, mutation_column=None
 def _read_table(path):
     """Return the header, the rows, and the line in which each row ends."""
     rows, lines = [], []
-    with _open(path, "table") as text:
+    with _open(path, "table") as text, _long_cells():
         reader = csv.reader(text)
         try:
             header = [name.strip() for name in next(reader, [])]
@@ -222,9 +204,20 @@ def _read_table(path):
         raise ValueError(
             f"{path}: {len(odd)} of {len(rows)} rows have not the {len(header)} fields of the "
             f"header (line {lines[first]} has {len(rows[first])}): lines "
-            f"{listed(str(lines[i]) for i in odd)}. Is a comma within a field not quoted?"
+            f"{listed(str(lines[i]) for i in odd)}. Is a comma within a field not quoted, or a "
+            "quote missing?"
         )
     return header, rows, lines
+
+
+@contextmanager
+def _long_cells():
+    """Let a cell be as long as a protein may be; the limit is one of the whole process."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _separator_hint(header):
@@ -297,26 +290,14 @@ def _tell_replicates(sequences, labels):
 
 @contextmanager
 def _open(path, option):
-    """Yield the lines of a text file, plain or gzip, with or without a byte-order mark."""
-    name = f"{option} {path}"
+    """Yield the lines of a text file, unpacked, with or without a byte-order mark."""
+    name = file_name(path, option)
     try:
-        if str(path) == "-" and (sys.stdin is None or sys.stdin.closed):
-            raise ValueError(f"{name}: there is nothing on standard input, or it was read before.")
-        with nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb") as raw:
-            start = raw.peek(len(GZIP))  # type: ignore[union-attr]  # both are buffered
-            stream = gzip.GzipFile(fileobj=raw) if start.startswith(GZIP) else raw
+        with io.BufferedReader(UnpackedFile(path, name), CHUNK) as stream:  # type: ignore[arg-type]
             with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
                 yield lines
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{name} is no text in UTF-8 ({error.reason}: {error.object[error.start]:#04x}). Save "
-            "it as UTF-8, or if it is packed, as .gz."
+            "it as UTF-8, or if it is packed, as .gz, .bz2, .xz or .zst."
         ) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{name} is a damaged gzip file: {error}.") from error
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{name}: there is no such file.") from error
-    except IsADirectoryError as error:
-        raise IsADirectoryError(f"{name} is a folder; name a file.") from error
-    except OSError as error:
-        raise OSError(f"{name} cannot be read: {error.strerror or error}.") from error

@@ -16,22 +16,10 @@ ENDS = {
 
 
 def handle(handler):
-    """Have signals handled by a function in place of what does so now, and return that.
-
-    Parameters
-    ----------
-    handler : callable or dict
-        One for all signals, or each one's own.
-
-    Returns
-    -------
-    before : dict
-        Empty in a thread that may not do it.
-    """
+    """Have signals handled by a function, as far as this thread may, and they are not ignored."""
     if threading.current_thread() is not threading.main_thread():
-        return {}
-    # Of nohup, a hang-up is to be ignored, and Ctrl-C of what runs in the background.
-    before = {n: signal.getsignal(n) for n in ENDS if signal.getsignal(n) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, handler[number] if isinstance(handler, dict) else handler)
-    return before
+        return
+    for number in ENDS:
+        # Of nohup, a hang-up is to be ignored, and Ctrl-C of what runs in the background.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)

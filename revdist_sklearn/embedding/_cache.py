@@ -4,13 +4,21 @@ SQLite comes with Python, is safe for several writers, and leaves nothing half-w
 process is killed; ``benchmarks/bench_cache.py`` compares it with LMDB and zarr. Its rollback
 journal is kept, as the faster write-ahead log does not work between the hosts of a cluster.
 
+Rows wait in the process for some seconds, or megabytes, and then go into one transaction with
+others, for writers take turns, and a transaction of four rows takes a quarter of the time of one
+of 400. They are written when a cache is closed, also for an error, Ctrl-C or a signal that is
+an exception: only a process that is killed loses them. ``benchmarks/bench_cache.py`` has eight
+processes write.
+
 The file system must support POSIX locks (``fcntl``), as local ones and NFS 4 do; where they do
-nothing, as on some network mounts, writers damage each other's pages. What is read is safe there
-too: each row carries a checksum of its key and its numbers, and the tables are compared with
-those of this package, so that what is damaged, however it came to it, is computed again, with
-one warning. Files of formats 1 and 2 have no checksums: they are read and written as they were,
-and only the length of their rows is checked, and that they are finite; ``revdist cache clear``
-begins a file with checksums.
+nothing, as on NFS 3 without its lock daemon, or mounted with ``nolock`` or ``local_lock``, writers
+damage each other's pages. What is read is safe there too: each row carries a checksum of its key
+and its numbers, and the tables are compared with those of this package, so that what is damaged,
+however it came to it, is computed again, with one warning. Files of formats 1 and 2 have no
+checksums: they are read and written as they were, and only the length of their rows is checked,
+and that they are finite; ``revdist cache clear`` begins a file with checksums. On NFS each
+transaction also waits for the server's disk, and for locks that are asked for again and again:
+some ten writers a file; for more, give each machine a folder on its own disk.
 
 Sequences are not stored, only their digests: the file is smaller, and tells whether it holds a
 sequence only to those who have the sequence already.
@@ -23,6 +31,7 @@ import os
 import sqlite3
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +39,12 @@ import numpy as np
 from ..base._formats import CACHE, DIGEST_SINCE, FormatError, check_format
 from ..base._identity import canonical_json
 from ..base._warnings import warn
+from . import _cache_place
+from ._cache_place import SLICE, is_locked, place_of, wait_for_lock
 
 FILE = "embeddings.sqlite3"
 # Marks the file as ours ("rvds"): no other database is written to or removed.
 APPLICATION = 0x72766473
-# Seconds to wait for another process that writes.
-PATIENCE = 60.0
 # Keys of one look-up; SQLite takes 999 at least.
 KEYS = 500
 # Bytes of a sequence's BLAKE2b digest: a collision among 1e9 sequences has a chance of 1e-21.
@@ -111,6 +120,9 @@ class EmbeddingCache:
     folder : path
         Made where it is missing; other files in it are left alone.
 
+    seconds : float or None, default=None
+        For which rows may wait in memory until they are written; 0 writes at once. None is 5.
+
     Examples
     --------
     >>> import tempfile, numpy as np
@@ -122,8 +134,9 @@ class EmbeddingCache:
     ([1], array([[1., 2.]], dtype=float32))
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, seconds=None):
         self.folder = Path(os.path.expanduser(folder))
+        self._seconds = _cache_place.BUFFER_SECONDS if seconds is None else seconds
         self._may_write = True
         self._connection: sqlite3.Connection | None = None
         self._format = CACHE
@@ -134,11 +147,16 @@ class EmbeddingCache:
         return self
 
     def __exit__(self, *fault):
-        self.close()
+        # Nobody who has pressed Ctrl-C waits a minute for another process.
+        self.close(patience=None if fault[0] is None else _cache_place.HASTE)
 
-    def close(self):
-        """Let go of the file, and tell how many damaged rows there were."""
-        self._let_go()
+    def close(self, patience=None):
+        """Write what waits, let go of the file, and tell how many damaged rows there were."""
+        try:
+            self.flush(patience)
+        finally:
+            self._place.inherited.clear()
+            self._let_go()
         n, self._n_damaged = self._n_damaged, 0
         if n:
             warn(
@@ -187,11 +205,18 @@ class EmbeddingCache:
                     if self._connection is None:
                         break
                     digests = [_digest(s) for s in sequences[start : start + KEYS]]
-                    known = self._select(number, digests, 4 * width)
+                    # Here first: what leaves here meanwhile is in the file.
+                    here = self._place.find(self._format, number, digests)
+                    known = self._select(
+                        number, [digest for digest in digests if digest not in here], 4 * width
+                    )
                     for i, digest in enumerate(digests, start=start):
-                        if digest not in known:
+                        if digest in here:
+                            row = np.frombuffer(here[digest], dtype="<f4")
+                        elif digest in known:
+                            row = _row(number, digest, *known[digest])
+                        else:
                             continue
-                        row = _row(number, digest, *known[digest])
                         if row is None:
                             self._n_damaged += 1
                             continue
@@ -203,7 +228,7 @@ class EmbeddingCache:
         return found, rows[: len(found)]
 
     def put(self, space, sequences, rows):
-        """Keep rows, in one transaction; those that are there already stay.
+        """Keep rows, which are written now or with later ones; those that are there stay.
 
         Parameters
         ----------
@@ -236,39 +261,97 @@ class EmbeddingCache:
             if self._connection is None or not self._may_write:
                 return
             number = self._number(space)
-            try:
-                with self._connection:
-                    self._connection.execute(
-                        "INSERT OR IGNORE INTO spaces VALUES (?, ?)",
-                        [number, canonical_json(space)],
-                    )
-                    self._insert(number, keys, blobs)
-            except ERRORS as error:
-                self._give_up(error, reading=True)
+        self._place.add(self._format, number, canonical_json(space), keys, blobs)
+        if self._place.is_due(self._seconds):
+            self.flush()
+
+    def flush(self, patience=None):
+        """Write what waits, in one transaction.
+
+        Parameters
+        ----------
+        patience : float or None, default=None
+            Seconds to wait for other processes at most; None is a minute.
+
+        Returns
+        -------
+        written : bool
+            Whether all that was put is in the file; else a warning has said why not.
+        """
+        self._reopen_after_fork()
+        with self._place.writing, self._lock:
+            if self._connection is None or not self._may_write:
+                return False
+            spaces, descriptions = self._place.waiting(self._format)
+            if spaces:
+                try:
+                    with self._place.timed():
+                        self._write(spaces, descriptions, patience)
+                except ERRORS as error:
+                    self._place.forget(self._format, spaces)
+                    self._give_up(error, reading=True)
+                    return False
+                # Not before: what an interrupt has undone is written with the next rows.
+                self._place.forget(self._format, spaces)
+        return True
+
+    def _write(self, spaces, descriptions, patience):
+        """Write rows, by space and digest, in one transaction."""
+        missing = {}
+        for number, rows in spaces.items():
+            there: set[bytes] = set()
+            digests = list(rows)
+            for start in range(0, len(digests), KEYS):
+                part = digests[start : start + KEYS]
+                found = self._select(number, part, len(rows[part[0]]), patience)
+                there.update(key for key in found if _row(number, key, *found[key]) is not None)
+            if of_space := {key: blob for key, blob in rows.items() if key not in there}:
+                missing[number] = of_space
+        if not missing:  # whoever only reads does not take turns
+            return
+        connection = self._connection
+        assert connection is not None
+        wait = self._place.wait
+        try:
+            wait(lambda: connection.execute("BEGIN IMMEDIATE"), patience, writes=True)
+            connection.executemany(
+                "INSERT OR IGNORE INTO spaces VALUES (?, ?)",
+                [(number, descriptions[number]) for number in missing],
+            )
+            for number, rows in missing.items():
+                self._insert(number, rows.keys(), rows.values())
+            wait(connection.commit, patience)
+        except BaseException:
+            if connection.in_transaction:
+                connection.rollback()
+            raise
 
     def _open(self):
         self._process = os.getpid()
+        self._place = place_of(self.folder)
         # A thread would else end, or undo, the transaction of another.
         self._lock = threading.Lock()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._connection, self._format = _connect(self.folder / FILE, make=True)
+            connect = partial(_connect, self.folder / FILE, make=True)
+            self._connection, self._format = self._place.wait(connect)
         except (OSError, *ERRORS) as error:
             self._give_up(error)
 
     def _number(self, space):
         return NUMBERS[self._format](space)
 
-    def _select(self, number, digests, n_bytes):
+    def _select(self, number, digests, n_bytes, patience=None):
         """Return, by digest, embedding and checksum, each None where it is of no such length."""
-        assert self._connection is not None
+        connection = self._connection
+        assert connection is not None
         columns = ["digest", WHOLE.format("embedding", int(n_bytes))]
         if self._format >= DIGEST_SINCE:
             columns.append(WHOLE.format("checksum", CHECKSUM))
         marks = ",".join("?" * len(digests))
-        found = self._connection.execute(
-            f"SELECT {', '.join(columns)} FROM rows WHERE space = ? AND digest IN ({marks})",
-            [number, *digests],
+        query = f"SELECT {', '.join(columns)} FROM rows WHERE space = ? AND digest IN ({marks})"
+        found = self._place.wait(
+            lambda: connection.execute(query, [number, *digests]).fetchall(), patience
         )
         return {digest: rest for digest, *rest in found}
 
@@ -295,6 +378,8 @@ class EmbeddingCache:
         if self._connection is not None and self._process != os.getpid():
             self._let_go()
             self._open()
+            # Nobody may close it here, where the process ends as soon as its task does.
+            self._seconds = 0.0
 
     def _give_up(self, error, reading=False):
         """Warn, the first time, and go on without the cache, or without writing to it."""
@@ -318,7 +403,13 @@ class EmbeddingCache:
 
 
 def _connect(path, make=False):
-    connection = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
+    """Return a connection to a cache, whose tables are made where there are none, and its format.
+
+    It waits for other processes for a moment only: go by :func:`wait_for_lock`.
+    """
+    connection = sqlite3.connect(
+        path, timeout=SLICE, isolation_level=None, check_same_thread=False
+    )
     try:
         # The tables first: who has just made them has marked the file in the same transaction.
         master = _read_master(connection)
@@ -432,15 +523,7 @@ def cache_info(folder):
     if not _size(path):
         return [], 0
     try:
-        connection, version = _connect(path)
-        with closing(connection):
-            # Of the index alone: the rows are many times its size.
-            of_space = "SELECT space, count(*) AS n FROM rows GROUP BY space"
-            rows = connection.execute(
-                # As bytes: what is no text is one damaged description, and no end of all.
-                f"SELECT space, CAST(description AS BLOB), n FROM ({of_space}) "
-                "LEFT JOIN spaces ON space = number ORDER BY spaces.rowid"
-            ).fetchall()
+        rows, version = wait_for_lock(partial(_spaces_in, path), _cache_place.PATIENCE)
         spaces = [_space_of(text, number, version, n) for number, text, n in rows]
     except ForeignDatabase as error:
         raise OSError(f"No cache in {folder}: {error}.") from error
@@ -462,6 +545,20 @@ def _space_of(text, number, version, n):
     except ValueError as error:
         return {"damaged": str(error), "n_sequences": n, "n_bytes": None}
     return {**space, "n_sequences": n, "n_bytes": 4 * n * space["width"]}
+
+
+def _spaces_in(path):
+    """Return number, description and rows of each space of a file, and the file's format."""
+    connection, version = _connect(path)
+    with closing(connection):
+        # Of the index alone: the rows are many times its size.
+        of_space = "SELECT space, count(*) AS n FROM rows GROUP BY space"
+        rows = connection.execute(
+            # As bytes: what is no text is one damaged description, and no end of all.
+            f"SELECT space, CAST(description AS BLOB), n FROM ({of_space}) "
+            "LEFT JOIN spaces ON space = number ORDER BY spaces.rowid"
+        ).fetchall()
+    return rows, version
 
 
 def _described(text, number, version):
@@ -496,15 +593,12 @@ def clear_cache(folder):
     path = _existing(folder)
     if path.exists():
         try:
-            with closing(_connect(path)[0]) as connection:
-                # A transaction of another process would go on in the file of the same name that
-                # is made next. Between two of them it notices that its file is gone.
-                connection.execute("BEGIN EXCLUSIVE")
+            wait_for_lock(partial(_lock_once, path), _cache_place.PATIENCE)
         except ForeignDatabase as error:
             raise OSError(f"No cache in {folder}: {error}. It is left alone.") from error
         except ERRORS as error:
             # Whatever else it is, a damaged file or one of another version, is there to go.
-            if "locked" in str(error):
+            if is_locked(error):
                 raise OSError(
                     f"The cache {path} is in use by another process; wait for it, or end it."
                 ) from error
@@ -512,6 +606,16 @@ def clear_cache(folder):
     for file in _files(path):
         file.unlink(missing_ok=True)
     return size
+
+
+def _lock_once(path):
+    """Have a file for a moment alone.
+
+    A transaction of another process would go on in the file of the same name that is made next.
+    Between two of them it notices that its file is gone.
+    """
+    with closing(_connect(path)[0]) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
 
 
 def _existing(folder):

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..base._aliases import alias_of
+from ..base._secrets import TokenName
 from ..base._validation import check_integer
 from ..base._warnings import warn
 from ..models._family import blocks_of, resolve_family
@@ -117,7 +118,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     token : str or None, default=None
         Name of the environment variable that holds the access token for gated or private
         models, such as ``"HF_TOKEN_LAB"``; never the token itself, which would end up in
-        pickles and logs. None: what ``hf auth login`` or ``HF_TOKEN`` say.
+        pickles and logs. What may be one and is no variable's name is shown and pickled as
+        ``"***"``, and an error. None: what ``hf auth login`` or ``HF_TOKEN`` say.
 
     model_kwargs : dict or None, default=None
         Further keywords of transformers' ``from_pretrained``: ``device_map`` (``device`` must
@@ -135,12 +137,13 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         candidates, processes and runs that share it embed no sequence twice. A row is found
         again if the weights (by content, or commit of the hub), ``dtype``, ``layer``, ``pooling``,
         ``reference`` (of "mutated"), the window of a long protein and ``model_kwargs`` are the
-        same. Rows are written batch by batch, each with a checksum: a damaged one is
-        computed again, with a warning, and a folder that cannot be written to is a
-        warning. One whose key has changed is not found, and computed again without a word:
-        never is a wrong row returned. The file system must support locks, as local ones and
-        NFS 4 do. ``revdist cache info`` and ``revdist cache clear`` look after it. A relative
-        path counts from the working directory of the first use (``fit``, ``transform``, or the
+        same. Rows are written every five seconds, at the end, and for any fault, each with a
+        checksum: a damaged one is computed again, with a warning, and a folder that cannot be
+        written to is a warning. One whose key has changed is not found, and computed again
+        without a word: never is a wrong row returned. The file system must support locks, as
+        local ones and NFS 4 do; there some ten processes may write at a time.
+        ``revdist cache info`` and ``revdist cache clear`` look after it. A relative path
+        counts from the working directory of the first use (``fit``, ``transform``, or the
         pickle that goes to a worker), and stays that folder wherever later calls are made; not
         of ``__init__``, because scikit-learn's estimators keep their parameters as given.
 
@@ -217,13 +220,14 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         "too_long": [StrOptions({"error", "truncate", "window"})],
         "revision": [str, list, tuple, None],
         "local_files_only": ["boolean"],
-        "token": [str, None],
+        "token": "no_validation",  # whose message would repeat it
         "model_kwargs": [dict, None],
         "token_budget": [Interval(Integral, 1, None, closed="left"), None],
         "cache_dir": [str, os.PathLike, None],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
+    token = TokenName()
 
     def __init__(
         self,
@@ -345,7 +349,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             If a model is neither on disk nor to be had.
 
         MemoryError
-            If one protein alone does not fit into the device's memory.
+            If a model, or one protein alone, does not fit into the device's memory.
 
         RuntimeError
             If a worker died, or the files of a model change meanwhile.

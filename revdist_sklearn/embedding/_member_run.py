@@ -6,7 +6,6 @@ Nothing here knows an estimator: :class:`MemberRun` is small and is all that a w
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -64,6 +63,7 @@ class MemberRun:
     limit: int | None = None
     token_budget: int | None = None
     silent: bool = True
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def encoder(self):
         """Return the loaded model."""
@@ -299,8 +299,14 @@ class MemberRun:
         for space, part in self._spaces(texts, cache):
             cache.put(space, [texts[i] for i in part], rows[part])
 
-    @cached_property
+    @property
     def _identity(self):
+        # Python's own cached_property has a lock until 3.12, which a fork does not wait for.
+        if "identity" not in self._known:
+            self._known["identity"] = self._identify()
+        return self._known["identity"]
+
+    def _identify(self):
         reference = None if self.pooling is None else self.pooling.reference
         return {
             "model": self.member.source,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from joblib import effective_n_jobs
-from tqdm.auto import tqdm
 
+from ..base._progress import progress_bar
 from ._cache import EmbeddingCache
+from ._cache_place import HASTE
 from ._callbacks import NO_CALLBACKS
 from ._member_run import pooled_rows
 from ._plan import EmbeddingPlan
@@ -74,7 +75,7 @@ class ProteinRows:
                 self._compute(todo, texts, names, out, cache, context, told)
             except (KeyboardInterrupt, MemoryError) as error:
                 # Python 3.10 has no method for it.
-                error.__notes__ = [*getattr(error, "__notes__", []), self._kept()]
+                error.__notes__ = [*getattr(error, "__notes__", []), self._kept(cache)]
                 raise
         place = {sequence: i for i, sequence in enumerate(texts)}
         if reference is not None:
@@ -87,7 +88,7 @@ class ProteinRows:
     def _compute(self, todo, texts, names, out, cache, context, told):
         """Fill in the rows that no cache held."""
         total = sum(len(texts[i]) for _, _, missing in todo for i in missing)
-        with tqdm(total=total, unit="residue", unit_scale=True, disable=not self.verbose) as bar:
+        with progress_bar(total, self.verbose) as bar:
             for (run, columns, _), batches in self._batches(todo, texts, names, cache):
                 bar.set_description(run.member.block)
                 task = context.subcontext(task_name=run.member.block, max_subtasks=None)
@@ -143,16 +144,18 @@ class ProteinRows:
                 raise
             raise RuntimeError(
                 f"A worker died, most often for want of memory, after {done} of {len(pieces)} "
-                f"pieces of {run.member.source!r}. {self._kept()} Each worker holds a copy of a "
-                "model: use a smaller `n_jobs` or `token_budget`."
+                f"pieces of {run.member.source!r}. {self._kept(cache)} Each worker holds a copy "
+                "of a model: use a smaller `n_jobs` or `token_budget`."
             ) from error
 
-    def _kept(self):
-        if self.cache_dir is None:
+    def _kept(self, cache):
+        """Return what is told of a fault: where the cache is, whose rows are written before."""
+        if cache is None or self.cache_dir is None:
             return (
                 "What was computed is lost; with `cache_dir` the same call would go on from there."
             )
-        return (
-            f"Finished batches are in {os.fspath(self.cache_dir)!r}; the same call goes on from "
-            "there."
-        )
+        where = os.fspath(self.cache_dir)
+        if not cache.flush(HASTE):
+            return f"The cache in {where!r} does not work, and what it does not hold is lost."
+        less = "" if effective_n_jobs(self.n_jobs) == 1 else ", less the last seconds of workers,"
+        return f"Finished batches{less} are in {where!r}; the same call goes on from there."

@@ -17,6 +17,7 @@ MOST_LISTED = 10
 
 # Letters from which on DNA is told from a protein.
 SHORTEST_NUCLEOTIDES = 20
+_NO_NUCLEOTIDE = re.compile("[^ACGTUNacgtun]")
 
 
 def check_sequences(sequences, residues=RESIDUES, labels=None):
@@ -63,9 +64,7 @@ Allowed are ACDEFGHIKLMNPQRSTVWY and X, B, Z, U, O, in either case. Leave out ga
 stops, and write X for an unknown residue.
     """
     items = _as_list(sequences)
-    allowed = "".join(sorted(residues + residues.lower()))
-    # Judged before upper-casing: "ß" and "ı" become ASCII letters in upper case.
-    foreign = re.compile(f"[^{allowed}]")
+    foreign = foreign_letters(residues)
     found = [i for i, item in enumerate(items) if not isinstance(item, str)]
     if found:
         raise TypeError(
@@ -83,26 +82,36 @@ stops, and write X for an unknown residue.
     if found:
         match = foreign.search(items[found[0]])
         assert match is not None
-        standard = "".join(r for r in residues if r in AMINO_ACIDS)
-        others = ", ".join(r for r in residues if r not in AMINO_ACIDS)
         raise ValueError(
             f"{_called(labels, found[0])} has {match.group()!r} at position {match.start()} "
             "(counted from 0), which is no residue"
             f"{_and_others(found, items, labels, 'such characters have')}. Allowed are "
-            f"{standard} and {others}, in either case. Leave out gaps and stops, and write X "
+            f"{letters_in_words(residues)}, in either case. Leave out gaps and stops, and write X "
             "for an unknown residue."
         )
     return [item.upper() for item in items]
+
+
+def foreign_letters(residues):
+    """Return the pattern of a character that is none of these residues, in either case."""
+    # Judged before upper-casing: "ß" and "ı" become ASCII letters in upper case.
+    return re.compile(f"[^{''.join(sorted(residues + residues.lower()))}]")
+
+
+def letters_in_words(residues):
+    """Return residues as a sentence has them: amino acids, then the others."""
+    standard = "".join(r for r in residues if r in AMINO_ACIDS)
+    return f"{standard} and {', '.join(r for r in residues if r not in AMINO_ACIDS)}"
 
 
 def _called(labels, index):
     return f"Sequence {index}" if labels is None else labels[index]
 
 
-def listed(names, most=MOST_LISTED):
+def listed(names, most=MOST_LISTED, separator=", "):
     """Return names as a list in a sentence, of which the first are shown."""
     names = list(names)
-    return ", ".join(names[:most]) + (", .." if len(names) > most else "")
+    return separator.join(names[:most]) + (f"{separator}.." if len(names) > most else "")
 
 
 def _and_others(found, items, labels, verb):
@@ -136,7 +145,10 @@ def nucleotides(sequences):
     """
     found = []
     for i, sequence in enumerate(sequences):
-        letters = set(sequence.upper()) if len(sequence) >= SHORTEST_NUCLEOTIDES else set()
+        # Of a protein the first letters tell, so that none is gone through.
+        if len(sequence) < SHORTEST_NUCLEOTIDES or _NO_NUCLEOTIDE.search(sequence):
+            continue
+        letters = set(sequence.upper())
         if {"A", "C", "G"} <= letters and letters - {"N"} in ({*"ACGT"}, {*"ACGU"}):
             found.append(i)
     return found

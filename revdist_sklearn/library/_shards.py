@@ -25,6 +25,8 @@ MANIFEST = "embeddings.json"
 NAME = re.compile(r"shard-(\d{6,})-([0-9a-f]{16})\.safetensors")
 DTYPES = ("float32", "float16")
 LEVELS = ("protein", "residue")
+# What a shard tells of its proteins beside their rows.
+HEAD = ("names", "name_bytes", "lengths", "counts")
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,14 @@ def write_shard(path, shard, identity):
         If it cannot be written.
     """
     encoded = [name.encode() for name in shard.names]
-    header = {"format": SHARDS, "identity": identity, "name": path.name}
-    tensors = {
+    head = {
         "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
         "name_bytes": np.array([len(name) for name in encoded], dtype=np.int64),
         "lengths": np.asarray(shard.lengths, dtype=np.int64),
         "counts": np.asarray(shard.counts, dtype=np.int64),
-        "rows": shard.rows,
     }
-    write_tensors(path, "shard", header, tensors)
+    header = {"format": SHARDS, "identity": identity, "name": path.name, "head": _digest(head)}
+    write_tensors(path, "shard", header, {**head, "rows": shard.rows})
 
 
 def read_shard(path, n_columns=None, dtype=None):
@@ -130,10 +131,7 @@ def read_shard(path, n_columns=None, dtype=None):
         if header is None or header["name"] != path.name:
             raise ValueError("it is none, or was given another name")
         rows, counts, lengths = (tensors[name] for name in ("rows", "counts", "lengths"))
-        sizes = tensors["name_bytes"]
-        ends = np.cumsum(sizes)
-        text = tensors["names"].tobytes()
-        names = [text[end - size : end].decode() for size, end in zip(sizes, ends, strict=True)]
+        names = _names(tensors)
         if rows.ndim != 2 or rows.shape[1] != (n_columns or rows.shape[1]):
             raise ValueError(
                 f"its rows have shape {rows.shape}, and there are {n_columns} columns"
@@ -143,6 +141,61 @@ def read_shard(path, n_columns=None, dtype=None):
         if not len(names) == len(counts) == len(lengths) or counts.sum() != len(rows):
             raise ValueError("its proteins and rows do not fit together")
     return Shard(names, lengths, counts, rows)
+
+
+def read_head(path):
+    """Return what a shard tells of its proteins, checked, without reading its rows.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    names : list of str
+
+    lengths, counts : ndarray of shape (n_proteins,), int64
+
+    mark : str
+        The digest of the whole that the shard says it has.
+
+    Raises
+    ------
+    DamagedFileError, FormatError, FileNotFoundError
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file.")
+    with damage_is_told(f"{path} is no whole shard", "the same call makes it again."):
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            head = {name: file.get_tensor(name) for name in HEAD}
+        header = json.loads(metadata["shard"])
+        check_format(header["format"], SHARDS, str(path))
+        if header["name"] != path.name or header["head"] != _digest(head):
+            raise ValueError("its names or lengths are not those that were written")
+        names, lengths, counts = _names(head), head["lengths"], head["counts"]
+        if not len(names) == len(lengths) == len(counts):
+            raise ValueError("its names, lengths and counts do not fit together")
+        return names, lengths, counts, metadata["digest"]
+
+
+def _digest(head):
+    """Return the digest of what is told of proteins."""
+    found = hashlib.blake2b(digest_size=16)
+    for name in HEAD:
+        array = np.ascontiguousarray(head[name])
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        found.update(array.data)
+    return found.hexdigest()
+
+
+def _names(tensors):
+    """Return the identifiers that lie one after the other as bytes."""
+    sizes, text = tensors["name_bytes"], tensors["names"].tobytes()
+    if len(sizes) and (sizes.min() < 0 or sizes.sum() != len(text)):
+        raise ValueError("its names do not fit together")
+    ends = np.cumsum(sizes)
+    return [text[end - size : end].decode() for size, end in zip(sizes, ends, strict=True)]
 
 
 def digest_of(path):
@@ -231,11 +284,27 @@ class ShardFolder:
         entry = self._done()[i]
         path = self.path / entry["name"]
         if digest_of(path) != entry["digest"]:
-            raise DamagedFileError(
-                f"{path} is not the shard that {MANIFEST} tells of: its digest is another; the "
-                "same call makes it again."
-            )
+            raise _another(path)
         return read_shard(path, len(self.columns), self.dtype)
+
+    def heads(self):
+        """Yield names, residues as given, and counts of rows of each shard, without its rows.
+
+        Raises
+        ------
+        DamagedFileError, FileNotFoundError
+        """
+        for i in range(len(self._done())):
+            yield self.head(i)
+
+    def head(self, i):
+        """Return names, residues as given, and counts of rows of one shard, checked."""
+        entry = self._done()[i]
+        path = self.path / entry["name"]
+        names, lengths, counts, mark = read_head(path)
+        if mark != entry["digest"] or len(names) != entry["n_proteins"]:
+            raise _another(path)
+        return names, lengths, counts
 
     def _done(self):
         if self.entries is None:
@@ -296,11 +365,7 @@ class ShardFolder:
         ------
         DamagedFileError, FileNotFoundError
         """
-        path = self.path / name
-        with damage_is_told(f"{path} is no whole shard", "the same call makes it again."):
-            with safe_open(path, framework="numpy") as file:
-                counts, lengths = file.get_tensor("counts"), file.get_tensor("lengths")
-                mark = file.metadata()["digest"]
+        _, lengths, counts, mark = read_head(self.path / name)
         return {
             "name": name,
             "n_proteins": len(counts),
@@ -308,3 +373,10 @@ class ShardFolder:
             "n_residues": int(lengths.sum()),
             "digest": mark,
         }
+
+
+def _another(path):
+    return DamagedFileError(
+        f"{path} is not the shard that {MANIFEST} tells of: its digest is another; the same call "
+        "makes it again."
+    )

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 
 from ..base._blocks import Blocks
+from ..base._threads import one_thread_of_blas
 from ..base._values import same
 from ._sample import Witness, told
 
@@ -232,7 +233,10 @@ def truncate_chain(chain, d):
 
 
 def _eigh(covariance):
-    variances, directions = np.linalg.eigh(covariance)
+    # Its threads wait for each other thousands of times, 30 times as long beside other work, and
+    # gain little up to widths of 900.
+    with one_thread_of_blas(len(covariance) ** 3 / 8):
+        variances, directions = np.linalg.eigh(covariance)
     return variances[::-1].copy(), directions[:, ::-1].copy()
 
 
@@ -792,6 +796,53 @@ def linear_map(chain):
     return A
 
 
+def _known_spectrum(chain, d):
+    """Return eigenvalues and eigenvectors of cov(z) of a prefix, of what is known of it.
+
+    Its columns are scaled by the third value, which is returned too.
+    """
+    S = linear_map(chain)[:d] @ chain.cross_covariance[:, :d]
+    noise = np.zeros(d) if chain.noise is None else chain.noise[:d]
+    S = (S + S.T) / 2
+    scale = unit_scale(np.diag(S), noise)
+    e, Q, unit, rounded = spectrum(S, noise, scale, chain.precision)
+    kept = e > np.maximum(RANK * unit, rounded)
+    return e[kept], Q[:, kept], scale
+
+
+def covariance_factor(chain):
+    """Return M = cov(x, w), with which cov(x, z) is M L^T.
+
+    The r columns of w are those of z, each without what those before it explain, at unit
+    variance, so that L = A M = cov(z, w) is lower triangular. M is for files that round: its
+    condition is the square root of that of cov(x, z), and what is not known of cov(z) stays
+    out of it whatever rounding does.
+
+    Parameters
+    ----------
+    chain : Chain
+        With cov(x, z).
+
+    Returns
+    -------
+    M : ndarray of shape (D, r)
+    """
+    e, Q, scale = _known_spectrum(chain, chain.width)
+    unscaled = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    F = unscaled[:, None] * Q * np.sqrt(e)  # cov(z) = F F^T
+    U, R = np.linalg.qr(F.T)  # = R^T R
+    M = chain.cross_covariance @ (scale[:, None] * Q / np.sqrt(e)) @ U
+    if not chain.rotated:  # the base's own rows of L, zero above the diagonal
+        n_base = chain.stages[0].n_added
+        M[:n_base] = R.T[:n_base]
+    return M
+
+
+def with_factor(chain, M):
+    """Return the chain with the cov(x, z) that a factor of it gives."""
+    return replace(chain, cross_covariance=M @ (linear_map(chain) @ M).T)
+
+
 def reconstruct(chain, Z):
     """Return the best affine reconstruction of x from a prefix of z, in the dtype of Z.
 
@@ -808,16 +859,10 @@ def reconstruct(chain, Z):
     """
     d = Z.shape[1]
     K = chain.cross_covariance[:, :d]
-    A = linear_map(chain)[:d]
-    S = A @ K
     z_mean = chain.prefix_mean[:d]
-    noise = np.zeros(d) if chain.noise is None else chain.noise[:d]
-    S = (S + S.T) / 2
-    scale = unit_scale(np.diag(S), noise)
-    e, Q, unit, rounded = spectrum(S, noise, scale, chain.precision)
-    kept = e > np.maximum(RANK * unit, rounded)
-    Q = scale[:, None] * Q[:, kept]
-    W = Q @ ((Q.T @ K.T) / e[kept, None])
+    e, Q, scale = _known_spectrum(chain, d)
+    Q = scale[:, None] * Q
+    W = Q @ ((Q.T @ K.T) / e[:, None])
     X = (Z - _like(z_mean, Z)) @ _like(W, Z) + _like(chain.mean, Z)
     # What the prefix holds of a base that is not turned, it holds exactly.
     if not chain.rotated:

@@ -7,32 +7,45 @@ that they are too old. It is not read, except beside files of formats 1 and 2.
 """
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 
+from ..base._aliases import bundled_distiller, known_distillers
 from ..base._blocks import Blocks
 from ..base._damage import (
     damage_is_told,
     integer,
     integers,
     one_of,
+    read_text,
     strings,
 )
-from ..base._files import replace_file
+from ..base._files import make_folder, replace_file
 from ..base._formats import (
     DIGEST_SINCE,
     DISTILLER,
     PARAMETERS,
+    ROUNDED_SINCE,
     STAGE_FIELDS,
     check_format,
     renamed,
 )
-from ..base._hub import HubRepository, check_token_name, is_hub_id, no_such_folder
+from ..base._hub import HubRepository, is_hub_id, no_such_folder
 from ..base._provenance import checked_provenance
-from ..base._tensor_file import checked, read_tensors, write_tensors
-from ._chain import Chain, Stage, principal_directions
+from ..base._secrets import check_token_name
+from ..base._tensor_file import checked, read_tensors, widened, write_tensors
+from ._chain import Chain, Stage, principal_directions, with_factor
+from ._rounding import (
+    FACTOR,
+    KINDS,
+    ROUNDED,
+    checked_record,
+    measured,
+    rounded_tensors,
+    warn_if_far,
+)
 
 CONFIG, WEIGHTS = "config.json", "chain.safetensors"
 ARRAYS = [f.name for f in fields(Stage) if f.type is np.ndarray]
@@ -72,23 +85,42 @@ def check_folder(folder):
 
 def _is_of_a_model(path):
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        written = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(written, dict) and "stages" not in written and "model_type" in written
 
 
-def write_chain(folder, chain, header):
+def write_chain(folder, chain, header, kind="float64"):
     """Write a chain and a JSON-ready header to a folder, made where it does not exist.
+
+    Parameters
+    ----------
+    folder : path-like
+
+    chain : Chain
+
+    header : dict
+        What is told of the estimator; ``rounding`` is the record of an earlier one, or None.
+
+    kind : {"float64", "float32", "float16", "bfloat16"}, default="float64"
+        Type of its matrices.
+
+    Returns
+    -------
+    config : dict
+        What the file tells.
 
     Raises
     ------
     OSError
         As ``check_folder``, or if it cannot be written.
+
+    ValueError
+        If a number is beyond the largest of that type.
     """
     folder = Path(folder)
     check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {"mean": chain.mean}
     for name in ("cross_covariance", "noise"):
         if getattr(chain, name) is not None:
@@ -101,9 +133,20 @@ def write_chain(folder, chain, header):
             del stages[-1][name]
         if np.isnan(stage.condition):  # of a file from before it was kept; no JSON
             del stages[-1]["condition"]
+    number, rounding = ROUNDED_SINCE - 1, header.pop("rounding")
+    told = {} if rounding is None else {"rounding": rounding}
+    if kind != "float64":
+        number = DISTILLER
+        tensors |= rounded_tensors(chain, kind)
+        tensors.pop("cross_covariance", None)
+        told = {"dtype": kind, "rounding": measured(chain, _again(chain, tensors), kind)}
+        warn_if_far(told["rounding"])
+        if rounding is not None:
+            told["rounding"]["before"] = rounding
     config = {
-        "format": DISTILLER,
+        "format": number,
         **header,
+        **told,
         "rotated": bool(chain.rotated),
         "precision": chain.precision,
         "chain_block_sizes": chain.blocks.sizes,
@@ -111,9 +154,21 @@ def write_chain(folder, chain, header):
         "stages": stages,
     }
     text = json.dumps(config, indent=1) + "\n"
+    make_folder(folder)
     write_tensors(folder / WEIGHTS, "distiller", config, tensors)
     # After it: a file of format 2 needs the one that stands there.
     replace_file(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    return config
+
+
+def _again(chain, tensors):
+    """Return a chain as it is read again from tensors that are rounded."""
+    stages = tuple(
+        replace(stage, **{name: widened(tensors[f"stage.{i}.{name}"]) for name in ROUNDED})
+        for i, stage in enumerate(chain.stages)
+    )
+    chain = replace(chain, stages=stages)
+    return with_factor(chain, widened(tensors[FACTOR])) if FACTOR in tensors else chain
 
 
 def read_chain(folder):
@@ -183,7 +238,7 @@ def _check_there(folder, name):
 def _config_of_old(folder, metadata):
     """Return the header of formats 1 and 2, a file of its own."""
     _check_there(folder, CONFIG)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = json.loads(read_text(folder / CONFIG))
     number = check_format(config["format"], DISTILLER, str(folder))
     if number >= DIGEST_SINCE:
         raise ValueError(f"its {WEIGHTS} lacks the header")
@@ -196,6 +251,9 @@ def _chain(config, tensors):
     """Return the chain of a header and tensors, each of the shape that the others ask for."""
     blocks = Blocks(integers(config, "chain_block_sizes"), strings(config, "chain_block_names"))
     rotated = one_of(config, "rotated", (False, True))
+    kind = "float64"
+    if config["format"] >= ROUNDED_SINCE:
+        kind = one_of(config, "dtype", KINDS)
     if not isinstance(config["stages"], list) or not 1 <= len(config["stages"]) <= len(blocks):
         raise ValueError(f"its stages are not 1 to {len(blocks)}")
     stages: list[Stage] = []
@@ -211,7 +269,13 @@ def _chain(config, tensors):
             "prefix_mean": (width,),
         }
         arrays = {
-            name: checked(tensors, f"stage.{i}.{name}", shape, allow_nan=name in MAY_BE_NAN)
+            name: checked(
+                tensors,
+                f"stage.{i}.{name}",
+                shape,
+                allow_nan=name in MAY_BE_NAN,
+                kind=kind if name in ROUNDED else "float64",
+            )
             for name, shape in shapes.items()
         }
         width += n_added
@@ -233,7 +297,14 @@ def _chain(config, tensors):
     noise = checked(tensors, "noise", (width,)) if "noise" in tensors else None
     mean = checked(tensors, "mean", (blocks.n_columns,))
     precision = one_of(config, "precision", ("float64", "float32"))
-    return Chain(blocks, tuple(stages), rotated, mean, covariance, precision, noise)
+    chain = Chain(blocks, tuple(stages), rotated, mean, covariance, precision, noise)
+    if kind == "float64" or FACTOR not in tensors:
+        return chain
+    rank = tensors[FACTOR].shape[-1]
+    if not rank <= width:
+        raise ValueError(f"its {FACTOR} has {rank} columns, more than its chain")
+    shape = (blocks.n_columns, rank)
+    return with_factor(chain, checked(tensors, FACTOR, shape, kind=kind))
 
 
 def _check_header(config, chain):
@@ -252,6 +323,7 @@ def _check_header(config, chain):
     if names and len(names) != blocks.n_columns:
         raise ValueError(f"it names {len(names)} of {blocks.n_columns} columns")
     config["provenance"] = checked_provenance(config.get("provenance"), len(blocks))
+    config["rounding"] = checked_record(config.get("rounding"))
 
 
 def _with_base(config, tensors):
@@ -303,17 +375,35 @@ def _with_base(config, tensors):
 
 
 def fetch(name, revision=None, local_files_only=False, token=None):
-    """Return the folder of a distiller: a local one, or a hub repository's snapshot.
+    """Return the folder of a distiller: a local one, a bundled one, or a hub repository's.
+
+    Returns
+    -------
+    folder : Path
+
+    width : int or None
+        Columns that an alias asks for; None for all.
 
     Raises
     ------
     ModelNotFoundError
-        If it is neither.
+        If it is none of these.
+
+    ValueError
+        If the family of an alias has no such size, or a bundled one is asked for a revision.
     """
     if Path(name).is_dir():
-        return Path(name)
+        return Path(name), None
+    if (bundled := bundled_distiller(name)) is not None:
+        if revision is not None:
+            raise ValueError(
+                f"revision={revision!r} has no effect on {name!r}, which is part of this package. "
+                "Drop it."
+            )
+        return bundled
     if not is_hub_id(str(name)):
-        raise no_such_folder("Distiller", name)
+        missing = no_such_folder("Distiller", name)
+        raise type(missing)(f"{missing} {known_distillers()}")
     check_token_name(token)
     repository = HubRepository(str(name), revision, local_files_only, token, "Distiller")
-    return repository.snapshot([CONFIG, WEIGHTS], silent=False)
+    return repository.snapshot([CONFIG, WEIGHTS], silent=False), None

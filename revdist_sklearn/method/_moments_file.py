@@ -33,6 +33,11 @@ def write_levels(path, header, levels):
     header : dict
 
     levels : dict of str to (Level or None)
+
+    Raises
+    ------
+    OSError
+        As ``replace_file``.
     """
     tensors = {}
     for name, level in levels.items():
@@ -40,7 +45,7 @@ def write_levels(path, header, levels):
             tensors[f"{name}.n"] = np.array([level.n])
             tensors[f"{name}.mean"] = level.mean
             tensors[f"{name}.scatter"] = level.scatter
-    write_tensors(Path(path), "moments", {"format": MOMENTS, **header}, tensors)
+    write_tensors(path, "moments", {"format": MOMENTS, **header}, tensors)
 
 
 def read_levels(path):

@@ -1,14 +1,21 @@
 """Sums and products of rows that are NumPy arrays."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import numpy as np
 from scipy.linalg import blas
 from scipy.sparse import csr_array
 
+from ..base._threads import threads_of_blas
 from ._level import Level
 
 # Rows multiplied at a time. The bound keeps the copy small, and with it the rounding of
 # float32 products; four times D keeps the sums over chunks, O(D^2) each, cheap beside them.
 CHUNK_ROWS = 4096
+# Numbers of a chunk from which on it is centred in as many threads as BLAS has for the product:
+# on two cores one thread would take a quarter of the whole time.
+THREADS_PAY = 2**20
 
 
 def chunk_rows(n_columns):
@@ -79,25 +86,44 @@ def add_chunks(level, rows, weights, dtype):
     # One copy for all: the pages of a new one cost as much as what is written to them.
     size = min(len(rows), chunk_rows(rows.shape[1]))
     room = np.empty((size + 1, rows.shape[1]), dtype=dtype)
-    for chunk, w, n, unit in chunks(rows, weights):
-        # Centred rows, and below them the step between the means: one product gives the
-        # pairwise update.
-        mean, centred = _centre(chunk, w, n, room[: len(chunk) + 1])
-        n *= unit
-        centred[-1] = level.step(n, mean) / np.sqrt(unit)
-        if dtype == np.float64:
-            level.add_product(n, mean, centred, unit)
-            check_range(level.squares, dtype)
-            continue
-        # BLAS fills the upper triangle in its column order: the lower one in ours.
-        lower = blas.ssyrk(1.0, centred.T).T
-        check_range(lower.diagonal(), dtype)
-        if unit != 1.0:
-            lower = np.multiply(lower, unit, dtype=np.float64)
-        level.add(n, mean, lower)
+    parts = list(chunks(rows, weights))
+    level.due = level.steps + len(parts)
+    with _by_threads(room.size) as each:
+        for chunk, w, n, unit in parts:
+            # Centred rows, and below them the step between the means: one product gives the
+            # pairwise update.
+            mean, centred = _centre(chunk, w, n, room[: len(chunk) + 1], each)
+            n *= unit
+            centred[-1] = level.step(n, mean) / np.sqrt(unit)
+            if dtype == np.float64:
+                level.add_product(n, mean, centred, unit)
+                check_range(level.squares, dtype)
+                continue
+            # BLAS fills the upper triangle in its column order: the lower one in ours.
+            lower = blas.ssyrk(1.0, centred.T).T
+            check_range(lower.diagonal(), dtype)
+            if unit != 1.0:
+                lower = np.multiply(lower, unit, dtype=np.float64)
+            level.add(n, mean, lower)
 
 
-def _centre(chunk, w, n, room):
+@contextmanager
+def _by_threads(size):
+    """Yield a function that calls another with slices of some rows, in threads where that pays."""
+    n_threads = threads_of_blas() if size >= THREADS_PAY else 1
+    if n_threads == 1:
+        yield lambda function, n_rows: function(slice(0, n_rows))
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+
+        def each(function, n_rows):
+            ends = np.linspace(0, n_rows, n_threads + 1, dtype=int)
+            list(pool.map(function, map(slice, ends[:-1], ends[1:])))
+
+        yield each
+
+
+def _centre(chunk, w, n, room, each):
     """Return the mean of the rows, and them centred and weighted in ``room``, which has one more.
 
     Rows are centred by their own mean before the product: outlier columns far from zero would
@@ -108,7 +134,8 @@ def _centre(chunk, w, n, room):
         # What is left of a constant column without one of its rows is zero, its mean is no sum
         # that rounds; no row is further from the mean than the spread times sqrt(n).
         origin = chunk[0 if w is None else np.argmax(w)].astype(dtype)
-        centred = np.subtract(chunk, origin, out=room[:-1])
+        centred = room[:-1]
+        each(lambda rows: np.subtract(chunk[rows], origin, out=centred[rows]), len(chunk))
         # By SciPy's BLAS, as the product is: threads of NumPy's would spin beside it.
         rest = blas.dgemv(1.0, centred.T, np.ones(len(chunk)) if w is None else w) / n
         mean = origin + rest
@@ -116,7 +143,7 @@ def _centre(chunk, w, n, room):
         mean = _mean(chunk, w, n)
         centred = np.subtract(chunk, mean.astype(dtype), out=room[:-1])
         rest = _mean(centred, w, n).astype(dtype)  # the mean rounds in float32
-    centred -= rest
+    each(lambda rows: np.subtract(centred[rows], rest, out=centred[rows]), len(chunk))
     if w is not None:
         centred *= np.sqrt(w).astype(dtype)[:, None]
     return mean, room

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
+from ..base._damage import FAULTS, damage_is_told, read_text
 from ._checkpoint import TOKENIZER_FILES
 from ._residues import AMBIGUOUS, AMINO_ACIDS
 
@@ -54,7 +56,7 @@ def read_alphabet(folder, member):
     ValueError
         If there is no vocabulary that can be read, it lacks a token that the architecture
         needs, or the tokenizer of a model without an entry does not give one token a
-        residue.
+        residue; as :exc:`DamagedFileError`, if it is no text.
     """
     if member.architecture.before is None:
         return _from_tokenizer(_tokenizer(folder, member), member)
@@ -65,7 +67,8 @@ def _vocabulary(folder, member):
     """Return the checkpoint's tokens with their ids."""
     path = folder / "vocab.txt"
     if path.is_file():
-        return {t.strip(): i for i, t in enumerate(path.read_text("utf-8").splitlines())}
+        with damage_is_told(f"The vocabulary {path} is damaged", "save or fetch it again."):
+            return {t.strip(): i for i, t in enumerate(read_text(path).splitlines())}
     return _tokenizer(folder, member).get_vocab()
 
 
@@ -92,7 +95,9 @@ def _tokenizer(folder, member):
 def _way_out(folder, member):
     """Say what makes the tokenizer of a folder readable."""
     settings = folder / "tokenizer_config.json"
-    own_code = settings.is_file() and "auto_map" in json.loads(settings.read_text("utf-8"))
+    own_code = False
+    with suppress(OSError, *FAULTS):  # what is wrong with it is told by who reads it
+        own_code = settings.is_file() and "auto_map" in json.loads(read_text(settings))
     if own_code and not member.trust_remote_code:
         return (
             "It is code of the repository, which runs only where you say so: "

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..base._imports import IMPORTS
 from ..base._torch import free_memory, full_float32, is_out_of_memory
 
 # Tokens of a batch. On a CPU one protein fills the machine, and larger batches only leave
@@ -58,7 +59,8 @@ def resolve_device(device):
     >>> resolve_device("cpu")
     device(type='cpu')
     """
-    import torch
+    with IMPORTS:
+        import torch
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -101,7 +103,8 @@ class Claim:
 
     def gpu(self):
         """Return the number of this process's GPU, None where it sees fewer than two."""
-        import torch
+        with IMPORTS:
+            import torch
 
         n = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if n < 2:

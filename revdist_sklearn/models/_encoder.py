@@ -7,6 +7,7 @@ import weakref
 import numpy as np
 
 from ..base._threads import one_thread_of_torch
+from ..base._torch import is_of_one_dnn
 from ._batch import fill_up
 from ._device import CPU_TOKENS, RESIDENTS
 from ._residues import AMINO_ACIDS
@@ -176,7 +177,7 @@ class Encoder:
         rows = [self.tokenize(sequence) for sequence in sequences]
         threads = one_thread_of_torch(self._operations(rows))
         with self.lock, RESIDENTS.room_for(self), threads, torch.inference_mode():
-            states = self._padded(rows) if self._packed is None else self._packed(rows)
+            states = self._padded(rows) if self._packed is None else self._in_one_row(rows)
         start, end = len(self._before), len(self._after)
         residues = [s[start : len(row) - end] for s, row in zip(states, rows, strict=True)]
         return residues, torch.stack([s[0] for s in states])
@@ -189,6 +190,24 @@ class Encoder:
         tokens = max(CPU_TOKENS, sum(map(len, rows)))
         of_layer = tokens * self.width * 4 * self.width
         return max(of_layer, max(map(len, rows)) ** 2 * self.width)
+
+    def _in_one_row(self, rows):
+        """Return the states by the packed path, without oneDNN from where that fails on."""
+        assert self._packed is not None
+        if self.device.type != "cpu":
+            return self._packed(rows)
+        try:
+            return self._packed(rows)
+        except RuntimeError as error:
+            if not is_of_one_dnn(error):
+                raise
+            failed = error.with_traceback(None)  # which holds on to tensors
+        from ._packed import ONE_DNN, but_without
+
+        if not self._packed.without_one_dnn():
+            raise failed
+        self.packing = but_without([f"{ONE_DNN} ({failed})"], self.packing)
+        return self._packed(rows)
 
     def _padded(self, rows):
         """Return the states of a batch whose rows are filled up to one length."""

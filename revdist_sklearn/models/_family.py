@@ -7,26 +7,37 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..base._aliases import FAMILIES, block_name, find_alias, known_aliases
+from ..base._aliases import BUNDLED, FAMILIES, block_name, find_alias, known_aliases
 from ..base._blocks import Blocks
-from ..base._damage import read_json_object
+from ..base._damage import FAULTS, damage_is_told, integer, read_json_object
 from ..base._hub import (
     HubRepository,
     ModelNotFoundError,
-    check_token_name,
     is_hub_id,
     no_such_folder,
     one_of,
     quiet,
 )
+from ..base._imports import IMPORTS
+from ..base._secrets import check_token_name
 from ._architectures import ARCHITECTURES, GENERIC
 from ._checkpoint import WEIGHT_FILES, fetch_config, fetch_files, weight_files
 
-BUNDLED = Path(__file__).parents[1] / "weights"
 OTHER_THAN_ALIASES = (
     "Or give a folder that holds a model, a hub id such as 'facebook/esm2_t6_8M_UR50D', or a list "
     "of these."
 )
+
+WAY_OUT = "save or fetch the model again."
+# What sizes of a configuration may be at most: some times those of the largest models. Beyond
+# it memory, or an integer of the libraries below, would run over.
+AT_MOST = {
+    **dict.fromkeys(("hidden_size", "d_model"), 2**20),
+    **dict.fromkeys(("intermediate_size", "d_ff", "d_kv"), 2**24),
+    **dict.fromkeys(("num_hidden_layers", "num_layers"), 2**14),
+    **dict.fromkeys(("num_attention_heads", "num_heads"), 2**14),
+    **dict.fromkeys(("vocab_size", "max_position_embeddings"), 2**26),
+}
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,8 @@ def resolve_family(
     ------
     ValueError
         Unknown alias, no encoder, a model that is code of its repository, the same model
-        twice, a revision that belongs to no hub id, or a token in place of its name.
+        twice, a revision that belongs to no hub id, or what may be a token in place of its
+        name.
 
     ModelNotFoundError
         A folder or its ``config.json`` does not exist, or the hub does not give it.
@@ -278,20 +290,21 @@ def _configured(member):
             )
     else:
         path = fetch_config(member._repository, member.trust_remote_code)
-    written = read_json_object(path, "save or fetch the model again.")
+    written = read_json_object(path, WAY_OUT)
     member = replace(member, model_type=str(written.get("model_type") or ""))
     _check_known(member, written)
-    # Older versions write only what differs from the defaults: transformers knows those.
-    from transformers import AutoConfig
-
-    with quiet():
-        config = AutoConfig.from_pretrained(str(Path(path).parent), **member.code_options)
+    config = _configuration(path, member)
     if member.model_type not in ARCHITECTURES and getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"Model {member.source!r} is an encoder and a decoder ({member.model_type!r}), of "
             "which only T5's encoder can be used alone. Save its encoder as a model of its own, "
             "or use another model."
         )
+    with damage_is_told(f"{path} describes no model", WAY_OUT):
+        _check_sizes(config, member)
+        limit = member.architecture.limit(config)
+        if limit is not None and limit < 1:
+            raise ValueError(f"its max_position_embeddings leave room for {limit} residues")
     width = getattr(config, "hidden_size", None) or getattr(config, "d_model", None)
     if width is None:
         raise ValueError(
@@ -299,16 +312,40 @@ def _configured(member):
             "hidden_size nor d_model, so that its width is unknown. Add hidden_size, the "
             "columns of its hidden states, to its config.json."
         )
-    return replace(member, width=width, limit=member.architecture.limit(config))
+    return replace(member, width=width, limit=limit)
+
+
+def _configuration(path, member):
+    """Return the configuration of transformers, which knows what an older one leaves out."""
+    with IMPORTS:
+        from huggingface_hub.errors import StrictDataclassError
+        from transformers import AutoConfig
+
+    faults = (*FAULTS, StrictDataclassError)
+    with quiet(), IMPORTS, damage_is_told(f"{path} describes no model", WAY_OUT, faults):
+        return AutoConfig.from_pretrained(str(Path(path).parent), **member.code_options)
+
+
+def _check_sizes(config, member):
+    """Raise where a model is of no size, or of one that nothing has.
+
+    Of classes without an entry only the width is known to mean the same.
+    """
+    known = member.model_type in ARCHITECTURES
+    for name in AT_MOST if known else ("hidden_size", "d_model"):
+        value = getattr(config, name, None)
+        if value is not None:
+            integer({name: value}, name, 1, AT_MOST[name])
 
 
 def _check_known(member, written):
     """Raise unless transformers, or code that may run, has a class for the model."""
-    import transformers
-
     name, model_type = member.source, member.model_type
-    if model_type in transformers.CONFIG_MAPPING:
-        return
+    with IMPORTS:
+        import transformers
+
+        if model_type in transformers.CONFIG_MAPPING:
+            return
     if "auto_map" not in written:
         raise ValueError(
             f"Model {name!r} has the architecture {model_type!r} (model_type in its "

@@ -8,7 +8,8 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-from ._checkpoint import weight_files
+from ..base._damage import check_text_size, damage_is_told
+from ._checkpoint import CONFIG_FILES, weight_files
 
 # What a fingerprint covers beside weights: settings, vocabularies and code.
 SMALL_FILES = (".json", ".txt", ".model", ".py")
@@ -42,9 +43,16 @@ def fingerprint(folder):
     ------
     OSError
         If a file keeps changing while it is read.
+
+    DamagedFileError
+        If a configuration or vocabulary is larger than any is, so that it is not read.
     """
     folder = Path(folder)
     small = [p for p in folder.iterdir() if p.suffix in SMALL_FILES and p.is_file()]
+    for path in small:
+        if any(path.match(pattern) for pattern in CONFIG_FILES):
+            with damage_is_told(f"{path} is damaged", "save or fetch it again."):
+                check_text_size(path.stat().st_size)
     files = sorted({*small, *weight_files(folder)})
     if _is_snapshot(folder, files):
         return f"{folder.parent.parent.name}@{folder.name}"

@@ -8,13 +8,12 @@ whole and locks that are free. There torch computes with one thread: OpenMP, on 
 threads are, does not survive a fork. On a GPU nothing does: start processes by "spawn".
 """
 
-import json
 import os
 import re
 import sys
 import threading
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pickle import UnpicklingError
 
@@ -22,11 +21,15 @@ import numpy as np
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from ..base._damage import FAULTS, damage_is_told, read_json_object
 from ..base._hub import quiet, quiet_reports
 from ..base._identity import digest
+from ..base._text import visible
+from ..base._torch import is_out_of_memory
 from ..base._warnings import warn
 from ._alphabet import read_alphabet
-from ._device import RESIDENTS
+from ._checkpoint import weight_files
+from ._device import RESIDENTS, ModelTooLarge
 from ._encoder import ENCODERS, Encoder
 from ._fingerprint import fingerprint, marks, written_over
 from ._residues import AMINO_ACIDS
@@ -36,6 +39,8 @@ MAX_MODELS = 8
 
 # Devices that have a fast path.
 PACKED_ON = ("cpu", "cuda", "mps")
+
+WAY_OUT = "save or fetch the model again."
 
 # Keywords of `from_pretrained` with a parameter of their own, and those that are set here.
 PARAMETERS = {
@@ -198,6 +203,9 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
         If the checkpoint lacks weights, its vocabulary lacks residues, it has no such
         layer, it is no encoder that reads residue by residue, or ``model_kwargs`` hold what
         is set elsewhere.
+
+    MemoryError
+        If there is not enough memory to load it.
     """
     options = check_model_kwargs(model_kwargs)
     folder = member.folder(silent)
@@ -210,7 +218,7 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
         def load_as_it_is(mark=mark):
             try:
                 encoder = load(folder, member, dtype, layer, device, options, silent)
-            except (ValueError, OSError):  # as of what is half written
+            except (ValueError, OSError, MemoryError):  # as of what is half written
                 if fingerprint(folder) != mark:
                     raise _Changed from None
                 raise
@@ -222,7 +230,7 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
             encoder = REGISTRY.get((mark, *settings), load_as_it_is, _is_whole)
             if not (silent or encoder.is_told):
                 encoder.is_told = True  # once, whoever loaded it
-                tqdm.write(f"{member.block}: {told(encoder.packing)}", file=sys.stderr)
+                tqdm.write(f"{visible(member.block)}: {told(encoder.packing)}", file=sys.stderr)
             return encoder
     raise RuntimeError(changed(member, f"during each of {LOADS} attempts to load it"))
 
@@ -316,8 +324,38 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     -------
     encoder : Encoder
     """
+    with _memory_is_told(folder, member):
+        return _load(folder, member, dtype, layer, device, model_kwargs, silent)
+
+
+@contextmanager
+def _memory_is_told(folder, member):
+    """Say what there is no memory for, where it runs out."""
+    try:
+        yield
+    except ModelTooLarge:
+        raise
+    except Exception as error:
+        chain: list[BaseException] = [error]
+        while before := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(before)
+        # The first, which those after it quote.
+        cause = next(filter(is_out_of_memory, reversed(chain)), None)
+        if cause is None:
+            raise
+        size = sum(path.stat().st_size for path in weight_files(folder))
+        raise MemoryError(
+            f"There is not enough memory to load {member.source!r}, whose files of weights take "
+            f"{size / 2**20:,.0f} MiB. Use a smaller model, a half precision `dtype`, fewer "
+            "workers (`n_jobs`), each of which holds a copy, or a machine with more memory. "
+            f"({type(cause).__name__}: {' '.join(str(cause).split())})"
+        ) from cause
+
+
+def _load(folder, member, dtype, layer, device, model_kwargs, silent):
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     files = marks(folder)
     architecture = member.architecture
@@ -336,11 +374,13 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
         **architecture.load_options,
         **(model_kwargs or {}),
     }
+    # What a configuration holds that no model can be made of; or what the caller asks for.
+    faults = () if generic or model_kwargs else (*FAULTS, AssertionError, StrictDataclassError)
     with quiet_reports(), quiet(silent):
         alphabet = read_alphabet(folder, member)
         try:
             model, report = model_class.from_pretrained(str(folder), **options)
-        except (RuntimeError, OSError, SafetensorError, UnpicklingError) as error:
+        except (RuntimeError, OSError, SafetensorError, UnpicklingError, *faults) as error:
             raise ValueError(
                 f"The weights of {member.source!r} do not fit the {architecture.model_class} "
                 "that its config.json describes, or their file is damaged. Save or fetch the "
@@ -356,6 +396,8 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
             f"{type(model).__name__} ({shown}): they would be random. Is it a whole model, "
             "saved with save_pretrained, and not an adapter or another architecture?"
         )
+    if not generic:  # those show at a trial what they are
+        _check_tokens(alphabet, model, folder)
     _warn_of_overflow(folder, member, dtype)
     # With a map of devices, or quantised, it is where transformers has put it.
     stays = "device_map" in options or getattr(model, "is_quantized", False)
@@ -375,11 +417,20 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     return encoder
 
 
+def _check_tokens(alphabet, model, folder):
+    """Raise where a residue has a token that the model has no row for."""
+    n_rows = model.get_input_embeddings().num_embeddings
+    largest = max(*alphabet.before, *alphabet.after, alphabet.pad, *alphabet.residues.values())
+    with damage_is_told(f"{folder} holds the vocabulary of another model", WAY_OUT):
+        if largest >= n_rows:
+            raise ValueError(f"it has a token {largest}, and the model {n_rows}")
+
+
 def _warn_of_overflow(folder, member, dtype):
     """Warn of a T5 in float16 that was not published in it: overflow is cut, not shown."""
     if member.model_type != "t5" or dtype != "float16":
         return
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json_object(folder / "config.json", WAY_OUT)
     if config.get("dtype", config.get("torch_dtype")) != "float16":
         warn(
             f"Model {member.source!r} is a T5 in float16, in which its checkpoint was not "

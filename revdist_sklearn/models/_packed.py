@@ -14,6 +14,7 @@ has a rounding after each of the four passes of its GELU, and this path has one.
 """
 
 import math
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -25,6 +26,7 @@ from transformers import AttentionInterface
 from ._batch import fill_up
 
 ATTENTION = "revdist_packed"
+ONE_DNN = "linear layers on oneDNN"
 # States may differ from the plain model's by this many roundings (the type's epsilon) of their
 # column's scale, times the square root of the number of layers, as roundings add up at random.
 # Of random weights at the shapes of ESM-2's 8M, 35M, 150M and 650M the most was 24 in float32,
@@ -41,6 +43,11 @@ OF_ATTENTION = 1 / 4
 PROBES = (9, 1, 4)
 # For how many rows oneDNN lays out the weights.
 ROWS = 1024
+# Rows of tokens are filled up to a multiple of so many, or of such a part of the next power of
+# two. For each new length oneDNN writes code and keeps it, whatever its cache may hold: a quarter
+# of a MB for each shape of a layer, so that ever new peptides would take hundreds.
+STEP = 64
+PART = 1 / 32
 
 
 def packed_attention(
@@ -149,6 +156,10 @@ class Packed:
         """
         return self.at_positions(rows, [np.arange(len(row)) for row in rows])
 
+    def without_one_dnn(self):
+        """Take linear layers back from oneDNN; return whether there were any."""
+        return _take_back_one_dnn(self.model)
+
     def at_positions(self, rows, positions):
         """Return the states of each protein, its tokens at positions that need not run.
 
@@ -165,12 +176,30 @@ class Packed:
         states : tuple of Tensor of shape (n_tokens, width), float32
         """
         lengths = [len(row) for row in rows]
+        n_tokens = sum(lengths)
+        if missing := filled(n_tokens) - n_tokens:
+            # A protein more, of tokens and positions that the model knows.
+            rows = [*rows, np.resize(rows[0], missing)]
+            positions = [*positions, np.resize(positions[0], missing)]
         states = self.model(
             input_ids=torch.from_numpy(np.concatenate(rows))[None],
             position_ids=torch.from_numpy(np.concatenate(positions) + self.first_position)[None],
-            protein_lengths=lengths,
+            protein_lengths=[*lengths, missing] if missing else lengths,
         ).last_hidden_state[0]
-        return states.float().split(lengths)
+        return states[:n_tokens].float().split(lengths)
+
+
+def filled(n_tokens):
+    """Return the tokens of a row that is filled up, so that rows have few lengths.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.models._packed import filled
+    >>> [filled(n) for n in (1, 64, 1000, 1025, 5000)]
+    [64, 64, 1024, 1088, 5120]
+    """
+    step = max(STEP, int(PART * 2 ** (n_tokens - 1).bit_length()))
+    return -(-n_tokens // step) * step
 
 
 def pack(model, tokenize, residues, pad_id):
@@ -225,17 +254,44 @@ def pack(model, tokenize, residues, pad_id):
         # All at once, then back step by step: where they agree one pass shows it.
         undo, left_out = [("torch's GELU", _use_torch_gelu(model))], []
         if not one_dnn_pays():
-            left_out.append("linear layers on oneDNN, which take AVX-512 to pay")
+            left_out.append(f"{ONE_DNN}, which take AVX-512 to pay")
         else:
             replaced, failed = _use_one_dnn(model)
-            undo.append(("linear layers on oneDNN", replaced))
+            undo.append((ONE_DNN, replaced))
             if failed:
-                left_out.append(f"linear layers on oneDNN ({failed})")
+                left_out.append(f"{ONE_DNN} ({failed})")
         while undo and (why_not := _disagreement(packed, rows, plain)):
             name, take_back = undo.pop()
             take_back()
             left_out.append(f"{name} ({why_not})")
-    return packed, f"in one row, but without {'; '.join(left_out)}" if left_out else True
+    return packed, but_without(left_out)
+
+
+def but_without(parts, packing=True):
+    """Return what is to be said of a packed path that some parts do not run of.
+
+    Parameters
+    ----------
+    parts : list of str
+        With the reason of each.
+
+    packing : True or str, default=True
+        What was said of it so far.
+
+    Returns
+    -------
+    packing : True or str
+
+    Examples
+    --------
+    >>> from revdist_sklearn.models._packed import but_without
+    >>> but_without(["a (too slow)"], but_without(["b"]))
+    'in one row, but without b; a (too slow)'
+    """
+    if not parts:
+        return packing
+    said = "in one row, but without " if packing is True else f"{packing}; "
+    return said + "; ".join(parts)
 
 
 def computes_in_bfloat16():
@@ -292,7 +348,7 @@ def _uses_positions(packed, rows, plain):
 
 def _use_one_dnn(model):
     """Put linear layers on oneDNN; return a function that takes them back, and what failed."""
-    replaced, failed = [], None
+    failed = None
     # Layers are looked up one after another, and no list of them is kept: so the old weight
     # goes as soon as the new one is there, and a model is never in memory twice.
     for parent, name in _places(model, lambda module: type(module) is nn.Linear):
@@ -301,13 +357,15 @@ def _use_one_dnn(model):
         except Exception as error:  # a build of torch without these operators
             failed = _told(error)
             break
-        replaced.append((parent, name))
+    return partial(_take_back_one_dnn, model), failed
 
-    def undo():
-        for parent, name in replaced:
-            setattr(parent, name, getattr(parent, name).plain())
 
-    return undo, failed
+def _take_back_one_dnn(model):
+    """Make plain layers of those on oneDNN, one after another; return whether there were any."""
+    places = _places(model, lambda module: type(module) is OneDNNLinear)
+    for parent, name in places:
+        setattr(parent, name, getattr(parent, name).plain())
+    return bool(places)
 
 
 def _use_torch_gelu(model):

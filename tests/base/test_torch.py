@@ -1,3 +1,4 @@
+import errno
 import threading
 from types import SimpleNamespace
 
@@ -8,12 +9,24 @@ from conftest import out_of_memory_errors
 from revdist_sklearn.base import _torch
 from revdist_sklearn.base._torch import full_float32, is_out_of_memory
 
+LIBRARIES = [
+    RuntimeError("could not create a primitive"),  # oneDNN
+    RuntimeError("unable to mmap 123 bytes from file </x>: Cannot allocate memory (12)"),
+    OSError(errno.ENOMEM, "Kein Speicher"),
+    RuntimeError("std::bad_alloc"),
+]
 BY_OPERATOR = hasattr(torch.backends, "fp32_precision")
 
 
 def test_errors_that_say_memory():
     assert all(is_out_of_memory(error) for error in out_of_memory_errors())
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+    assert not is_out_of_memory(OSError(errno.EIO, "Input/output error"))
+
+
+@pytest.mark.parametrize("error", LIBRARIES, ids=str)
+def test_errors_of_libraries_that_say_memory(error):
+    assert is_out_of_memory(error)
 
 
 def settings():

@@ -1,11 +1,18 @@
+import ast
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 
-import revdist_sklearn
-from revdist_sklearn.cli._messages import PHRASES, add_note, as_options, said_of
+import revdist_sklearn.cli
+from revdist_sklearn.base._notes import add_note
+from revdist_sklearn.base._text import visible
+from revdist_sklearn.cli._main import main
+from revdist_sklearn.cli._messages import PHRASES, as_options, note, said_of, warnings_as_notes
 
+EVIL = "\x1b]0;evil\x07a\rb\u202ec\x85d\x9b31m"
+HARMLESS = r"\x1b]0;evil\x07a\rb\u202ec\x85d\x9b31m"
 PACKAGE = Path(revdist_sklearn.__file__).parent
 
 
@@ -61,3 +68,43 @@ def test_errors_are_told_with_their_notes():
     error = MemoryError()
     add_note(error, "Kept: `cache_dir`.")
     assert said_of(error) == "MemoryError Kept: --cache-dir."
+
+
+def test_no_message_moves_a_terminal(capsys):
+    note(f"{EVIL}\nand more")
+    assert capsys.readouterr().err == f"revdist: {HARMLESS}\nand more\n"
+    error = ValueError(EVIL)
+    add_note(error, EVIL)
+    assert said_of(error) == f"{HARMLESS} {HARMLESS}"
+    with warnings_as_notes():
+        assert warnings.formatwarning(EVIL, UserWarning, "f", 1) == (
+            f"revdist: warning: {HARMLESS}\n"
+        )
+
+
+@pytest.mark.parametrize("name", [EVIL.replace("\r", ""), "..", "a/b", "\u2066x"])
+@pytest.mark.parametrize(
+    "text", [">{0}\nMK-\n>b\nM\n", ">{0}\n>b\nM\n", ">{0}\nMK\n>{0}\nMK-\n", "{0}\n>a\nM\n"]
+)
+def test_identifiers_of_a_file_never_reach_a_terminal_raw(tmp_path, capsys, name, text):
+    path = tmp_path / "\x1b[31mred.fasta"
+    path.write_text(text.format(name), encoding="utf-8")
+    output = str(tmp_path / "z.csv")
+    assert main(["embed", "--fasta", str(path), "--output", output]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and visible(name) in said.err
+    assert visible(said.err, keep="\n") == said.err
+
+
+def test_arguments_never_reach_a_terminal_raw(capsys):
+    with pytest.raises(SystemExit):
+        main(["embed", "--fasta", "x", "--output", "z.csv", EVIL])
+    said = capsys.readouterr().err
+    assert HARMLESS in said and visible(said, keep="\n") == said
+
+
+def test_the_shell_prints_in_one_place():
+    for path in Path(revdist_sklearn.cli.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print" or path.name == "_messages.py", path

@@ -64,7 +64,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match=r"z\.csv cannot be written: No space left"):
+    with pytest.raises(OSError, match=r"z\.csv, cannot be written: No space left"):
         write_file(tmp_path / "link.csv", half)
     assert path.read_text() == "old"
     before = os.umask(0o027)

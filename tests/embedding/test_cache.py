@@ -21,12 +21,19 @@ from hypothesis import strategies as st
 
 from revdist_sklearn.base._formats import CACHE
 from revdist_sklearn.cli._main import main
-from revdist_sklearn.embedding import _cache
+from revdist_sklearn.embedding import _cache, _cache_place
 from revdist_sklearn.embedding._cache import FILE, EmbeddingCache, cache_info, clear_cache
 
 SPACE = {"model": "m", "layer": -1, "width": 3}
 ROWS = np.random.default_rng(0).normal(size=(1200, 3)).astype(np.float32)
 TEXTS = [f"A{i:04d}".translate(str.maketrans("0123456789", "CDEFGHIKLM")) for i in range(1200)]
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Rows are written as they are put; ``test_cache_place.py`` has them wait."""
+    monkeypatch.setattr(_cache_place, "BUFFER_SECONDS", 0.0)
+    monkeypatch.setattr(_cache_place, "_PLACES", {})
 
 
 @pytest.fixture
@@ -389,8 +396,8 @@ def test_a_writer_killed_within_a_transaction(tmp_path):
     script = """
         import os, signal, sys
         import numpy as np
-        from revdist_sklearn.embedding import _cache
-        cache = _cache.EmbeddingCache(sys.argv[1])
+        from revdist_sklearn.embedding import _cache, _cache_place
+        cache = _cache.EmbeddingCache(sys.argv[1], seconds=0)
         space, rows = {"width": 1000}, np.ones((50, 1000), dtype=np.float32)
         cache.put(space, [f"a{i}" for i in range(50)], rows)
         # Pages of the transaction go to the file before it ends.
@@ -422,7 +429,7 @@ def test_a_killed_writer_loses_at_most_its_last_batch(tmp_path):
         import numpy as np
         from revdist_sklearn.embedding._cache import EmbeddingCache
         rows = np.tile(np.arange(50, dtype=np.float32)[:, None], 3)
-        with EmbeddingCache(sys.argv[1]) as cache:
+        with EmbeddingCache(sys.argv[1], seconds=0) as cache:
             for i in range(10**9):
                 cache.put({"width": 3}, [f"{i}-{j}" for j in range(50)], rows)
                 print(i, flush=True)
@@ -543,7 +550,7 @@ def test_a_file_that_can_only_be_read_is_read(tmp_path, monkeypatch):
 def test_a_writer_that_never_ends_is_waited_for_and_given_up(tmp_path, monkeypatch):
     with EmbeddingCache(tmp_path) as cache:
         cache.put(SPACE, TEXTS[:1], ROWS[:1])
-    monkeypatch.setattr(_cache, "PATIENCE", 0.2)
+    monkeypatch.setattr(_cache_place, "PATIENCE", 0.2)
     other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.warns(UserWarning, match="locked") as caught:
@@ -565,7 +572,10 @@ def test_a_full_disk_keeps_what_is_there(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         rows = np.ones((100, 1000), dtype=np.float32)
         space = {"width": 1000}
-        with EmbeddingCache(sys.argv[1]) as cache, warnings.catch_warnings(record=True) as caught:
+        with (
+            EmbeddingCache(sys.argv[1], seconds=0) as cache,
+            warnings.catch_warnings(record=True) as caught,
+        ):
             warnings.simplefilter("always")
             cache.put(space, [f"a{i}" for i in range(100)], rows)
             resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
@@ -691,7 +701,7 @@ def test_info_of_a_damaged_description_lists_the_others(cache, text, capsys):
 
 
 def test_clear_waits_for_a_writer_and_says_if_it_never_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(_cache, "PATIENCE", 0.2)
+    monkeypatch.setattr(_cache_place, "PATIENCE", 0.2)
     with EmbeddingCache(tmp_path) as cache:
         cache.put(SPACE, ["A"], ROWS[:1])
         cache._connection.execute("BEGIN IMMEDIATE")

@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from nursery import ROOT
 
 import revdist_sklearn
 from revdist_sklearn import Moments, ReverseDistiller
@@ -414,6 +415,24 @@ def forks(nursery, n, n_threads):
     return outcomes
 
 
+def cold_forks(n):
+    """Fork while threads embed for the first time, in a process that has imported nothing."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = f"import tasks; tasks.fork_cold({n})"
+    run = subprocess.run(
+        [sys.executable, "-c", command], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    ends = json.loads(run.stdout.splitlines()[-1])
+    outcomes = Counter({SAME: ends.pop("same")})
+    outcomes.update({f"{key} in the cold": v for key, v in ends.items() if v})
+    return outcomes
+
+
 def worker_death(nursery, backend):
     """Kill a worker in transform with n_jobs=2."""
     end = nursery.start("one_of_two_workers_dies", backend).wait(patience=300)
@@ -424,7 +443,7 @@ def worker_death(nursery, backend):
 
 def left_over(folder):
     """Return the temporary files below a folder."""
-    return [path for path in Path(folder).rglob("*") if path.name.endswith(".tmp")]
+    return [path for path in Path(folder).rglob("*") if ".tmp" in path.name]
 
 
 def figures_of_many_calls(nursery, n, cache):

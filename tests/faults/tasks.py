@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
+import sys
 import threading
 import time
 import warnings
@@ -12,11 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from sklearn.utils import Bunch
 
-from revdist_sklearn import ESMFeaturizer, ReverseDistiller, _corpus, fit_on_corpus
+from revdist_sklearn import ESMFeaturizer, Moments, ReverseDistiller, _corpus, fit_on_corpus
 from revdist_sklearn.base._hub import quiet
+from revdist_sklearn.cli import _demo
 from revdist_sklearn.cli._main import main
 from revdist_sklearn.datasets import load_gb1_stability, load_uniprot_sample
+from revdist_sklearn.embedding._cache import EmbeddingCache
 from revdist_sklearn.models._loading import REGISTRY
 
 MODELS = "esm2-nano:64"
@@ -88,7 +93,13 @@ def load_and_save(source, folder):
 
 def corpus_pass(checkpoint, output, n_jobs=1):
     """Fit on a corpus with a checkpoint after each of a dozen pieces."""
-    _corpus.PIECE_RESIDUES, _corpus.CHECKPOINT_SECONDS = 600, 0.0
+    _corpus.CHECKPOINT_SECONDS = 0.0
+    corpus_pass_of_seconds(checkpoint, output, n_jobs)
+
+
+def corpus_pass_of_seconds(checkpoint, output, n_jobs=1):
+    """Fit on a corpus in a dozen pieces, with a checkpoint at the end, or where it is cut off."""
+    _corpus.PIECE_RESIDUES = 600
     distiller = ReverseDistiller(n_components=40)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the corpus is small
@@ -135,6 +146,13 @@ def fit(inputs, folder):
     """Run ``revdist fit``."""
     fasta = str(Path(inputs) / "proteins.fasta")
     return main(["fit", "--models", MODELS, "--fasta", fasta, "--output", folder])
+
+
+def fit_of_seconds(inputs, checkpoint, folder):
+    """Run ``revdist fit`` in a dozen pieces, with a checkpoint where it is cut off."""
+    _corpus.PIECE_RESIDUES = 600
+    words = ["--fasta", str(Path(inputs) / "proteins.fasta"), "--checkpoint", checkpoint]
+    return main(["fit", "--models", MODELS, *words, "--output", folder])
 
 
 def evaluate(inputs, output):
@@ -242,6 +260,69 @@ def fork_beside(what, n_children, n_threads):
     print(json.dumps(ends))
 
 
+def fork_cold(n_children):
+    """Embed in children, forked while two threads import torch and load for the first time.
+
+    Prints as ``fork_beside``. Of a process of its own, which has imported nothing yet.
+    """
+    assert "torch" not in sys.modules
+    featurizer, rows = ESMFeaturizer(MODELS), {}
+    threads = [
+        threading.Thread(target=lambda i=i: rows.update({i: featurizer.transform(PROTEINS[:3])}))
+        for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    children = {}
+    for i in range(n_children):
+        time.sleep(0.3)
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                rows = featurizer.transform(PROTEINS[:3])
+                code = 0 if rows.shape == (3, 96) and np.isfinite(rows).all() else 2
+            finally:
+                os._exit(code)
+        children[pid] = i
+    for thread in threads:
+        thread.join()
+    ends = {"same": 0, "hangs": 0, "other": 0}
+    end = time.monotonic() + 40
+    for pid in children:
+        while not (found := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < end:
+            time.sleep(0.01)
+        if not found[0]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        ends["hangs" if not found[0] else "other" if found[1] else "same"] += 1
+    print(json.dumps(ends))
+
+
+def fork_in_a_bar():
+    """Embed in a child, forked while another thread moves a bar of tqdm."""
+    from tqdm.std import TqdmDefaultWriteLock
+
+    held, leave = threading.Event(), threading.Event()
+
+    def move():
+        with TqdmDefaultWriteLock.th_lock:
+            held.set()
+            leave.wait(1)
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        ESMFeaturizer(MODELS, verbose=1).transform(PROTEINS[:1])
+        os._exit(0)
+    leave.set()
+    thread.join()
+    return int(os.waitpid(pid, 0)[1] != 0)
+
+
 def many_calls(n_calls, cache=""):
     """Print open files and memory in kB before some calls on ever new sequences, and after."""
     featurizer = ESMFeaturizer(MODELS, cache_dir=cache or None)
@@ -249,7 +330,10 @@ def many_calls(n_calls, cache=""):
     warm, figures = 60, []  # libraries take their memory in the first calls
     for i in range(warm + n_calls + 1):
         of_call = PROTEINS[i % 40 : i % 40 + 3]
-        few = [sequence[i % 50 : i % 50 + 20 + i % 7] for sequence in of_call]
+        # Residues that no call before had together: oneDNN keeps code for each number.
+        n = 30 + 97 * i % 270
+        cuts = [(i + place) % 50 + np.array([0, (n + place) // 3]) for place in range(3)]
+        few = [sequence[a:b] for sequence, (a, b) in zip(of_call, cuts, strict=True)]
         distiller.transform(featurizer.transform(few))
         if i in (warm, warm + n_calls):
             status = Path("/proc/self/status").read_text()
@@ -284,4 +368,88 @@ def read_only(folder, task, *arguments):
     if os.getuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
+    return globals()[task](*arguments)
+
+
+def save_moments(path, seed):
+    """Write moments, in the place of others."""
+    Moments(BLOCKS).update(rows_of(seed)[:50]).save(path)
+
+
+def _row_of(sequence):
+    """Return the row that a protein has here, and no other has."""
+    seed = int.from_bytes(hashlib.sha256(sequence.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).normal(size=16).astype(np.float32)
+
+
+def use_cache(folder, n_rows=20, n_rounds=1, seed=0):
+    """Look rows up and keep what is missing, each round in a connection of its own.
+
+    Prints how many were found, and how many of these are another protein's.
+    """
+    rng, found_rows, wrong, warned = np.random.default_rng(seed), 0, 0, 0
+    space = {"model": "m", "layer": -1, "width": 16}
+    for _ in range(n_rounds):
+        texts = [f"A{'CDEFGHIKLM'[i % 10]}{'NPQRSTVWYM'[i // 10]}" for i in range(100)]
+        texts = [texts[i] for i in rng.permutation(100)[:n_rows]] if n_rounds > 1 else texts
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with EmbeddingCache(folder, seconds=0) as cache:
+                found, rows = cache.get(space, texts)
+                wrong += sum(
+                    row.tobytes() != _row_of(texts[i]).tobytes()
+                    for i, row in zip(found, rows, strict=True)
+                )
+                missing = [text for i, text in enumerate(texts) if i not in set(found)]
+                if missing:
+                    cache.put(space, missing, np.stack([*map(_row_of, missing)]))
+        found_rows, warned = found_rows + len(found), warned + len(caught)
+    print(json.dumps({"found": found_rows, "wrong": wrong, "warnings": warned}))
+
+
+def use_cache_without_locks(*arguments):
+    """Do the same where locks do nothing, as on some network mounts."""
+    connect = sqlite3.connect
+
+    def without_locks(path, **options):
+        return connect(f"file:{path}?vfs=unix-none", uri=True, **options)
+
+    sqlite3.connect = without_locks
+    use_cache(*arguments)
+
+
+def demo(output):
+    """Run ``revdist demo`` on a part of its data."""
+    short = Bunch(sequences=PROTEINS)
+    _demo.load_uniprot_sample = lambda: short
+    for name in ("load_gb1_stability", "load_amyloid_nucleation"):
+        load = getattr(_demo, name)
+
+        def few(load=load, **options):
+            bunch = load(**options)
+            part = {key: bunch[key][:80] for key in ("sequences", "target", "mutations")}
+            return Bunch(**part)
+
+        setattr(_demo, name, few)
+    return main(["demo", "--output", output])
+
+
+def embed_while_a_worker_dies(inputs, folder):
+    """Run ``revdist embed`` on two workers of joblib, of which one is killed."""
+    from joblib.externals.loky import reusable_executor
+
+    def work():
+        while not (executor := reusable_executor._executor) or not executor._processes:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        os.kill(next(iter(executor._processes)), signal.SIGKILL)
+
+    threading.Thread(target=work, daemon=True).start()
+    return embed(inputs, Path(folder) / "cache", Path(folder) / "z.npz", n_jobs=2)
+
+
+def on_ascii_terminal(task, *arguments):
+    """Run a task where terminals have no other letters; Python escapes them on stderr alone."""
+    sys.stdout.reconfigure(encoding="ascii", errors="strict")
+    sys.stderr.reconfigure(encoding="ascii", errors="backslashreplace")
     return globals()[task](*arguments)

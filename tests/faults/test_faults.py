@@ -169,10 +169,28 @@ def test_a_signal_in_a_corpus_pass_leaves_a_checkpoint_to_go_on_from(nursery, tm
         end = nursery.run(*arguments, at=rows.BATCH, do=int(number), nth=9)
         assert end.code == -number, end.text
         assert Moments.load(tmp_path / "m").n_rows > 0
-        assert not rows.left_over(tmp_path) or number == signal.SIGTERM
+        assert not rows.left_over(tmp_path)
     assert nursery.run(*arguments).code == 0
     assert nursery.run("corpus_pass", tmp_path / "n", tmp_path / "e").code == 0
     assert rows.chain_of(tmp_path / "d") == rows.chain_of(tmp_path / "e")
+
+
+@pytest.mark.parametrize("call", ["library", "shell"])
+def test_a_signal_within_the_first_minute_leaves_a_checkpoint_too(call, nursery, inputs, tmp_path):
+    """Nothing has written one before, and the process ends by the signal as it would have."""
+    task = "corpus_pass_of_seconds" if call == "library" else "fit_of_seconds"
+    words = [task, *([inputs] if call == "shell" else [])]
+    found = []
+    for number in rows.SIGNALS:
+        name = str(int(number))
+        arguments = *words, tmp_path / name, tmp_path / f"d{name}"
+        end = nursery.run(*arguments, at=rows.BATCH, do=int(number), nth=9)
+        assert end.code == (-number if call == "library" else 128 + number), end.text
+        assert Moments.load(tmp_path / name).n_rows > 0
+        assert not rows.left_over(tmp_path)
+        assert nursery.run(*arguments).code == 0
+        found.append(rows.chain_of(tmp_path / f"d{name}"))
+    assert found[0] == found[1]
 
 
 # Disks
@@ -233,6 +251,16 @@ def test_pickles_in_a_model_folder_do_not_run(nursery, tmp_path):
 @pytest.mark.parametrize("n_threads", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_forks_beside_threads_do_not_hang(n_threads, nursery):
     assert rows.forks(nursery, 4, n_threads) == {rows.SAME: 16}
+
+
+@pytest.mark.slow
+def test_forks_beside_the_first_imports_and_loads_do_not_hang():
+    assert rows.cold_forks(6) == {rows.SAME: 6}
+
+
+def test_a_fork_waits_for_a_bar(nursery):
+    end = nursery.run("fork_in_a_bar")
+    assert end.code == 0, end.text
 
 
 def test_eight_processes_on_one_cache(nursery, inputs, expected, tmp_path):

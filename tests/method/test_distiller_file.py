@@ -54,7 +54,7 @@ def test_truncated_and_named(tmp_path):
 def rewritten(folder, change):
     """Write a distiller again with its header and tensors changed, and the digest of that."""
     path = folder / "chain.safetensors"
-    header, tensors, _ = read_tensors(path, "distiller", 3)
+    header, tensors, _ = read_tensors(path, "distiller", 4)
     changed = change(header, tensors)
     write_tensors(path, "distiller", header if changed is None else changed, tensors)
 
@@ -74,9 +74,9 @@ def test_a_newer_format_is_told_before_all_else(tmp_path):
     ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path)
     rewritten(
         tmp_path,
-        lambda header, tensors: {"format": 4, "of another form": tensors.pop("mean").size},
+        lambda header, tensors: {"format": 5, "of another form": tensors.pop("mean").size},
     )
-    with pytest.raises(FormatError, match=r"format 4.*reads up to 3"):
+    with pytest.raises(FormatError, match=r"format 5.*reads up to 4"):
         ReverseDistiller.from_pretrained(tmp_path)
 
 
@@ -471,7 +471,7 @@ def test_what_is_not_known_may_be_nan(tmp_path):
 def test_a_header_or_digest_that_is_not_there_is_damage(tmp_path):
     ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path)
     path = tmp_path / "chain.safetensors"
-    _, tensors, metadata = read_tensors(path, "distiller", 3)
+    _, tensors, metadata = read_tensors(path, "distiller", 4)
     for name, words in (("digest", "digest is missing"), ("distiller", "lacks the header")):
         save_file(tensors, path, {k: v for k, v in metadata.items() if k != name})
         with pytest.raises(DamagedFileError, match=words):

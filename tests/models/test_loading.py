@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pickle
@@ -16,15 +17,17 @@ import pytest
 import torch
 import transformers
 from conftest import save_esm, save_t5
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import EsmModel, EsmTokenizer
 from transformers.utils import logging as transformers_logging
 
-from revdist_sklearn import DamagedFileError
+from revdist_sklearn import DamagedFileError, ESMFeaturizer
 from revdist_sklearn.base._hub import ModelNotFoundError
 from revdist_sklearn.models import _device, _fingerprint, _loading
 from revdist_sklearn.models._architectures import ARCHITECTURES
 from revdist_sklearn.models._device import resolve_device
+from revdist_sklearn.models._encoder import Encoder
 from revdist_sklearn.models._family import resolve_family
 from revdist_sklearn.models._fingerprint import weights_digest
 from revdist_sklearn.models._loading import (
@@ -679,3 +682,29 @@ def test_the_report_of_a_head_that_is_left_out_is_silent_with_bars_too():
     )
     assert "Loading weights" in run.stderr
     assert "LOAD REPORT" not in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        SafetensorError("unable to mmap 31388 bytes: Cannot allocate memory (os error 12)"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        MemoryError(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("where", ["from_pretrained", "pack"])
+def test_memory_that_runs_out_at_load_is_no_damage(error, where, tiny_model, monkeypatch):
+    def full(*args, **kwargs):
+        raise error
+
+    owner = EsmModel if where == "from_pretrained" else Encoder
+    monkeypatch.setattr(owner, where, full)
+    monkeypatch.setattr(_loading, "REGISTRY", Registry(1))
+    with pytest.raises(MemoryError, match=r"tiny_12'.* take 0 MiB\. Use a smaller") as caught:
+        ESMFeaturizer(tiny_model).transform(["MKT"])
+    assert "damaged" not in str(caught.value)
+    monkeypatch.undo()
+    monkeypatch.setattr(_loading, "REGISTRY", Registry(1))
+    assert ESMFeaturizer(tiny_model).transform(["MKT"]).shape == (1, 12)

@@ -18,7 +18,7 @@ from revdist_sklearn.embedding._sequences import AMINO_ACIDS, RESIDUES
 from revdist_sklearn.models import _loading, _packed
 from revdist_sklearn.models._family import resolve_family
 from revdist_sklearn.models._loading import load
-from revdist_sklearn.models._packed import OneDNNLinear, Packed, pack
+from revdist_sklearn.models._packed import OneDNNLinear, Packed, filled, pack
 
 # In older versions attention may not be told of the proteins in a row.
 NEW = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 20)
@@ -94,8 +94,75 @@ def test_there_is_no_padding(tiny_model):
         lambda model, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)),
         with_kwargs=True,
     )
-    encoder(["MKTAY", "G", "ACDEFGHIKL"])
-    assert shapes == [(1, 16 + 6)]
+    encoder(["MKTAY" * 4, "G" * 30, "ACDEFGHI"])
+    assert shapes == [(1, 58 + 6)]
+
+
+def test_rows_of_tokens_have_few_lengths_and_little_that_fills_them_up():
+    """For each length oneDNN keeps a quarter of a MB a shape of a layer."""
+    lengths = {filled(n) for n in range(1, 8193)}
+    assert len(lengths) == 16 + 3 * 16
+    for n in range(1, 8193):
+        assert n <= filled(n) <= max(n + 63, n * 1.0625)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_what_fills_a_row_up_changes_nothing(learned, tmp_path, proteins, monkeypatch):
+    """Also with positions up to the last that the model has."""
+    longest = "ACDEFGHIKLMNPQRSTVWY" * 51
+    encoder = packed_esm(save_esm1b(tmp_path) if learned else resolve_nano())
+    assert len(longest) + 2 == 1022
+    for sequences in (proteins, [longest], [longest, *proteins], ["M"]):
+        residues, first = encoder(sequences)
+        with monkeypatch.context() as bare:
+            bare.setattr(_packed, "filled", lambda n: n)
+            expected, expected_first = encoder(sequences)
+        torch.testing.assert_close(residues, expected, rtol=0, atol=1e-6 if learned else 2e-6)
+        torch.testing.assert_close(first, expected_first, rtol=0, atol=1e-6)
+        assert [len(r) for r in residues] == [len(s) for s in sequences]
+
+
+def resolve_nano():
+    return resolve_family("esm2-nano")[-1].folder()
+
+
+@has_one_dnn
+def test_where_onednn_fails_its_layers_are_taken_back_and_the_batch_is_repeated(
+    tiny_model, proteins, one_dnn, monkeypatch
+):
+    encoder = packed_esm(tiny_model)
+    assert encoder.packing is True
+    expected, _ = encoder(proteins)
+    calls = []
+
+    def failing(self, x):
+        calls.append(1)
+        if len(calls) > 3:  # and on and on, as of shapes that it has failed for
+            raise RuntimeError("could not create a primitive")
+        return forward(self, x)
+
+    forward = OneDNNLinear.forward
+    monkeypatch.setattr(OneDNNLinear, "forward", failing)
+    for _ in range(2):
+        residues, _ = encoder(proteins)
+        torch.testing.assert_close(residues, expected, rtol=0, atol=1e-5)
+    assert len(calls) == 4
+    assert not any(isinstance(module, OneDNNLinear) for module in encoder.model.modules())
+    assert encoder.packed and encoder.packing == (
+        "in one row, but without linear layers on oneDNN (could not create a primitive)"
+    )
+
+
+def test_an_error_of_plain_layers_is_raised(tiny_model, one_dnn, monkeypatch):
+    monkeypatch.setattr(_packed, "one_dnn_pays", lambda: False)
+    encoder = packed_esm(tiny_model)
+
+    def failing(self, rows):
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(Packed, "__call__", failing)
+    with pytest.raises(RuntimeError, match="could not create a primitive"):
+        encoder(["MKT"])
 
 
 @has_one_dnn

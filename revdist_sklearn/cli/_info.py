@@ -1,0 +1,144 @@
+"""``revdist info``: what a file or folder of this package is, and from which models."""
+
+import os
+from pathlib import Path
+
+from .. import Moments, ReverseDistiller, load_embeddings
+from ..base._units import as_size
+from ..embedding._cache import FILE as CACHE
+from ..interop import load_published_scalers
+from ..library._formats import ENDINGS
+from ..library._shards import MANIFEST, ShardFolder
+from ..method._distiller_file import WEIGHTS
+from . import _cache
+from ._messages import say
+from ._stages import describe_stages, format_stages
+
+HELP = "tell what a distiller, embeddings, a cache or moments are, and from which models"
+EXAMPLE = "revdist info distiller"
+
+
+def add_arguments(parser):
+    """Add the argument of this command."""
+    parser.add_argument(
+        "path",
+        help="a distiller (folder, alias or hub id), a folder of shards or a file of embeddings, "
+        "a cache, moments, a checkpoint, or published scalers (.npz)",
+    )
+
+
+def run(arguments):
+    """Print what it is."""
+    path = Path(os.path.expanduser(arguments.path))
+    if path.is_dir():
+        kinds = (
+            (MANIFEST, _shards),
+            (WEIGHTS, _distiller),
+            (CACHE, lambda path: _cache.info(path)),
+        )
+        for name, tell in kinds:
+            if (path / name).exists():
+                tell(path)
+                return
+        if any(path.glob("*scaler-*.npz")):
+            _published(path)
+            return
+    elif not path.exists():
+        _distiller(arguments.path)  # an alias or a hub id, or the error that it is none
+        return
+    elif path.suffix == ".npz" and "scaler-" in path.name:
+        _published(path)
+        return
+    elif path.suffix in ENDINGS:
+        _embeddings(path)
+        return
+    elif path.suffix == ".safetensors":
+        _moments(path)
+        return
+    raise ValueError(
+        f"{path} is nothing that this package writes: a distiller, a folder of shards, a cache, "
+        f"moments (.safetensors), or embeddings ({', '.join(ENDINGS)})."
+    )
+
+
+def _distiller(source):
+    distiller = ReverseDistiller.from_pretrained(source)
+    say(f"A distiller, {distiller.regressor}: {source}")
+    say(format_stages(describe_stages(distiller)))
+    say(f"Rows of the fit: {distiller.n_samples_seen_:,}")
+    _print_provenance(getattr(distiller, "provenance_", None))
+    rounding = getattr(distiller, "rounding_", None)
+    for name, value in (rounding or {"dtype": "float64"}).items():
+        say(f"{'Kept as' if name == 'dtype' else name}: {value}")
+
+
+def _print_provenance(provenance):
+    if provenance is None:
+        say("Models and corpus: not known (fitted on rows).")
+        return
+    for member in provenance["members"]:
+        layer = f", layer {member['layer']}" if "layer" in member else ""
+        say(f"Model: {member['block']}, weights {member['weights'][:16]}{layer}")
+    for corpus in provenance["corpora"]:
+        say(
+            f"Corpus: {corpus['n_proteins']:,} proteins, {corpus['n_residues']:,} residues "
+            f"({corpus['digest'][:16]})"
+        )
+    say(f"Written by revdist_sklearn {provenance['version']}")
+
+
+def _shards(path):
+    folder = ShardFolder.load(path)
+    files = list(path.glob("shard-*"))
+    size = as_size(sum(file.stat().st_size for file in files))
+    if folder.entries is None:
+        say(
+            f"Embeddings, not complete: {len(files):,} shards ({size}) in {path}. The call that "
+            "began them goes on from there."
+        )
+    else:
+        say(f"Embeddings of {folder.n_proteins:,} proteins, {folder.n_residues:,} residues.")
+        say(f"{len(folder.entries):,} shards, {size}: {path}")
+    _print_facts(folder.facts)
+
+
+def _embeddings(path):
+    with load_embeddings(path) as found:
+        say(f"Embeddings, {found.shape[0]:,} x {found.shape[1]:,} {found.dtype}: {path}")
+        say(f"On disk: {as_size(path.stat().st_size)}")
+        if found.facts is None:
+            say("Models: not known (written by another program).")
+        else:
+            _print_facts(found.facts)
+
+
+def _print_facts(facts):
+    say(f"Rows of {facts['level']}s, {len(facts['columns']):,} columns, {facts['dtype']}")
+    for block, width in facts["stages"]:
+        say(f"Up to column {width:,}: {block}")
+    for member in facts["settings"]["rows"]["members"]:
+        say(f"Model: weights {member['weights'][:16]}, {member['dtype']}, layer {member['layer']}")
+    limit = facts["limit"]
+    if limit is not None:
+        how = {"error": "an error", "truncate": "cut", "window": "in windows"}[facts["too_long"]]
+        say(f"Sequences above {limit:,} residues: {how}")
+    nested = facts["settings"]["distiller"]
+    say("Models side by side" if nested is None else f"Nested, by distiller {nested[:16]}")
+    say(f"Written by revdist_sklearn {facts['version']}")
+
+
+def _moments(path):
+    moments, extra = Moments.load(path, return_metadata=True)
+    what = "A checkpoint of a pass over a corpus" if "pieces" in extra else "Moments"
+    say(f"{what}: {path}, {as_size(path.stat().st_size)}")
+    say(f"Blocks: {moments.blocks}")
+    say(f"{moments.n_rows:,} rows, {moments.n_proteins:,} proteins")
+    if "pieces" in extra:
+        say(f"Pieces done: {extra['pieces']:,}")
+    _print_provenance(moments.provenance)
+
+
+def _published(path):
+    distiller = load_published_scalers(path)
+    say(f"Published scalers of reverse distillation: {path}")
+    say(f"Widths: {', '.join(str(stage.width) for stage in distiller.stages_)}")
