@@ -10,8 +10,6 @@ from ..base._values import same
 
 # Rows and columns mirrored at a time.
 TILE = 512
-# In place of a number of changes; no value of `due`.
-CUT_OFF = -2
 # Calls a function without arguments, in C.
 _call = methodcaller("__call__")
 
@@ -40,10 +38,10 @@ class Level:
     covariance : ndarray of shape (D, D)
         ``scatter / n``.
 
-    steps : int
-        Changes so far; ``CUT_OFF`` within one, and where one was cut off.
+    steps : float
+        Changes so far, an integer; NaN within one, and where one was cut off.
 
-    due : int
+    due : float
         What ``steps`` will be when the rows that are being added have all been.
 
     Examples
@@ -62,14 +60,14 @@ class Level:
         # Products fill the lower triangle; the upper one is mirrored when it is asked for.
         self._scatter = np.zeros((n_columns, n_columns))
         self._mirrored = True
-        self.steps = self.due = 0
+        self.steps = self.due = 0.0
 
     @classmethod
     def of(cls, n, mean, scatter):
         """Return a level of known moments."""
         level = cls.__new__(cls)
         level.n, level.mean, level._scatter, level._mirrored = float(n), mean, scatter, True
-        level.steps = level.due = 0
+        level.steps = level.due = 0.0
         return level
 
     @property
@@ -96,7 +94,7 @@ class Level:
             return
         step = self.step(other.n, other.mean)
         self.due = self.steps + 1
-        self.steps = CUT_OFF
+        self.steps = np.nan
         self._add(other._scatter, step)
         self.move(other.n, other.mean)
         self._mirrored = self._mirrored and other._mirrored
@@ -116,7 +114,7 @@ class Level:
             Their scatter about ``mean`` plus the square of ``step(n, mean)``; its lower
             triangle counts.
         """
-        after, self.steps = self.steps + 1, CUT_OFF
+        after, self.steps = self.steps + 1, np.nan
         self._add(lower)
         self.move(n, mean)
         self._mirrored = False
@@ -186,7 +184,7 @@ class Level:
         return {"n": self.n, "mean": self.mean, "_scatter": self.scatter, "_mirrored": True}
 
     def __setstate__(self, state):
-        self.__dict__.update({**state, "steps": 0, "due": 0})
+        self.__dict__.update({**state, "steps": 0.0, "due": 0.0})
 
     def __eq__(self, other):
         if not isinstance(other, Level):
