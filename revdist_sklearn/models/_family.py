@@ -334,7 +334,8 @@ def _check_sizes(config, member):
     known = member.model_type in ARCHITECTURES
     for name in AT_MOST if known else ("hidden_size", "d_model"):
         value = getattr(config, name, None)
-        if value is not None:
+        # Some have no such size; a null in place of one is none, but that of a vocabulary.
+        if value is not None or (known and hasattr(config, name) and name != "vocab_size"):
             integer({name: value}, name, 1, AT_MOST[name])
 
 

@@ -529,3 +529,58 @@ def test_on_dask_and_one_worker_dies(tmp_path, proteins, distiller, monkeypatch)
     names, Z = table(tmp_path / "z")
     assert names == [name for name, _ in proteins]
     np.testing.assert_allclose(Z, in_memory(proteins, distiller), atol=1e-5)
+
+
+# Kills of what is made before the shards, and of what is removed after them
+
+
+def test_a_run_that_is_killed_as_it_begins_is_gone_on_with(
+    tmp_path, proteins, distiller, monkeypatch
+):
+    """What tells that a folder is ours is there before anything else is."""
+    with monkeypatch.context() as killed:
+        killed.setattr(ReverseDistiller, "save_pretrained", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            embed_to(tmp_path / "z", EMB, proteins, distiller=distiller)
+    assert embed_to(tmp_path / "z", EMB, proteins, distiller=distiller).n_proteins == 12
+    assert ReverseDistiller.from_pretrained(tmp_path / "z" / "distiller").n_components_ == 64
+
+
+@pytest.mark.parametrize("left", ["a shard less", "all but what tells of them", "an empty folder"])
+def test_a_removal_that_is_killed_is_finished_by_the_next_call(
+    tmp_path, proteins, distiller, monkeypatch, left
+):
+    output, folder = tmp_path / "z.npz", tmp_path / "z.npz.shards"
+    with monkeypatch.context() as killed:
+        killed.setattr(_embed_to, "_remove", lambda folder: None)
+        embed_to(output, EMB, proteins, distiller=distiller)
+    before = output.read_bytes()
+    if left == "a shard less":
+        next(folder.glob("shard-*")).unlink()
+    else:
+        (folder / MANIFEST).rename(tmp_path / "kept")
+        _embed_to._remove(folder)
+        folder.mkdir()
+        if left != "an empty folder":
+            (tmp_path / "kept").rename(folder / MANIFEST)
+    embed_to(output, EMB, proteins, distiller=distiller)
+    assert output.read_bytes() == before and not folder.exists()
+
+
+def test_what_tells_of_shards_is_removed_last(tmp_path, proteins, monkeypatch):
+    unlink, names = type(tmp_path).unlink, []
+
+    def noted(path, **options):
+        names.append(path.name)
+        assert MANIFEST not in names or not path.name.startswith("shard-")
+        assert path.name.endswith(".tmp") or (tmp_path / "z.npz.shards" / MANIFEST).exists()
+        unlink(path, **options)
+
+    monkeypatch.setattr(type(tmp_path), "unlink", noted)
+    embed_to(tmp_path / "z.npz", EMB, proteins)
+    assert sum(name.startswith("shard-") for name in names) > 3
+    assert not (tmp_path / "z.npz.shards").exists()
+
+
+def _killed(*arguments, **options):
+    raise KeyboardInterrupt
