@@ -37,7 +37,7 @@ def info(folder):
         say(f"No embeddings in {folder}.")
     for space in spaces:
         if "damaged" in space:
-            print(f"Not known: {space['n_sequences']:,} sequences; {space['damaged']}")
+            say(f"Not known: {space['n_sequences']:,} sequences; {space['damaged']}")
             continue
         # Of other origin than a featurizer it may tell less.
         facts = [str(space.get("dtype"))]

@@ -18,8 +18,10 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
+from multiprocessing import resource_tracker
 
 from joblib import cpu_count, effective_n_jobs
+from joblib.externals.loky.backend import resource_tracker as of_loky
 from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -90,7 +92,8 @@ def _parallel(n_jobs, function, return_as, one_by_one=False):
     with quiet, Parallel(n_jobs=n_jobs, return_as=return_as, **how) as workers:
 
         def call(tasks):
-            with _deaf_to_interrupts():
+            alone = tasks_at_a_time(n_jobs) == 1
+            with nullcontext() if alone else _deaf_to_interrupts():
                 return workers(delayed(task)(*arguments) for arguments in tasks)
 
         yield call
@@ -105,6 +108,10 @@ def _deaf_to_interrupts():
     if not hasattr(signal, "pthread_sigmask"):  # not on Windows
         yield
         return
+    if type(get_active_backend()[0]).__name__ == "LokyBackend":
+        # Started with the first worker, they would let interrupts through again.
+        resource_tracker.ensure_running()
+        of_loky.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,5 +1,7 @@
 """One block of proteins to one shard: what a worker runs."""
 
+import hashlib
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -7,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from ..base._damage import DamagedFileError
-from ..base._formats import FormatError
 from ..base._identity import digest
 from ..base._text import shown
 from ..embedding._plan import EmbeddingPlan
@@ -36,8 +37,8 @@ class BlockRun:
     identity : str
         Digest of all settings.
 
-    distiller : str or None
-        Folder of the distiller; None for the models side by side.
+    distiller : (str, str) or None
+        Folder of the distiller, and its :func:`digest_of`; None for the models side by side.
 
     level, dtype : str
         As in :func:`embed_to`.
@@ -50,14 +51,14 @@ class BlockRun:
     rows: str
     folder: str
     identity: str
-    distiller: str | None
+    distiller: tuple[str, str] | None
     level: str
     dtype: str
     cache_dir: str | None
 
 
 def write_block(run, name, records):
-    """Embed the proteins of a block and write their shard.
+    """Embed the proteins of a block and write their shard, unless it is there and whole.
 
     Parameters
     ----------
@@ -73,6 +74,12 @@ def write_block(run, name, records):
     -------
     name : str
 
+    outcome : {"found", "made", "mended"}
+        The last of a shard that was there and damaged.
+
+    seconds : float
+        That it took.
+
     Raises
     ------
     ValueError
@@ -84,20 +91,23 @@ def write_block(run, name, records):
     OSError
         If the shard cannot be written.
     """
+    started, path = time.monotonic(), Path(run.folder) / name
+    was_there = path.exists()
+    if was_there and _is_whole(path, run.dtype):
+        return name, "found", time.monotonic() - started
     _check_weights(run)
     names = [name for name, _, _ in records]
     sequences = [sequence for _, sequence, _ in records]
     lengths = np.array([length for _, _, length in records], dtype=np.int64)
     if run.level == "protein":
         counts = np.ones(len(names), dtype=np.int64)
-        _check_pooling(run.plan.pooling, names, sequences)
-        rows = _finished(run, ProteinRows(run.plan, run.cache_dir, 1).of(sequences), names, counts)
+        rows = _finished(run, _rows_of_proteins(run, names, sequences), names, counts)
     else:
         counts = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
         rows = _rows_of_residues(run, sequences, names, counts)
     _check_weights(run)
-    write_shard(Path(run.folder) / name, Shard(names, lengths, counts, rows), run.identity)
-    return name
+    write_shard(path, Shard(names, lengths, counts, rows), run.identity)
+    return name, "mended" if was_there else "made", time.monotonic() - started
 
 
 def _check_weights(run):
@@ -109,26 +119,27 @@ def _check_weights(run):
         )
 
 
-def _check_pooling(pooling, names, sequences):
-    """Raise where a protein has not the positions to pool over, naming it."""
-    if pooling.kind in (MEAN, MAX, CLS):
-        return
-    for name, sequence in zip(names, sequences, strict=True):
-        try:
-            pooling.check([sequence])
-        except ValueError as error:
-            raise ValueError(str(error).replace("Sequence 0", shown(name), 1)) from error
-
-
-def is_whole(path, n_columns, dtype):
-    """Return whether a shard is there, and is what was written to the last bit."""
+def _is_whole(path, dtype):
+    """Return whether a shard that is there is what was written, to the last bit."""
     try:
-        read_shard(path, n_columns, dtype)
-    except FormatError:
-        raise
+        read_shard(path, dtype=dtype)
     except (DamagedFileError, FileNotFoundError):
         return False
     return True
+
+
+def _rows_of_proteins(run, names, sequences):
+    if run.plan.pooling.kind not in (MEAN, MAX, CLS):  # positions, which not all may have
+        for name, sequence in zip(names, sequences, strict=True):
+            try:
+                run.plan.pooling.check([sequence])
+            except ValueError as error:
+                raise ValueError(str(error).replace("Sequence 0", shown(name), 1)) from error
+    try:
+        return ProteinRows(run.plan, run.cache_dir, 1).of(sequences)
+    except (KeyboardInterrupt, MemoryError) as error:
+        error.__notes__ = []  # of what is kept the run itself tells
+        raise
 
 
 def _rows_of_residues(run, sequences, names, counts):
@@ -153,7 +164,7 @@ def _finished(run, rows, names, counts):
             "try dtype='float32' or 'bfloat16' of the featurizer."
         )
     if run.distiller is not None:
-        rows = _distiller(run.distiller, run.identity).transform(rows)
+        rows = _distiller(*run.distiller).transform(rows)
     if run.dtype == "float16":
         largest = np.abs(rows).max(axis=1, initial=0.0)
         if largest.max(initial=0.0) > np.finfo(np.float16).max:
@@ -171,6 +182,19 @@ def _protein(names, counts, wrong):
 
 
 @lru_cache(maxsize=2)
-def _distiller(folder, identity):
-    """Return the distiller of a run, read once a process; ``identity`` tells runs apart."""
-    return ReverseDistiller.from_pretrained(folder)
+def _distiller(folder, expected):
+    """Return the distiller of a run, read once a process."""
+    distiller = ReverseDistiller.from_pretrained(folder)
+    if digest_of(distiller) != expected:
+        raise RuntimeError(f"{folder} holds another distiller than that of the run.")
+    return distiller
+
+
+def digest_of(distiller):
+    """Return a text that is the same for distillers that give the same rows."""
+    found = hashlib.blake2b(digest_size=16)
+    for stage in distiller.stages_:
+        for array in (stage.directions, stage.coef, stage.mean, stage.prefix_mean):
+            found.update(f"{array.shape}\n".encode())
+            found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,14 +15,15 @@ from ..base._files import make_folder
 from ..base._identity import digest
 from ..base._notes import add_note
 from ..base._progress import progress_bar
+from ..base._text import shown
 from ..base._units import as_time
-from ..embedding._workers import in_order, is_worker_death, tasks_at_a_time
+from ..embedding._workers import as_they_come, is_worker_death, tasks_at_a_time
 from ..method._distiller import ReverseDistiller
-from ._block import BlockRun, is_whole, write_block
+from ._block import BlockRun, digest_of, write_block
 from ._fasta import FastaReader
 from ._formats import assemble, written_from
 from ._job import Job
-from ._lock import only_one
+from ._lock import LOCK, only_one
 from ._records import RecordChecker, blocks_of, check_pass, records_of
 from ._shards import MANIFEST, NAME, ShardFolder, shard_name
 
@@ -41,7 +41,7 @@ class EmbeddingReport:
         The file or folder.
 
     n_proteins, n_residues : int
-        What is in it; residues as they were given.
+        What is in it; residues as they were embedded, without those that were cut off.
 
     n_columns : int
         Its width.
@@ -88,7 +88,8 @@ def embed_to(
 
     Sequences are read as they go and cut into blocks; each block is embedded where a worker is
     free and written as one file, whole or not at all. The same call after a fault goes on from
-    the blocks that are there, and after a finished run it computes nothing.
+    the blocks that are there, and after a finished run it computes nothing: it reads
+    the input, and looks whether the shards are whole.
 
     Parameters
     ----------
@@ -217,24 +218,23 @@ def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
     report : EmbeddingReport
     """
     tell = tell or (lambda message: None)
-    known, totals = first_pass(job.residues, sequences, skip_bad)
+    effective_n_jobs(n_jobs)  # raises where it is no number of workers
+    skipped = job.skipped if skip_bad else None
+    known, totals = first_pass(job.residues, sequences, skip_bad, skipped)
     for line in job.announcement(totals):
         tell(line)
     shards = ShardFolder(job.folder, job.facts, input=known)
     if job.ending and known and _written_from(job) == (shards.identity, known):
         tell(f"{job.output} is finished: there is nothing left to do.")
-        _remove_left(job.folder, shards.identity)
+        if _is_of(job.folder, shards):  # of a call that was killed after that
+            with only_one(job.folder):
+                _remove(job.folder)
         return _report(job, totals)
-    is_new = _begin(job, shards)
+    make_folder(job.folder)
     with only_one(job.folder):
+        _begin(job, shards)
         made = _Made(job, shards.identity, totals, tell)
-        for left in job.folder.glob(".*.tmp"):  # of processes that were killed
-            left.unlink(missing_ok=True)
-        if is_new:  # what is finished stays so where these sequences turn out to be others
-            shards.save()
-        if job.distiller is not None:  # after what tells that the folder is ours
-            _keep_distiller(job.distiller, job.folder / DISTILLER)
-        skipped = job.skipped if skip_bad else None
+        skipped = skipped if known is None else None  # it was written by the first pass
         try:
             with RecordChecker(job.residues, skip=skip_bad, skipped_to=skipped) as checker:
                 made.write(_records(sequences), checker, n_jobs, bar)
@@ -246,17 +246,17 @@ def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
                     "nothing writes to them."
                 )
             made.check_complete()
+            shards.entries = [shards.entry(name) for name in made.names]
+        except FileExistsError:
+            raise
         except BaseException as error:
-            error.__notes__ = []  # of the block alone
             add_note(error, made.kept())
             raise
-        shards.entries = [shards.entry(name) for name in made.names]
         shards.input = checker.digest()
         shards.save()
         if job.ending:
             assemble(shards, job.output, layout=job.layout)
-    if job.ending:
-        _remove(job.folder)
+            _remove(job.folder)
     return _report(job, checker, len(made.names), made.n_found)
 
 
@@ -266,7 +266,7 @@ class _Made:
     def __init__(self, job, identity, totals, tell):
         self.job, self.identity, self.totals, self.tell = job, identity, totals, tell
         self.names: list[str] = []
-        self.n_found = self._n_residues = 0
+        self.n_found = 0
         self._waiting: dict[str, int] = {}
         self._fault: Exception | None = None
         self._there = defaultdict(set)
@@ -278,20 +278,28 @@ class _Made:
         """Write the shards that are not there, of records as they come."""
         total = None if self.totals is None else self.totals.n_residues
         with progress_bar(total, bar) as progress:
-            tasks = self._tasks(records, checker, progress)
+            tasks = self._tasks(records, checker)
             if effective_n_jobs(n_jobs) == 1:
                 results = (write_block(*task) for task in tasks)
             else:
-                results = in_order(write_block, tasks, n_jobs)
-            started, done = time.monotonic(), 0
+                results = as_they_come(write_block, tasks, n_jobs)
+            done, is_estimated = 0, False
             try:
-                for name in results:
+                for name, outcome, seconds in results:
                     n_residues = self._waiting.pop(name)
-                    self._count(n_residues, progress)
-                    if not done and total is not None and n_residues < total:
-                        at_a_time = n_residues * tasks_at_a_time(n_jobs)
-                        self._estimate(started, at_a_time, total - self._n_residues)
-                    done += 1
+                    progress.update(n_residues)
+                    done += n_residues
+                    if outcome == "found":
+                        self.n_found += 1
+                        continue
+                    if outcome == "mended":
+                        self.tell(f"{self.job.folder / name} was damaged, and is made again.")
+                    if not is_estimated and total is not None and done < total:
+                        left = total - done
+                        seconds *= left / n_residues / tasks_at_a_time(n_jobs)
+                        about = f"About {as_time(seconds)} for the other {left:,} residues"
+                        self.tell(f"{about}, by the first block.")
+                        is_estimated = True
             except BaseException as error:
                 if not is_worker_death(error):
                     raise
@@ -299,18 +307,20 @@ class _Made:
                     "A worker died, most often for want of memory. Each worker holds the models "
                     "and one block: use a smaller `n_jobs` or `token_budget`."
                 ) from error
+            finally:
+                results.close()  # workers write nothing more
         if self._fault is not None:
             raise self._fault
 
-    def _tasks(self, records, checker, progress):
-        """Yield the tasks of the blocks that are not there yet."""
+    def _tasks(self, records, checker):
+        """Yield the tasks of the blocks, also of those that are there: a worker looks."""
         job = self.job
         run = BlockRun(
             job.plan,
             digest(job.plan.identity()),
             str(job.folder),
             self.identity,
-            None if job.distiller is None else str(job.folder / DISTILLER),
+            None if job.distiller is None else (str(job.folder / DISTILLER), job.nested),
             job.facts["level"],
             job.facts["dtype"],
             job.cache_dir,
@@ -320,7 +330,7 @@ class _Made:
         while True:
             try:
                 block = next(blocks, None)
-            except (ValueError, TypeError, OSError) as error:
+            except Exception as error:
                 # What was read before it is written first.
                 self._fault = error
                 return
@@ -336,23 +346,8 @@ class _Made:
                 )
                 return
             self.names.append(name)
-            n_residues = sum(len(sequence) for _, sequence, _ in block)
-            if name in self._there[index]:
-                if is_whole(job.folder / name, len(job.facts["columns"]), job.facts["dtype"]):
-                    self.n_found += 1
-                    self._count(n_residues, progress)
-                    continue
-                self.tell(f"{job.folder / name} is damaged, and made again.")
-            self._waiting[name] = n_residues
+            self._waiting[name] = sum(len(sequence) for _, sequence, _ in block)
             yield run, name, block
-
-    def _count(self, n_residues, progress):
-        self._n_residues += n_residues
-        progress.update(n_residues)
-
-    def _estimate(self, started, n_residues, left):
-        seconds = left * (time.monotonic() - started) / n_residues
-        self.tell(f"About {as_time(seconds)} for the other {left:,} residues, by the first block.")
 
     def check_complete(self):
         """Raise where the folder holds shards beyond those of the run; in our own they go."""
@@ -373,7 +368,7 @@ class _Made:
         return f"{n:,} whole shards are in {self.job.folder}; the same call goes on from there."
 
 
-def first_pass(plan, sequences, skip_bad=False):
+def first_pass(plan, sequences, skip_bad=False, skipped_to=None):
     """Look at all records before anything is made or run.
 
     Parameters
@@ -383,6 +378,9 @@ def first_pass(plan, sequences, skip_bad=False):
 
     sequences, skip_bad
         As in :func:`embed_to`.
+
+    skipped_to : Path or None, default=None
+        File of the records that are left out.
 
     Returns
     -------
@@ -399,8 +397,8 @@ def first_pass(plan, sequences, skip_bad=False):
     """
     if not _can_be_read_again(sequences):
         return None, None
-    checker = RecordChecker(plan, skip=skip_bad)
-    return check_pass(_records(sequences), checker), checker
+    with RecordChecker(plan, skip=skip_bad, skipped_to=skipped_to) as checker:
+        return check_pass(_records(sequences), checker), checker
 
 
 def _can_be_read_again(sequences):
@@ -426,64 +424,60 @@ def _written_from(job):
 
 
 def _begin(job, shards):
-    """Make the folder of the shards, or check that it is theirs.
-
-    Returns
-    -------
-    is_new : bool
-        Whether nothing tells yet what is in it.
+    """Check that the folder is that of the shards, and keep the distiller there.
 
     Raises
     ------
     FileExistsError
         If it holds something else.
     """
-    folder, is_new = job.folder, True
+    folder = job.folder
     if (folder / MANIFEST).exists():
         try:
             _check_is_ours(job, ShardFolder.load(folder), shards)
-            is_new = False
         except DamagedFileError:  # nothing depends on it: shards tell of themselves
-            pass
-    elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
-        raise FileExistsError(
-            f"{folder} holds something else than embeddings. Name a new or an empty folder."
-        )
-    make_folder(folder)
-    return is_new
+            shards.save()
+    else:
+        ours = {DISTILLER, *(path.name for path in folder.glob("shard-*"))}
+        others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - ours
+        if others:
+            raise FileExistsError(
+                f"{folder} holds something else than embeddings ({shown(min(others))}). Name a "
+                "new or an empty folder."
+            )
+        # First of all: what ends the run from here on is gone on from.
+        shards.save()
+    if job.distiller is not None:
+        kept = folder / DISTILLER
+        try:
+            is_kept = digest_of(ReverseDistiller.from_pretrained(kept)) == job.nested
+        except (OSError, ValueError):  # there is none yet, or it is damaged
+            is_kept = False
+        if not is_kept:
+            shutil.rmtree(kept, ignore_errors=True)
+            job.distiller.save_pretrained(kept)
 
 
-def _keep_distiller(distiller, kept):
-    """Save a distiller beside the shards, where none can be read."""
+def _is_of(folder, shards):
+    """Return whether a folder is that of shards of the same settings."""
     try:
-        ReverseDistiller.from_pretrained(kept)
-    except (OSError, ValueError):  # there is none yet, or it is damaged
-        shutil.rmtree(kept, ignore_errors=True)
-        distiller.save_pretrained(kept)
-
-
-def _remove_left(folder, identity):
-    """Remove what a process has left that was killed while it removed the shards of a run."""
-    try:
-        is_ours = ShardFolder.load(folder).identity == identity
+        return ShardFolder.load(folder).identity == shards.identity
     except (OSError, ValueError):
-        is_ours = False
-        with suppress(OSError):  # unless it is not there, or not empty
-            folder.rmdir()
-    if is_ours:
-        with only_one(folder):
-            _remove(folder)
+        return False
 
 
 def _remove(folder):
-    """Remove the shards of a run that is done; what tells that they are ours goes last."""
+    """Remove a folder of shards, what tells of them last."""
+    last = (MANIFEST, LOCK)
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name != MANIFEST:
-            with suppress(OSError):
-                path.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
+        elif path.name not in last:
+            path.unlink(missing_ok=True)
+    for name in last:
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # something else has come
+        folder.rmdir()
 
 
 def _check_is_ours(job, before, shards):

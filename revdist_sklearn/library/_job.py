@@ -1,6 +1,5 @@
 """What a run will write, and where: all of it is known before a sequence is read."""
 
-import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from .._provenance import check_models
 from ..base._units import as_size
 from ..embedding._plan import EmbeddingPlan
 from ..method._distiller import ReverseDistiller
+from ._block import digest_of
 from ._formats import ENDINGS, check_ending, size_of
 from ._shards import DTYPES, LEVELS
 
@@ -71,6 +71,8 @@ class Job:
         """Return the job of the parameters of :func:`embed_to`, checked."""
         _check_choice("level", level, LEVELS)
         _check_choice("dtype", dtype, DTYPES)
+        if not os.fspath(output):
+            raise ValueError("`output` is empty; name a file or a folder.")
         output = Path(os.path.abspath(os.path.expanduser(output)))
         ending = "" if output.is_dir() else output.suffix
         if ending:
@@ -83,6 +85,7 @@ class Job:
         n_models = len(featurizer.embedding_plan("residue").members)
         featurizer, distiller = _prefix(featurizer, distiller, n_components)
         plan = featurizer.embedding_plan(level)
+        _check_reference(plan)
         of = featurizer if distiller is None else distiller
         sizes = np.cumsum(plan.blocks.sizes) if distiller is None else distiller.stage_dims_
         labels = plan.blocks.labels if distiller is None else distiller.blocks_.labels
@@ -95,7 +98,8 @@ class Job:
             "too_long": plan.too_long,
             "settings": {
                 "rows": plan.identity(),
-                "distiller": None if distiller is None else _digest_of(distiller),
+                "cut": plan.limit if plan.too_long == "truncate" else None,
+                "distiller": None if distiller is None else digest_of(distiller),
                 "level": level,
                 "dtype": dtype,
                 "blocks": [BLOCK_RESIDUES, BLOCK_PROTEINS, BLOCK_BYTES],
@@ -115,6 +119,11 @@ class Job:
     def skipped(self):
         """The file of the records that are left out, where they are."""
         return self.output.with_name(f"{self.output.name}.skipped.tsv")
+
+    @property
+    def nested(self):
+        """Digest of the distiller, or None."""
+        return self.facts["settings"]["distiller"]
 
     def blocks(self, checked):
         """Yield lists of consecutive proteins, each of a block.
@@ -190,6 +199,15 @@ def _check_choice(name, value, choices):
         raise ValueError(f"{name}={value!r} must be {' or '.join(map(repr, choices))}.")
 
 
+def _check_reference(plan):
+    """Raise where the reference has not the positions to pool over."""
+    if plan.pooling is not None and plan.reference is not None:
+        try:
+            plan.pooling.check([plan.reference])
+        except ValueError as error:
+            raise ValueError(str(error).replace("Sequence 0", "`reference`", 1)) from error
+
+
 def _check_residues(featurizer):
     """Raise where a featurizer pools in a way that rows of residues have no part in."""
     pooled = not (isinstance(featurizer.pooling, str) and featurizer.pooling == "mean")
@@ -218,13 +236,3 @@ def _prefix(featurizer, distiller, n_components):
     way_out = "give the featurizer of the fit, with its models in the same order."
     check_models(distiller, plan, "The featurizer gives", way_out, n=n)
     return featurizer.with_n_models(n), distiller
-
-
-def _digest_of(distiller):
-    """Return a text that is the same for distillers that give the same rows."""
-    found = hashlib.blake2b(digest_size=16)
-    for stage in distiller.stages_:
-        for array in (stage.directions, stage.coef, stage.mean, stage.prefix_mean):
-            found.update(f"{array.shape}\n".encode())
-            found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()

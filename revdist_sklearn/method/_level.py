@@ -1,5 +1,8 @@
 """One level of moments: weight, mean and scatter of rows, merged exactly."""
 
+from functools import partial
+from operator import methodcaller
+
 import numpy as np
 from scipy.linalg.blas import dsyrk
 
@@ -7,6 +10,8 @@ from ..base._values import same
 
 # Rows and columns mirrored at a time.
 TILE = 512
+# Calls a function without arguments, in C.
+_call = methodcaller("__call__")
 
 
 class Level:
@@ -33,6 +38,12 @@ class Level:
     covariance : ndarray of shape (D, D)
         ``scatter / n``.
 
+    steps : float
+        Changes so far, an integer; NaN within one, and where one was cut off.
+
+    due : float
+        What ``steps`` will be when the rows that are being added have all been.
+
     Examples
     --------
     >>> import numpy as np
@@ -49,12 +60,14 @@ class Level:
         # Products fill the lower triangle; the upper one is mirrored when it is asked for.
         self._scatter = np.zeros((n_columns, n_columns))
         self._mirrored = True
+        self.steps = self.due = 0.0
 
     @classmethod
     def of(cls, n, mean, scatter):
         """Return a level of known moments."""
         level = cls.__new__(cls)
         level.n, level.mean, level._scatter, level._mirrored = float(n), mean, scatter, True
+        level.steps = level.due = 0.0
         return level
 
     @property
@@ -80,9 +93,12 @@ class Level:
         if other.n == 0.0:
             return
         step = self.step(other.n, other.mean)
+        self.due = self.steps + 1
+        self.steps = np.nan
         self._add(other._scatter, step)
         self.move(other.n, other.mean)
         self._mirrored = self._mirrored and other._mirrored
+        self.steps = self.due
 
     def add(self, n, mean, lower):
         """Add rows whose scatter, and the step to their mean, one product holds.
@@ -98,9 +114,11 @@ class Level:
             Their scatter about ``mean`` plus the square of ``step(n, mean)``; its lower
             triangle counts.
         """
+        after, self.steps = self.steps + 1, np.nan
         self._add(lower)
         self.move(n, mean)
         self._mirrored = False
+        self.steps = after
 
     def add_product(self, n, mean, centred, unit=1.0):
         """Add rows whose scatter, and the step to their mean, are still to be multiplied.
@@ -118,10 +136,19 @@ class Level:
 
         unit : float, default=1.0
         """
+        moved, after = self._moved(n, mean), self.steps + 1
         # In place: BLAS's upper triangle in its column order is the lower one in ours.
-        self._scatter = dsyrk(unit, centred.T, 1.0, self._scatter.T, overwrite_c=True).T
-        self.move(n, mean)
-        self._mirrored = False
+        product = partial(dsyrk, unit, centred.T, 1.0, self._scatter.T, overwrite_c=True)
+        done: list[np.ndarray] = []
+        try:
+            # Python looks for an interrupt between steps of its own: here are none between the
+            # product and the note that it is there,
+            done.extend(map(_call, (product,)))
+        finally:
+            # nor here, where nothing is called.
+            if done:
+                self._scatter, self._mirrored = done[0].T, False
+                (self.n, self.mean), self.steps = moved, after
 
     @property
     def squares(self):
@@ -147,11 +174,17 @@ class Level:
 
     def move(self, n, mean):
         """Count n rows of another mean; their scatter is added elsewhere."""
-        self.n += n
-        self.mean = self.mean + (mean - self.mean) * (n / self.n)
+        self.n, self.mean = self._moved(n, mean)
+
+    def _moved(self, n, mean):
+        total = self.n + n
+        return total, self.mean + (mean - self.mean) * (n / total)
 
     def __getstate__(self):
         return {"n": self.n, "mean": self.mean, "_scatter": self.scatter, "_mirrored": True}
+
+    def __setstate__(self, state):
+        self.__dict__.update({**state, "steps": 0.0, "due": 0.0})
 
     def __eq__(self, other):
         if not isinstance(other, Level):

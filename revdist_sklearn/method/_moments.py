@@ -1,8 +1,8 @@
 """Moments of the rows: all that the fit of a chain needs, gathered in one pass."""
 
+import copy
 import os
 import threading
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -127,11 +127,12 @@ class Moments:
         self.sample = Sample()
         # Means of proteins wait here: one product a thousand of them, not one a batch.
         self._waiting: list[np.ndarray] = []
+        self._largest = 0.0
 
     def __setstate__(self, state):
         if "row_precision" not in state:  # of a pickle of the version before
             state = {**state, "row_precision": state["half"] or state["product_precision"]}
-        self.__dict__.update({"_whole": True, **state})
+        self.__dict__.update({"_whole": True, "_largest": np.inf, **state})
 
     def __repr__(self):
         return (
@@ -164,19 +165,25 @@ class Moments:
         """Moments of the means of proteins, or None."""
         with FLUSH:  # two threads may ask at once
             if self._waiting:
-                assert self._protein is not None
-                whole, self._whole = self._whole, False
-                _products_numpy.add_rows(self._protein, np.concatenate(self._waiting))
-                self._waiting, self._whole = [], whole
+                self.check_whole()
+                level = self._protein
+                assert level is not None
+                means, before = np.concatenate(self._waiting), level.steps
+                self._whole, level.due = False, -1
+                try:
+                    _products_numpy.add_rows(level, means)
+                finally:
+                    # In one go, as in `update`.
+                    if level.steps == before:
+                        self._whole = True
+                    elif level.steps == level.due:
+                        self._waiting, self._largest, self._whole = [], 0.0, True
             return self._protein
 
     @property
     def n_proteins(self):
         """Number of proteins at protein level; 0 where it is not kept."""
         return 0 if self._protein is None else int(self._protein.n) + sum(map(len, self._waiting))
-
-    def _drop_proteins(self):
-        self._protein, self._waiting = None, []
 
     def update(self, rows, *, sample_weight=None, proteins=None):
         """Add rows.
@@ -240,40 +247,54 @@ class Moments:
             )
         counted = len(rows) if weights is None else int(np.count_nonzero(weights))
         means = None if proteins is None else _protein_means(products, rows, weights, proteins)
-        with self._changing():
-            self._add(products, rows, weights, proteins, means)
-            self.n_rows += counted
-            self.provenance = None
+        self.check_whole()
+        protein, waiting, largest = self._with_means(means)
+        precision = self.precision or "float64"
+        noted = self._noted(precision, str(rows.dtype).removeprefix("torch."))
+        sample = self.sample if noted[1] == "float64" else None
+        if sample is not None:
+            sample = sample.copy()
+            sample.add(rows, weights)
+        n_rows, level, before = self.n_rows + counted, self.residue, self.residue.steps
+        self._whole, level.due = False, -1
+        try:
+            products.add_rows(level, rows, weights, np.dtype(precision).type)
+        finally:
+            # Where an interrupt came after the last product, the rest is done all the same;
+            # nothing is called here, so that no other one comes between.
+            if level.steps == before and level.due != before:
+                self._whole = True
+            elif level.steps == level.due:
+                self.product_precision, self.row_precision = noted
+                self._protein, self._waiting, self._largest = protein, waiting, largest
+                self.sample, self.provenance = sample, None
+                self.n_rows, self._whole = n_rows, True
+        if sum(map(len, waiting)) >= PROTEINS_WAITING:
+            self.protein  # noqa: B018 (adds them)
         return self
 
-    def _add(self, products, rows, weights, proteins, means):
-        precision = self.precision or "float64"
-        products.add_rows(self.residue, rows, weights, np.dtype(precision).type)
-        self._note(precision, str(rows.dtype).removeprefix("torch."))
-        if self.row_precision != "float64":
-            self.sample = None
-        if self.sample is not None:
-            self.sample.add(rows, weights)
-        if means is None:
-            self._drop_proteins()
-        elif self.n_rows == 0 or self._protein is not None:
-            if self._protein is None:
-                self._protein = Level(self.n_columns)
-            self._waiting.append(means)
-            if sum(map(len, self._waiting)) >= PROTEINS_WAITING:
-                self.protein  # noqa: B018 (adds them)
+    def _with_means(self, means):
+        """Return the level of proteins, the means that wait for it, and the largest magnitude.
 
-    @contextmanager
-    def _changing(self):
-        """Mark the moments as broken where what changes them is cut off halfway."""
-        self.check_whole()
-        self._whole = False
-        try:
-            yield
-        except ValueError:  # found before anything was added
-            self._whole = True
-            raise
-        self._whole = True
+        As they are after an update; nothing is changed.
+
+        Raises
+        ------
+        ValueError
+            If the square of a mean is beyond the range.
+        """
+        if means is None or (self._protein is None and self.n_rows > 0):
+            return None, [], 0.0
+        level = Level(self.n_columns) if self._protein is None else self._protein
+        waiting = [*self._waiting, means]
+        largest = max(self._largest, float(np.abs(means).max(initial=0.0)))
+        bound = (2 * largest) * (2 * largest) * (level.n + sum(map(len, waiting)))
+        if bound + float(level.squares.max(initial=0.0)) < np.finfo(np.float64).max / 2:
+            return level, waiting, largest
+        # They may well overflow: on a level of their own it is seen.
+        level = copy.deepcopy(level)
+        _products_numpy.add_rows(level, np.concatenate(waiting))
+        return level, [], 0.0
 
     def check_whole(self):
         """Raise where an update or a merge was cut off, so that a part of its rows counts.
@@ -291,11 +312,11 @@ class Moments:
                 "Moments.save or a checkpoint."
             )
 
-    def _note(self, products, rows):
-        """Keep the coarsest precision of products and of rows."""
-        self.product_precision = coarser(self.product_precision, products)
+    def _noted(self, products, rows):
+        """Return the coarsest precision of products and of rows, with those of others."""
         # Rows that are rounded for the products are no finer than these.
-        self.row_precision = coarser(self.row_precision, coarser(rows, products))
+        rows = coarser(self.row_precision, coarser(rows, products))
+        return coarser(self.product_precision, products), rows
 
     def merge(self, other):
         """Add the rows that another ``Moments`` has seen; ``other`` is left as it is.
@@ -316,26 +337,27 @@ class Moments:
         other.check_whole()
         if other.n_rows == 0:
             return self
-        with self._changing():
-            self._merge(other)
-        return self
-
-    def _merge(self, other):
-        first = self.n_rows == 0
-        self.provenance = other.provenance if first else merged(self.provenance, other.provenance)
-        if other.protein is None or (self.protein is None and self.n_rows > 0):
-            self._drop_proteins()
-        else:
-            if self._protein is None:
-                self._protein = Level(self.n_columns)
-            self._protein.merge(other.protein)
+        self.check_whole()
+        # What waits is added first: it may be beyond the range, and nothing is changed then.
+        first, protein, theirs = self.n_rows == 0, self.protein, other.protein
+        if theirs is None or (protein is None and not first):
+            protein = theirs = None
+        elif protein is None:
+            protein = Level(self.n_columns)
+        provenance = other.provenance if first else merged(self.provenance, other.provenance)
+        noted = self._noted(other.product_precision, other.row_precision)
+        sample = None if self.sample is None or other.sample is None else self.sample.copy()
+        if sample is not None:
+            sample.merge(other.sample)
+        self._whole = False
+        if protein is not None:
+            protein.merge(theirs)
         self.residue.merge(other.residue)
-        if self.sample is not None and other.sample is not None:
-            self.sample.merge(other.sample)
-        else:
-            self.sample = None
-        self._note(other.product_precision, other.row_precision)
-        self.n_rows += other.n_rows
+        self.product_precision, self.row_precision = noted
+        self._protein, self._waiting, self._largest = protein, [], 0.0
+        self.sample, self.provenance = sample, provenance
+        self.n_rows, self._whole = self.n_rows + other.n_rows, True
+        return self
 
     def save(self, path, *, metadata=None):
         """Write to a safetensors file; a file of that name is replaced in one step.

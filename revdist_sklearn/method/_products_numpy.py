@@ -86,8 +86,10 @@ def add_chunks(level, rows, weights, dtype):
     # One copy for all: the pages of a new one cost as much as what is written to them.
     size = min(len(rows), chunk_rows(rows.shape[1]))
     room = np.empty((size + 1, rows.shape[1]), dtype=dtype)
+    parts = list(chunks(rows, weights))
+    level.due = level.steps + len(parts)
     with _by_threads(room.size) as each:
-        for chunk, w, n, unit in chunks(rows, weights):
+        for chunk, w, n, unit in parts:
             # Centred rows, and below them the step between the means: one product gives the
             # pairwise update.
             mean, centred = _centre(chunk, w, n, room[: len(chunk) + 1], each)

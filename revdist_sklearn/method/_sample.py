@@ -23,6 +23,13 @@ class Sample:
     def __len__(self):
         return len(self.weights)
 
+    def copy(self):
+        """Return one of the same rows, that goes on by itself."""
+        other = Sample()
+        other.rows, other.weights = self.rows.copy(), self.weights.copy()
+        other._stride, other._seen = self._stride, self._seen
+        return other
+
     def add(self, rows, weights=None):
         """Take some of the rows, of shape (n, D), an array or a tensor on any device."""
         at = np.arange(len(rows)) if weights is None else np.flatnonzero(weights)
@@ -47,7 +54,6 @@ class Sample:
         while self._stride < other._stride:
             self._thin()
         every = self._stride // other._stride
-        self.rows, self.weights = self.rows.copy(), self.weights.copy()
         self.rows += other.rows[::every]
         self.weights += other.weights[::every]
         self._seen = len(self.rows) * self._stride

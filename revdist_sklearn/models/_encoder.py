@@ -71,6 +71,9 @@ class Encoder:
     is_told : bool
         Whether a user who wants to hear of it has been told.
 
+    is_broken : bool
+        Whether it fails from now on, so that it must be loaded anew.
+
     lock : threading.RLock
         Held while a batch runs: one at a time.
     """
@@ -85,7 +88,7 @@ class Encoder:
         self.itemsize = model.dtype.itemsize
         self._packed = None
         self.packing = "not tried"
-        self.is_told = False
+        self.is_told = self.is_broken = False
         self.residues = "".join(alphabet.residues)
         self.layer = layer
         self.source = alphabet.source
@@ -202,11 +205,15 @@ class Encoder:
             if not is_of_one_dnn(error):
                 raise
             failed = error.with_traceback(None)  # which holds on to tensors
-        from ._packed import ONE_DNN, but_without
+        from ._packed import GELU, ONE_DNN, but_without
 
-        if not self._packed.without_one_dnn():
-            raise failed
-        self.packing = but_without([f"{ONE_DNN} ({failed})"], self.packing)
+        try:
+            if not self._packed.without_one_dnn():
+                raise failed
+        except BaseException:
+            self.is_broken = True  # some layers may be on oneDNN still
+            raise
+        self.packing = but_without([f"{ONE_DNN} ({failed})", GELU], self.packing)
         return self._packed(rows)
 
     def _padded(self, rows):

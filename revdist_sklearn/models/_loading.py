@@ -237,7 +237,7 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
 
 def _is_whole(encoder):
     # Of a copy that has been written over since, perhaps: equal folders share a model.
-    return not written_over(encoder.files)
+    return not (encoder.is_broken or written_over(encoder.files))
 
 
 def changed(member, when):

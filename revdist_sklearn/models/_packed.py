@@ -27,6 +27,7 @@ from ._batch import fill_up
 
 ATTENTION = "revdist_packed"
 ONE_DNN = "linear layers on oneDNN"
+GELU = "torch's GELU"
 # States may differ from the plain model's by this many roundings (the type's epsilon) of their
 # column's scale, times the square root of the number of layers, as roundings add up at random.
 # Of random weights at the shapes of ESM-2's 8M, 35M, 150M and 650M the most was 24 in float32,
@@ -98,6 +99,11 @@ def packed_attention(
     return torch.cat(outputs)[None], None
 
 
+# Shapes and types of weights of which oneDNN has set up the way back: where it has no memory for
+# a product, it would have none for that either, and fail at it from then on.
+_WAYS_BACK: set[tuple] = set()
+
+
 class OneDNNLinear(nn.Module):
     """A linear layer on oneDNN, its weight laid out beforehand; it holds no second copy.
 
@@ -110,6 +116,10 @@ class OneDNNLinear(nn.Module):
     def __init__(self, linear):
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        kind = linear.weight.shape, linear.weight.dtype
+        if kind not in _WAYS_BACK:
+            self.weight.to_dense()
+            _WAYS_BACK.add(kind)
         self.bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x):
@@ -124,6 +134,14 @@ class OneDNNLinear(nn.Module):
         if self.bias is not None:
             linear.bias = nn.Parameter(self.bias, requires_grad=False)
         return linear
+
+
+class WrittenOutGELU(nn.Module):
+    """GELU as ESM has it: torch's own runs on oneDNN."""
+
+    def forward(self, x):
+        """Return x times the normal distribution at it."""
+        return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
 class Packed:
@@ -157,8 +175,13 @@ class Packed:
         return self.at_positions(rows, [np.arange(len(row)) for row in rows])
 
     def without_one_dnn(self):
-        """Take linear layers back from oneDNN; return whether there were any."""
-        return _take_back_one_dnn(self.model)
+        """Take everything back from oneDNN; return whether there was anything."""
+        kinds = OneDNNLinear, nn.GELU
+        places = _places(self.model, lambda module: type(module) in kinds)
+        _take_back_one_dnn(self.model)
+        for parent, name in _places(self.model, lambda module: type(module) is nn.GELU):
+            setattr(parent, name, WrittenOutGELU())
+        return bool(places)
 
     def at_positions(self, rows, positions):
         """Return the states of each protein, its tokens at positions that need not run.
@@ -252,7 +275,7 @@ def pack(model, tokenize, residues, pad_id):
         if packed is None:
             return None, why_not
         # All at once, then back step by step: where they agree one pass shows it.
-        undo, left_out = [("torch's GELU", _use_torch_gelu(model))], []
+        undo, left_out = [(GELU, _use_torch_gelu(model))], []
         if not one_dnn_pays():
             left_out.append(f"{ONE_DNN}, which take AVX-512 to pay")
         else:
@@ -361,11 +384,9 @@ def _use_one_dnn(model):
 
 
 def _take_back_one_dnn(model):
-    """Make plain layers of those on oneDNN, one after another; return whether there were any."""
-    places = _places(model, lambda module: type(module) is OneDNNLinear)
-    for parent, name in places:
+    """Make plain layers of those on oneDNN, one after another."""
+    for parent, name in _places(model, lambda module: type(module) is OneDNNLinear):
         setattr(parent, name, getattr(parent, name).plain())
-    return bool(places)
 
 
 def _use_torch_gelu(model):

@@ -1,12 +1,15 @@
 import os
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import joblib
 import pytest
 
+import revdist_sklearn
 from revdist_sklearn.embedding import _workers
 from revdist_sklearn.embedding._workers import (
     WAVE,
@@ -17,6 +20,8 @@ from revdist_sklearn.embedding._workers import (
     tasks_at_a_time,
 )
 from revdist_sklearn.models import _device
+
+ROOT = Path(revdist_sklearn.__file__).parents[1]
 
 
 def slow_first(i):
@@ -201,3 +206,87 @@ def test_each_worker_has_a_gpu_of_its_own(backend, tmp_path, request):
 def test_a_task_in_this_process_claims_no_gpu(fake_cuda, monkeypatch):
     monkeypatch.setattr(_device, "CLAIM", None)
     assert list(in_order(pow, iter([(2, 3)]), 1)) == [8]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
+def test_workers_do_not_hear_ctrl_c():
+    """In a process of its own: trackers of resources that are there already would hide it."""
+    code = (
+        "import signal; from revdist_sklearn.embedding._workers import in_order\n"
+        "def blocked(i):\n"
+        "    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        "if __name__ == '__main__':\n"
+        "    print([*in_order(blocked, iter([(0,), (1,)]), 2)], blocked(0))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "[True, True] False\n", run.stderr
+
+
+PARENT = """
+import os, sys, time
+from revdist_sklearn.embedding._workers import in_order
+from test_workers import tell_and_wait
+list(in_order(tell_and_wait, ((sys.argv[1], i, float(sys.argv[2])) for i in range(2)), 2))
+time.sleep(60)
+"""
+
+
+def tell_and_wait(folder, i, seconds):
+    """Note who works, and work on."""
+    (Path(folder) / f"{os.getpid()}.pid").touch()
+    while len(list(Path(folder).iterdir())) < 2:  # one each
+        time.sleep(0.05)
+    time.sleep(seconds)
+
+
+def runs(number):
+    """Return whether a process is there, and no zombie."""
+    try:
+        status = Path(f"/proc/{number}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+@pytest.mark.parametrize("working", [0, 60], ids=["idle", "working"])
+def test_workers_of_a_killed_parent_end(working, tmp_path):
+    """They would keep their models for five minutes."""
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path), str(working)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
+    assert until(lambda: len(list(tmp_path.iterdir())) == 2, 90)
+    workers = [int(path.stem) for path in tmp_path.iterdir()]
+    time.sleep(1)
+    assert all(map(runs, workers)) and parent.poll() is None
+    parent.kill()
+    parent.wait(10)
+    try:
+        assert until(lambda: not any(map(runs, workers)), 15)
+    finally:
+        for number in filter(runs, workers):
+            os.kill(number, 9)
+
+
+def test_only_workers_of_processes_on_this_machine_watch_and_once(monkeypatch):
+    started = []
+    fake = SimpleNamespace(Thread=lambda **how: SimpleNamespace(start=lambda: started.append(how)))
+    monkeypatch.setattr(_workers, "threading", fake)
+    monkeypatch.setattr(_workers, "_watched", set())
+    host = _workers.socket.gethostname()
+    _workers.end_with((f"{host}-b", os.getppid()))
+    _workers.end_with((host, os.getppid() + 1))  # as of a server of forks
+    assert started == []
+    for _ in range(2):
+        _workers.end_with((host, os.getppid()))
+    assert [how["args"] for how in started] == [(os.getppid(),)] and started[0]["daemon"]

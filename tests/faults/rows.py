@@ -386,6 +386,7 @@ def cached_rows(folder):
 
 def many_on_one_cache(nursery, folder, n_processes, inputs, expected):
     """Embed in many processes at once, with one new cache."""
+    folder.mkdir(exist_ok=True)
     children = [
         nursery.start("embed", inputs, folder / "cache", folder / f"{i}.npz")
         for i in range(n_processes)

@@ -93,7 +93,13 @@ def load_and_save(source, folder):
 
 def corpus_pass(checkpoint, output, n_jobs=1):
     """Fit on a corpus with a checkpoint after each of a dozen pieces."""
-    _corpus.PIECE_RESIDUES, _corpus.CHECKPOINT_SECONDS = 600, 0.0
+    _corpus.CHECKPOINT_SECONDS = 0.0
+    corpus_pass_of_seconds(checkpoint, output, n_jobs)
+
+
+def corpus_pass_of_seconds(checkpoint, output, n_jobs=1):
+    """Fit on a corpus in a dozen pieces, with a checkpoint at the end, or where it is cut off."""
+    _corpus.PIECE_RESIDUES = 600
     distiller = ReverseDistiller(n_components=40)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the corpus is small
@@ -140,6 +146,13 @@ def fit(inputs, folder):
     """Run ``revdist fit``."""
     fasta = str(Path(inputs) / "proteins.fasta")
     return main(["fit", "--models", MODELS, "--fasta", fasta, "--output", folder])
+
+
+def fit_of_seconds(inputs, checkpoint, folder):
+    """Run ``revdist fit`` in a dozen pieces, with a checkpoint where it is cut off."""
+    _corpus.PIECE_RESIDUES = 600
+    words = ["--fasta", str(Path(inputs) / "proteins.fasta"), "--checkpoint", checkpoint]
+    return main(["fit", "--models", MODELS, *words, "--output", folder])
 
 
 def evaluate(inputs, output):

@@ -169,10 +169,28 @@ def test_a_signal_in_a_corpus_pass_leaves_a_checkpoint_to_go_on_from(nursery, tm
         end = nursery.run(*arguments, at=rows.BATCH, do=int(number), nth=9)
         assert end.code == -number, end.text
         assert Moments.load(tmp_path / "m").n_rows > 0
-        assert not rows.left_over(tmp_path) or number == signal.SIGTERM
+        assert not rows.left_over(tmp_path)
     assert nursery.run(*arguments).code == 0
     assert nursery.run("corpus_pass", tmp_path / "n", tmp_path / "e").code == 0
     assert rows.chain_of(tmp_path / "d") == rows.chain_of(tmp_path / "e")
+
+
+@pytest.mark.parametrize("call", ["library", "shell"])
+def test_a_signal_within_the_first_minute_leaves_a_checkpoint_too(call, nursery, inputs, tmp_path):
+    """Nothing has written one before, and the process ends by the signal as it would have."""
+    task = "corpus_pass_of_seconds" if call == "library" else "fit_of_seconds"
+    words = [task, *([inputs] if call == "shell" else [])]
+    found = []
+    for number in rows.SIGNALS:
+        name = str(int(number))
+        arguments = *words, tmp_path / name, tmp_path / f"d{name}"
+        end = nursery.run(*arguments, at=rows.BATCH, do=int(number), nth=9)
+        assert end.code == (-number if call == "library" else 128 + number), end.text
+        assert Moments.load(tmp_path / name).n_rows > 0
+        assert not rows.left_over(tmp_path)
+        assert nursery.run(*arguments).code == 0
+        found.append(rows.chain_of(tmp_path / f"d{name}"))
+    assert found[0] == found[1]
 
 
 # Disks

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -152,6 +153,8 @@ def test_positions_that_a_protein_has_not_are_told_by_its_name(tmp_path, protein
     short = [proteins[0], ("short", "MKT")]
     with pytest.raises(ValueError, match=r"^short has 3 residues, but `pooling` names position"):
         embed_to(tmp_path / "z", emb, short)
+    with pytest.raises(ValueError, match="`reference` has 3 residues"):
+        embed_to(tmp_path / "x", emb.__class__(**{**emb.get_params(), "reference": "MKT"}), short)
     embed_to(tmp_path / "y", emb, proteins[:1])
     expected = emb.transform([proteins[0][1]])
     np.testing.assert_allclose(table(tmp_path / "y")[1], expected, atol=1e-5)
@@ -177,9 +180,14 @@ def written(monkeypatch):
     """Names of the shards that are computed."""
     names = []
     write = _embed_to.write_block
-    monkeypatch.setattr(
-        _embed_to, "write_block", lambda run, name, b: names.append(name) or write(run, name, b)
-    )
+
+    def noted(run, name, block):
+        done = write(run, name, block)
+        if done[1] != "found":
+            names.append(name)
+        return done
+
+    monkeypatch.setattr(_embed_to, "write_block", noted)
     return names
 
 
@@ -232,7 +240,7 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path, proteins, damage, cap
     embed_to(tmp_path / "z", EMB, proteins, verbose=1)
     assert written[n:] == [second.name]
     said = capsys.readouterr().err
-    assert (f"{second} is damaged, and made again" in said) == (damage != "gone")
+    assert (f"{second} was damaged, and is made again" in said) == (damage != "gone")
     names, rows = table(tmp_path / "z")
     assert names == expected[0]
     np.testing.assert_array_equal(rows, expected[1])
@@ -364,6 +372,74 @@ def test_a_single_file_takes_the_place_of_the_old_one_when_it_is_whole(
         assert file["names"].tolist() == [name for name, _ in proteins[:5]]
 
 
+@pytest.mark.parametrize("ending", ["", ".npz"])
+def test_another_limit_is_another_setting(tmp_path, proteins, ending):
+    path = tmp_path / f"z{ending}"
+    for limit, too_long in ((40, "truncate"), (60, "truncate"), (60, "window"), (None, "error")):
+        emb = ESMFeaturizer("esm2-nano:32", max_length=limit, too_long=too_long)
+        if ending or limit == 40:
+            embed_to(path, emb, proteins[:3])
+            if ending:
+                with np.load(path) as file, warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    expected = emb.transform([sequence for _, sequence in proteins[:3]])
+                    np.testing.assert_allclose(file["embedding"], expected, atol=1e-5)
+        else:
+            with pytest.raises(FileExistsError, match="limit"):
+                embed_to(path, emb, proteins[:3])
+
+
+def test_a_distiller_that_lies_there_is_not_taken_for_another(tmp_path, proteins, distiller):
+    other = fit_on_corpus(
+        ReverseDistiller(), EMB, [s[::-1] for _, s in proteins] * 3, verbose=False
+    )
+    embed_to(tmp_path / "z", EMB, proteins, distiller=other)
+    for path in (tmp_path / "z").glob("shard-*"):
+        path.unlink()
+    (tmp_path / "z" / MANIFEST).write_text("damaged")
+    embed_to(tmp_path / "z", EMB, proteins, distiller=distiller)
+    np.testing.assert_allclose(table(tmp_path / "z")[1], in_memory(proteins, distiller), atol=1e-5)
+
+
+def test_a_fault_before_the_first_shard_is_gone_on_from(
+    tmp_path, proteins, distiller, monkeypatch
+):
+    def full(self, folder):
+        os.makedirs(folder)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReverseDistiller, "save_pretrained", full)
+        with pytest.raises(OSError, match="No space"):
+            embed_to(tmp_path / "z", EMB, proteins, distiller=distiller)
+    embed_to(tmp_path / "z", EMB, proteins, distiller=distiller)
+    assert len(table(tmp_path / "z")[0]) == 12
+
+
+def test_shards_that_a_kill_has_left_beside_a_finished_file_go(tmp_path, proteins, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(_embed_to, "_remove", lambda folder: None)
+        embed_to(tmp_path / "z.npz", EMB, proteins)
+    assert (tmp_path / "z.npz.shards").exists()
+    embed_to(tmp_path / "z.npz", EMB, proteins)
+    assert [path.name for path in tmp_path.iterdir()] == ["z.npz"]
+
+
+def test_whatever_ends_the_input_whole_shards_stay(tmp_path, proteins, monkeypatch):
+    from revdist_sklearn.library import _records
+
+    monkeypatch.setattr(_records, "BLOCK", (2, 10**6))
+
+    def broken():
+        yield from proteins[:9]
+        raise KeyError("a row of a database")
+
+    with pytest.raises(KeyError) as raised:
+        embed_to(tmp_path / "z", EMB, broken())
+    assert "whole shards are in" in raised.value.__notes__[0]
+    assert len(shards_of(tmp_path / "z")) >= 2
+
+
 def test_another_layout_is_another_file(tmp_path, proteins):
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "z.h5"
@@ -399,6 +475,7 @@ def test_an_ending_that_is_none_is_told_before_the_work(tmp_path, proteins, monk
         ("z", {"layout": "keyed"}, "layout"),
         ("z.npz", {"dtype": "float64"}, "dtype='float64' must be"),
         ("z.npz", {"level": "atom"}, "level='atom' must be"),
+        ("z", {"n_jobs": 0}, "n_jobs"),
     ):
         with pytest.raises(ValueError, match=said):
             embed_to(tmp_path / name, EMB, proteins, **options)

@@ -1,8 +1,11 @@
+import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from revdist_sklearn import Moments, ReverseDistiller
-from revdist_sklearn.method import _products_numpy
+from revdist_sklearn.method import _moments, _products_numpy
 from revdist_sklearn.method._level import Level
-from revdist_sklearn.method._products_numpy import CHUNK_ROWS
+from revdist_sklearn.method._products_numpy import CHUNK_ROWS, add_chunks
 
 
 def rows_of(n=300, d=6, seed=0):
@@ -342,11 +345,17 @@ def test_moments_whose_update_was_cut_off_say_so(monkeypatch, fault, merging, un
     moments, other = Moments([2, 4]).update(rows_of()), Moments([2, 4]).update(rows_of())
     w = np.full(len(rows_of()), unit)
 
-    def cut_off(self, *args):
+    def cut_off(*args):
         raise fault
 
     with monkeypatch.context() as broken:
-        broken.setattr(Level, "move", cut_off)
+        if merging:
+            broken.setattr(Level, "move", cut_off)
+        else:  # after the first of two chunks
+            step = _products_numpy._centre
+            outcomes = iter([step, cut_off])
+            broken.setattr(_products_numpy, "_centre", lambda *args: next(outcomes)(*args))
+            broken.setattr(_products_numpy, "chunk_rows", lambda n_columns: len(w) // 2)
         with pytest.raises(fault):
             moments.merge(other) if merging else moments.update(rows_of(), sample_weight=w)
     for call in (
@@ -447,19 +456,35 @@ def test_threads_that_ask_a_distiller_at_once_get_one_answer():
             assert_allclose(Z, expected, atol=1e-10)
 
 
+@pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])
-def test_means_of_proteins_whose_addition_was_cut_off_are_not_lost_unseen(monkeypatch, fault):
+def test_means_of_proteins_whose_addition_was_cut_off_are_not_lost_unseen(
+    monkeypatch, fault, begun
+):
     moments = Moments([6]).update(rows_of(300), proteins=np.arange(300) // 3)
 
     def cut_off(*args):
         raise fault
 
     with monkeypatch.context() as broken:
-        broken.setattr(_products_numpy, "add_rows", cut_off)
+        broken.setattr(Level, "merge" if begun else "add_product", cut_off)
+        if begun:
+            broken.setattr(_products_numpy, "add_rows", begin)
         with pytest.raises(fault):
             moments.protein  # noqa: B018
-    with pytest.raises(RuntimeError, match="in the middle of an update"):
-        moments.update(rows_of())
+    if begun:
+        with pytest.raises(RuntimeError, match="in the middle of an update"):
+            moments.update(rows_of())
+        with pytest.raises(RuntimeError, match="in the middle of an update"):
+            moments.protein  # noqa: B018
+    else:  # nothing is lost
+        assert moments.protein.n == moments.n_proteins == 100
+
+
+def begin(level, rows):
+    add_chunks(level, rows[:50], None, np.float64)
+    level.due += 1
+    level.merge(level)
 
 
 def test_weights_or_sums_beyond_the_range_leave_the_moments_as_they_were():
@@ -477,6 +502,78 @@ def test_weights_or_sums_beyond_the_range_leave_the_moments_as_they_were():
     assert_array_equal(moments.scatter, before)
 
 
+@pytest.mark.parametrize("waiting", [1, 4, 1024])
+def test_means_of_proteins_beyond_the_range_leave_the_moments_as_they_were(waiting, monkeypatch):
+    """Their weight is 1 each, whatever that of the rows, whose squares are far within it."""
+    monkeypatch.setattr(_moments, "PROTEINS_WAITING", waiting)
+    rows = 6e152 * np.array([[1.0, -1.0], [-1.0, 1.0]])
+    weights, proteins = np.full(2, 1e-12), np.arange(2)
+    moments, added = Moments([2]), 0
+    with pytest.raises(ValueError, match=r"squares of column \d are beyond"):
+        for _ in range(4000):
+            moments.update(rows, sample_weight=weights, proteins=proteins)
+            added += 2
+    for _ in range(2):
+        assert 10 < added == moments.n_rows == moments.n_proteins == moments.protein.n
+        assert_allclose(moments.n, added * 1e-12)
+        moments.check_whole()
+        assert np.isfinite(moments.scatter).all() and np.isfinite(moments.protein.scatter).all()
+        with pytest.raises(ValueError, match=r"squares of column \d are beyond"):
+            moments.update(rows, sample_weight=weights, proteins=proteins)
+    # Without proteins they are dropped, and the rows count.
+    assert moments.update(rows, sample_weight=weights).n_rows == added + 2
+
+
+def test_means_beyond_the_range_are_found_before_a_merge_changes_anything():
+    X, proteins = rows_of(20), np.arange(20) // 2
+    moments, other = Moments([6]).update(X, proteins=proteins), Moments([6])
+    other.update(X, proteins=proteins)
+    other._waiting[0] = other._waiting[0] * 1e200
+    moments.provenance = {"version": "1"}
+    with pytest.raises(ValueError, match="are beyond"):
+        moments.merge(other)
+    assert moments.provenance == {"version": "1"} and moments.n_rows == 20
+    assert moments.protein.n == 10
+    moments.check_whole()
+
+
+@pytest.mark.skipif(
+    sys.implementation.name != "cpython" or sys.version_info >= (3, 13), reason="needs the GIL"
+)
+def test_interrupts_at_any_step_of_an_update_leave_all_of_it_or_nothing(monkeypatch):
+    """As Ctrl-C in the main thread: 48 of 300 were refused, and none must be claimed whole."""
+    monkeypatch.setattr(_moments, "PROTEINS_WAITING", 64)
+    X, proteins = rows_of(480, 120), np.arange(480) // 8  # mostly in the product
+    one = Moments([120]).update(X, proteins=proteins)
+    rng, refused = np.random.default_rng(0), 0
+    interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    for _ in range(150):
+        moments, begun = Moments([120]), threading.Event()
+
+        def work(moments=moments, begun=begun):
+            with suppress(KeyboardInterrupt):
+                begun.set()
+                while True:
+                    moments.update(X, proteins=proteins)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        begun.wait()
+        time.sleep(rng.uniform(0, 0.004))
+        interrupt(ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt))
+        thread.join(20)
+        if not moments._whole:
+            refused += 1
+            continue
+        k = moments.n_rows // 480
+        assert moments.n == moments.n_rows == 480 * k
+        assert moments.n_proteins == (moments.protein.n if k else 0) == 60 * k
+        if k:
+            assert_allclose(moments.scatter, k * one.scatter, rtol=1e-9)
+            assert_allclose(moments.protein.scatter, k * one.protein.scatter, rtol=1e-9)
+    assert refused <= 2
+
+
 def test_a_pickle_of_the_version_before_goes_on():
     moments = Moments([6], precision="float32").update(rows_of(10))
     state = {k: v for k, v in vars(moments).items() if k not in ("row_precision", "_whole")}
@@ -488,6 +585,7 @@ def test_a_pickle_of_the_version_before_goes_on():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_fork_while_another_thread_adds_means_does_not_hang(monkeypatch):
     moments = Moments([6]).update(rows_of(300), proteins=np.arange(300) // 3)
+    other = Moments([6]).update(rows_of(9), proteins=np.arange(9))
     inside, leave = threading.Event(), threading.Event()
     add_rows = _products_numpy.add_rows
 
@@ -500,7 +598,6 @@ def test_a_fork_while_another_thread_adds_means_does_not_hang(monkeypatch):
     thread = threading.Thread(target=lambda: moments.protein)
     thread.start()
     assert inside.wait(10)
-    other = Moments([6]).update(rows_of(9), proteins=np.arange(9))
     child = os.fork()
     if child == 0:
         signal.alarm(10)

@@ -1,7 +1,12 @@
+import json
+import os
+import subprocess
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import eq
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from hypothesis import strategies as st
 from transformers import EsmModel
 from transformers.models.esm import modeling_esm
 
+import revdist_sklearn
 from revdist_sklearn.datasets import load_uniprot_sample
 from revdist_sklearn.embedding._sequences import AMINO_ACIDS, RESIDUES
 from revdist_sklearn.models import _loading, _packed
@@ -147,9 +153,11 @@ def test_where_onednn_fails_its_layers_are_taken_back_and_the_batch_is_repeated(
         residues, _ = encoder(proteins)
         torch.testing.assert_close(residues, expected, rtol=0, atol=1e-5)
     assert len(calls) == 4
-    assert not any(isinstance(module, OneDNNLinear) for module in encoder.model.modules())
+    kinds = OneDNNLinear, torch.nn.GELU  # which torch has on oneDNN too
+    assert not any(isinstance(module, kinds) for module in encoder.model.modules())
     assert encoder.packed and encoder.packing == (
-        "in one row, but without linear layers on oneDNN (could not create a primitive)"
+        "in one row, but without linear layers on oneDNN (could not create a primitive); "
+        "torch's GELU"
     )
 
 
@@ -531,3 +539,52 @@ def test_learned_positions_start_where_the_model_counts_from(tmp_path, proteins)
     together, _ = encoder(proteins)
     for protein, states in zip(proteins, together, strict=True):
         np.testing.assert_allclose(states, encoder([protein])[0][0], atol=1e-5)
+
+
+SMALL_MEMORY = """
+import json, resource, sys
+from pathlib import Path
+import numpy as np, torch
+from revdist_sklearn import ESMFeaturizer
+
+def limit(megabytes):
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    now = pages * resource.getpagesize()
+    most = -1 if megabytes is None else int(now + megabytes * 2**20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, -1))
+
+torch.set_num_threads(1)
+featurizer, rng = ESMFeaturizer("esm2-nano:32"), np.random.default_rng(0)
+sequences = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), n)) for n in range(300, 320)]
+featurizer.transform(sequences[:1])  # loaded, and of another length
+found = []
+for megabytes in (0.3, 3, None):
+    limit(megabytes)
+    try:
+        found.append(featurizer.transform(sequences).tolist())
+    except MemoryError:
+        found.append(None)
+    limit(None)
+print(json.dumps([found, featurizer.packed_]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+def test_where_memory_has_run_out_the_next_call_has_the_same_rows():
+    """oneDNN fails on with what it has failed with once, also when there is memory again."""
+    root = str(Path(revdist_sklearn.__file__).parents[1])
+    run = subprocess.run(
+        [sys.executable, "-c", SMALL_MEMORY],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    found, packed = json.loads(run.stdout)
+    assert found[-1] is not None
+    for rows in found:
+        if rows is not None:
+            np.testing.assert_allclose(rows, found[-1], rtol=0, atol=1e-5)
+    if packed["esm2_nano_032"] is not True and "AVX-512" not in packed["esm2_nano_032"]:
+        assert "could not create a primitive" in packed["esm2_nano_032"]
