@@ -459,8 +459,10 @@ def _begin(job, shards):
 
 
 def _is_of(folder, shards):
-    """Return whether a folder is that of shards of the same settings."""
+    """Return whether a folder is that of shards of the same settings, or what is left of one."""
     try:
+        if {path.name for path in folder.iterdir()} <= {LOCK}:
+            return True
         return ShardFolder.load(folder).identity == shards.identity
     except (OSError, ValueError):
         return False

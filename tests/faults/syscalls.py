@@ -115,8 +115,8 @@ WRITERS = {
     "revdist demo": Writer(
         "demo",
         lambda inputs, folder: (folder,),
-        lambda folder: (folder / "demo.png").read_bytes(),
-        output="demo.png",
+        lambda folder: (folder / "revdist_demo.png").read_bytes(),
+        output="revdist_demo.png",
     ),
 }
 
