@@ -25,6 +25,7 @@ TRUSTED_TYPES = [
     "revdist_sklearn.method._distiller.ReverseDistiller",
     "revdist_sklearn.method._level.Level",
     "revdist_sklearn.method._moments.Moments",
+    "revdist_sklearn.method._sample.Sample",
     "revdist_sklearn.prefix._ridge_classifier_cv.PrefixRidgeClassifierCV",
     "revdist_sklearn.prefix._ridge_cv.PrefixRidgeCV",
     "revdist_sklearn.prefix._selector.PrefixSelector",
