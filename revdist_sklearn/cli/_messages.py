@@ -46,7 +46,7 @@ PHRASES = {
     r"a file of Moments\.save or a checkpoint": "a checkpoint",
 }
 # What a method calls its number of columns begins its message.
-_COLUMNS = re.compile(r"^d=(?=\d+ )")
+_COLUMNS = re.compile(r"^d=(?=-?\d+ )")
 
 
 def note(message):
