@@ -16,7 +16,14 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-from revdist_sklearn import ESMFeaturizer, Moments, ReverseDistiller, _corpus, fit_on_corpus
+from revdist_sklearn import (
+    ESMFeaturizer,
+    FastaReader,
+    Moments,
+    ReverseDistiller,
+    _corpus,
+    fit_on_corpus,
+)
 from revdist_sklearn.base._hub import quiet
 from revdist_sklearn.cli import _demo
 from revdist_sklearn.cli._main import main
@@ -140,6 +147,15 @@ def embed(inputs, cache, output, n_jobs=1):
         "--output": output,
     }
     return main(["embed", *(str(word) for option in options.items() for word in option)])
+
+
+def transform(inputs, cache, output):
+    """Embed as ``revdist embed`` does, in memory, and write the result."""
+    inputs = Path(inputs)
+    sequences = [sequence for _, sequence in FastaReader(inputs / "proteins.fasta")]
+    distiller = ReverseDistiller.from_pretrained(inputs / "distiller")
+    X = ESMFeaturizer(MODELS, cache_dir=cache).transform(sequences)
+    np.savez(output, embedding=distiller.transform(X[:, : distiller.n_features_in_]))
 
 
 def fit(inputs, folder):
