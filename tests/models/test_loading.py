@@ -530,7 +530,9 @@ def test_keywords_reach_transformers(tiny_model, registry):
 def test_registry_key_holds_keywords_by_value(tiny_model, registry, monkeypatch):
     loads = []
     monkeypatch.setattr(
-        _loading, "load", lambda *args: loads.append(args) or SimpleNamespace(files={}, is_broken=False)
+        _loading,
+        "load",
+        lambda *args: loads.append(args) or SimpleNamespace(files={}, is_broken=False),
     )
 
     def of(**model_kwargs):
