@@ -438,7 +438,7 @@ def _begin(job, shards):
         except DamagedFileError:  # nothing depends on it: shards tell of themselves
             shards.save()
     else:
-        ours = {DISTILLER, *(path.name for path in folder.glob("shard-*"))}
+        ours = {path.name for path in folder.glob("shard-*")}
         others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - ours
         if others:
             raise FileExistsError(
