@@ -60,7 +60,7 @@ def test_embed(corpus, distiller, tmp_path, suffix):
             np.testing.assert_allclose(file["embedding"], Z, atol=1e-6)
     else:
         rows = list(csv.DictReader(out.open()))
-        assert rows[3]["name"] == "p3" and float(rows[3]["rd_esm2_nano_032__00"]) == Z[3, 0]
+        assert rows[3]["name"] == "p3" and np.float32(rows[3]["rd_esm2_nano_032__00"]) == Z[3, 0]
 
 
 def test_embed_with_a_cache_then_info_and_clear(corpus, distiller, tmp_path, capsys):
