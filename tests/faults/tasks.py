@@ -1,5 +1,6 @@
 """What the children of the nursery run, and the faults that are put in their way."""
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -295,6 +296,7 @@ def fork_cold(n_children):
         pid = os.fork()
         if not pid:
             code = 1
+            faulthandler.dump_traceback_later(30)  # of one that hangs
             try:
                 rows = featurizer.transform(PROTEINS[:3])
                 code = 0 if rows.shape == (3, 96) and np.isfinite(rows).all() else 2
