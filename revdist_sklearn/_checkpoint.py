@@ -344,7 +344,7 @@ def _fingerprint(plan, sequences, weighting, empty, piece_residues):
         "precision": empty.precision,
         "piece_residues": piece_residues,
     }
-    return digest([digest(facts), digest_of(sequences, hashlib.sha256())])
+    return digest([digest(facts), digest_of_sequences(sequences, hashlib.sha256())])
 
 
 def _fingerprint_of_format_1(plan, sequences, weighting, empty, piece_residues):
@@ -359,10 +359,10 @@ def _fingerprint_of_format_1(plan, sequences, weighting, empty, piece_residues):
         "too_long": plan.too_long,
     }
     facts = [weights, blocks, parameters, weighting, empty.precision, piece_residues]
-    return digest_of(sequences, hashlib.sha256(json.dumps(facts, default=str).encode()))
+    return digest_of_sequences(sequences, hashlib.sha256(json.dumps(facts, default=str).encode()))
 
 
-def digest_of(sequences, digest):
+def digest_of_sequences(sequences, digest):
     """Return the hexadecimal digest of sequences, which a hash is updated by."""
     for sequence in sequences:
         digest.update(sequence.encode() + b"\n")

@@ -8,7 +8,7 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from . import __version__
-from ._checkpoint import FINGERPRINTS, Checkpoint, digest_of, partial_sums_beside
+from ._checkpoint import FINGERPRINTS, Checkpoint, digest_of_sequences, partial_sums_beside
 from ._provenance import members_of
 from .base._formats import CHECKPOINT
 from .base._progress import progress_bar
@@ -182,7 +182,7 @@ def corpus_moments(
         "members": members,
         "corpora": [
             {
-                "digest": digest_of(sequences, hashlib.sha256()),
+                "digest": digest_of_sequences(sequences, hashlib.sha256()),
                 "n_proteins": len(sequences),
                 "n_residues": sum(map(len, sequences)),
             }

@@ -355,3 +355,21 @@ def assert_same_search(ours, theirs, scores, *, atol=1e-10):
     assert ours.alpha_ == theirs.best_params_["ridge__alpha"]
     mean = theirs.cv_results_["mean_test_score"][theirs.best_index_]
     assert ours.best_score_ == pytest.approx(mean, abs=atol)
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    """Give processes that have everything imported, for the tests of faults."""
+    from nursery import Nursery
+
+    with Nursery() as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def inputs(nursery, tmp_path_factory):
+    """Return a folder of what the tasks of the nursery read."""
+    folder = tmp_path_factory.mktemp("inputs")
+    end = nursery.run("write_inputs", folder)
+    assert end.code == 0, end.text
+    return folder

@@ -99,10 +99,14 @@ def read_text(path, limit=TEXT_LIMIT):
         If it cannot be read.
     """
     with open(path, "rb") as file:
-        # Asked for before it is read; devices tell no size.
-        check_text_size(os.fstat(file.fileno()).st_size, limit)
-        content = file.read(limit + 1)
+        # Asked for before it is read, which takes the memory of what it asks for. Devices tell
+        # no size.
+        size = os.fstat(file.fileno()).st_size
+        check_text_size(size, limit)
+        content = file.read((size or limit) + 1)
     check_text_size(len(content), limit)
+    if size and len(content) > size:
+        raise ValueError("it grew while it was read")
     return content.decode("utf-8")
 
 

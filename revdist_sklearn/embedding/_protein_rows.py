@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from joblib import effective_n_jobs
 
+from ..base._notes import add_note
 from ..base._progress import progress_bar
 from ._cache import EmbeddingCache
 from ._cache_place import HASTE
@@ -74,8 +75,7 @@ class ProteinRows:
             try:
                 self._compute(todo, texts, names, out, cache, context, told)
             except (KeyboardInterrupt, MemoryError) as error:
-                # Python 3.10 has no method for it.
-                error.__notes__ = [*getattr(error, "__notes__", []), self._kept(cache)]
+                add_note(error, self._kept(cache))
                 raise
         place = {sequence: i for i, sequence in enumerate(texts)}
         if reference is not None:

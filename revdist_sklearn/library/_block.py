@@ -38,7 +38,8 @@ class BlockRun:
         Digest of all settings.
 
     distiller : (str, str) or None
-        Folder of the distiller, and its :func:`digest_of`; None for the models side by side.
+        Folder of the distiller, and its :func:`digest_of_distiller`; None for the models side
+        by side.
 
     level, dtype : str
         As in :func:`embed_to`.
@@ -185,12 +186,12 @@ def _protein(names, counts, wrong):
 def _distiller(folder, expected):
     """Return the distiller of a run, read once a process."""
     distiller = ReverseDistiller.from_pretrained(folder)
-    if digest_of(distiller) != expected:
+    if digest_of_distiller(distiller) != expected:
         raise RuntimeError(f"{folder} holds another distiller than that of the run.")
     return distiller
 
 
-def digest_of(distiller):
+def digest_of_distiller(distiller):
     """Return a text that is the same for distillers that give the same rows."""
     found = hashlib.blake2b(digest_size=16)
     for stage in distiller.stages_:

@@ -15,11 +15,11 @@ from ..base._files import make_folder
 from ..base._identity import digest
 from ..base._notes import add_note
 from ..base._progress import progress_bar
-from ..base._text import shown
+from ..base._text import shown, visible
 from ..base._units import as_time
 from ..embedding._workers import as_they_come, is_worker_death, tasks_at_a_time
 from ..method._distiller import ReverseDistiller
-from ._block import BlockRun, digest_of, write_block
+from ._block import BlockRun, digest_of_distiller, write_block
 from ._fasta import FastaReader
 from ._formats import assemble, written_from
 from ._job import Job
@@ -194,7 +194,7 @@ def embed_to(
 
 
 def _to_stderr(message):
-    print(f"revdist: {message}", file=sys.stderr)
+    print(visible(f"revdist: {message}", keep="\n"), file=sys.stderr)
 
 
 def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
@@ -450,7 +450,7 @@ def _begin(job, shards):
     if job.distiller is not None:
         kept = folder / DISTILLER
         try:
-            is_kept = digest_of(ReverseDistiller.from_pretrained(kept)) == job.nested
+            is_kept = digest_of_distiller(ReverseDistiller.from_pretrained(kept)) == job.nested
         except (OSError, ValueError):  # there is none yet, or it is damaged
             is_kept = False
         if not is_kept:

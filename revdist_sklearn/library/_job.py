@@ -12,7 +12,7 @@ from .._provenance import check_models
 from ..base._units import as_size
 from ..embedding._plan import EmbeddingPlan
 from ..method._distiller import ReverseDistiller
-from ._block import digest_of
+from ._block import digest_of_distiller
 from ._formats import ENDINGS, check_ending, size_of
 from ._shards import DTYPES, LEVELS
 
@@ -99,7 +99,7 @@ class Job:
             "settings": {
                 "rows": plan.identity(),
                 "cut": plan.limit if plan.too_long == "truncate" else None,
-                "distiller": None if distiller is None else digest_of(distiller),
+                "distiller": None if distiller is None else digest_of_distiller(distiller),
                 "level": level,
                 "dtype": dtype,
                 "blocks": [BLOCK_RESIDUES, BLOCK_PROTEINS, BLOCK_BYTES],

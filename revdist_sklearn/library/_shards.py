@@ -198,7 +198,7 @@ def _names(tensors):
     return [text[end - size : end].decode() for size, end in zip(sizes, ends, strict=True)]
 
 
-def digest_of(path):
+def digest_of_shard(path):
     """Return the digest that a shard says it has, without reading its rows.
 
     Raises
@@ -283,7 +283,7 @@ class ShardFolder:
         """Return one shard, checked to the last bit, by its number from 0."""
         entry = self._done()[i]
         path = self.path / entry["name"]
-        if digest_of(path) != entry["digest"]:
+        if digest_of_shard(path) != entry["digest"]:
             raise _another(path)
         return read_shard(path, len(self.columns), self.dtype)
 

@@ -5,6 +5,7 @@ in its children are the tasks of :mod:`tasks`. Run as a script it is the nursery
 of JSON on its standard input.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -180,6 +181,7 @@ def _start(start, arguments, fault):
     except BaseException:
         traceback.print_exc()
     finally:
+        atexit._run_exitfuncs()  # as the interpreter does: workers and their files go
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -12,27 +12,12 @@ from pathlib import Path
 
 import pytest
 import rows
-from nursery import Nursery
 
 from revdist_sklearn import Moments
 from revdist_sklearn.cli._main import COMMANDS, main
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 on_linux = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    with Nursery() as processes:
-        yield processes
-
-
-@pytest.fixture(scope="module")
-def inputs(nursery, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    end = nursery.run("write_inputs", folder)
-    assert end.code == 0, end.text
-    return folder
 
 
 # Kills
@@ -112,11 +97,11 @@ def test_a_signal_ends_the_shell_with_one_line_while_it_starts(number, n_jobs, i
 def test_workers_that_are_up_say_nothing_of_an_interrupt(nursery, inputs, tmp_path):
     words = "embed", inputs, tmp_path / "cache", tmp_path / "z.npz", 2
     child = nursery.start(*words)
-    while not (n_rows := rows.cached_rows(tmp_path / "cache")) and child.runs():
+    while not rows.cached_rows(tmp_path / "cache") and child.runs():
         time.sleep(0.05)
     child.kill(signal.SIGINT, group=True)
     end = child.wait()
-    assert n_rows < 96 and end.code == 130 and "Traceback" not in end.text, end.text
+    assert end.code == 130 and "Traceback" not in end.text, end.text
     assert end.text.splitlines()[-1].startswith("revdist embed: Interrupted")
 
 

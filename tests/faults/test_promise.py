@@ -13,7 +13,6 @@ import power
 import pytest
 import rows
 import syscalls
-from nursery import Nursery
 
 from revdist_sklearn.cli._main import main
 
@@ -26,20 +25,6 @@ SLOW = {
     "the second checkpoint of a corpus pass": 7,
     "revdist embed": 45,
 }
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    with Nursery() as processes:
-        yield processes
-
-
-@pytest.fixture(scope="module")
-def inputs(nursery, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    end = nursery.run("write_inputs", folder)
-    assert end.code == 0, end.text
-    return folder
 
 
 @pytest.mark.slow
