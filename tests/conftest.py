@@ -1,5 +1,6 @@
 """Shared helpers: tiny random checkpoints as transformers writes them, and the grid search."""
 
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from revdist_sklearn import PrefixSelector
+
+# Ignored in what a shell starts in the background, and in all that that starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The tokens of ESM-2 in the order of their ids.
 ESM_TOKENS = [
@@ -357,7 +362,7 @@ def assert_same_search(ours, theirs, scores, *, atol=1e-10):
     assert ours.best_score_ == pytest.approx(mean, abs=atol)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def nursery():
     """Give processes that have everything imported, for the tests of faults."""
     from nursery import Nursery
@@ -366,7 +371,7 @@ def nursery():
         yield processes
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def inputs(nursery, tmp_path_factory):
     """Return a folder of what the tasks of the nursery read."""
     folder = tmp_path_factory.mktemp("inputs")

@@ -5,6 +5,7 @@ import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import product
 from operator import eq
 from pathlib import Path
 
@@ -413,6 +414,13 @@ def bfloat16(monkeypatch):
 # Layers, width and heads of ESM-2's members; feed-forward layers are four times as wide.
 SHAPES = {"8M": (6, 320, 20), "35M": (12, 480, 20), "150M": (30, 640, 20)}
 LENGTHS = (40, 3, 17)
+sizes_and_scales = pytest.mark.parametrize(
+    ("size", "scale"),
+    [
+        *product(["8M", "35M"], [0.02, 0.1]),
+        pytest.param("150M", 0.1, marks=pytest.mark.slow),
+    ],
+)
 
 
 def esm2_shaped(folder, size, scale):
@@ -447,8 +455,7 @@ def plain_esm(folder, dtype):
 
 
 @has_one_dnn
-@pytest.mark.parametrize("scale", [0.02, 0.1])
-@pytest.mark.parametrize("size", [*list(SHAPES)[:2], pytest.param("150M", marks=pytest.mark.slow)])
+@sizes_and_scales
 def test_depth_is_no_reason_to_leave_the_path(tmp_path, one_dnn, size, scale):
     """Errors are of the size of those of transformers; float64 is the truth."""
     folder = esm2_shaped(tmp_path / size, size, scale)
@@ -464,8 +471,7 @@ def test_depth_is_no_reason_to_leave_the_path(tmp_path, one_dnn, size, scale):
 
 
 @has_one_dnn
-@pytest.mark.parametrize("scale", [0.02, 0.1])
-@pytest.mark.parametrize("size", [*list(SHAPES)[:2], pytest.param("150M", marks=pytest.mark.slow)])
+@sizes_and_scales
 def test_bfloat16_is_as_good_as_that_of_transformers(tmp_path, one_dnn, bfloat16, size, scale):
     folder = esm2_shaped(tmp_path / size, size, scale)
     encoder = packed_esm(folder, dtype="bfloat16")
