@@ -92,10 +92,12 @@ def to_file(n, folder, kind):
 def plain(n, folder):
     """Run transformers' own models, one protein at a time, on a part of the proteins."""
     import torch
+    import transformers
     from transformers import EsmModel, EsmTokenizer
 
     import revdist_sklearn
 
+    transformers.logging.set_verbosity_error()
     weights = Path(revdist_sklearn.__file__).parent / "weights"
     proteins = proteins_of(n)[:: max(1, SHARE)]
     models = []

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 
 from revdist_sklearn import DamagedFileError, ReverseDistiller
+from revdist_sklearn.cli._main import main
 from revdist_sklearn.interop import (
     load_published_scalers,
     regression_inputs,
@@ -239,3 +240,16 @@ def test_a_regression_on_the_prefix_is_told_from_the_mean(answers):
     chain = ReverseDistiller(SIZES, regressor="pcr").fit(X)
     chain._chain = replace(chain._chain, cross_covariance=None)
     assert regression_inputs(chain) == ["base", "prefix", "prefix"]
+
+
+@pytest.mark.parametrize("setting", [*SETTINGS, *NAIVE])
+def test_info_tells_what_published_regressions_were_trained_on(setting, capsys):
+    assert main(["info", str(DATA / setting)]) == 0
+    told = capsys.readouterr().out
+    if setting in NAIVE:  # which have none
+        assert "trained on" not in told and "regression_scores" not in told
+        return
+    second = "own embedding" if setting.startswith("pcr") else "what the files do not tell"
+    [line] = [line for line in told.splitlines() if line.startswith("Regressions trained on: ")]
+    assert "the nested embedding, " in line and line.endswith(second)
+    assert "regression_scores(distiller, rows) shows it" in told

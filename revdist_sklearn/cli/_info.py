@@ -6,7 +6,7 @@ from pathlib import Path
 from .. import Moments, ReverseDistiller, load_embeddings
 from ..base._units import as_size
 from ..embedding._cache import FILE as CACHE
-from ..interop import load_published_scalers
+from ..interop import load_published_scalers, regression_inputs
 from ..library._formats import ENDINGS
 from ..library._shards import MANIFEST, ShardFolder
 from ..method._distiller_file import WEIGHTS
@@ -59,6 +59,14 @@ def run(arguments):
         f"{path} is nothing that this package writes: a distiller, a folder of shards, a cache, "
         f"moments (.safetensors), or embeddings ({', '.join(ENDINGS)})."
     )
+
+
+# In words, by what :func:`regression_inputs` finds.
+TRAINED_ON = {
+    "prefix": "the nested embedding",
+    "model": "the smaller model's own embedding",
+    "unknown": "what the files do not tell",
+}
 
 
 def _distiller(source):
@@ -142,3 +150,12 @@ def _published(path):
     distiller = load_published_scalers(path)
     say(f"Published scalers of reverse distillation: {path}")
     say(f"Widths: {', '.join(str(stage.width) for stage in distiller.stages_)}")
+    _, *inputs = regression_inputs(distiller)
+    if inputs:
+        say(f"Regressions trained on: {', '.join(TRAINED_ON[name] for name in inputs)}")
+    if set(inputs[1:]) - {"prefix"}:
+        say(
+            "The script that published such files fits each regression on the smaller model's own "
+            "embedding, and they are applied to the nested one: from the third model on the "
+            "predictions may be far off. interop.regression_scores(distiller, rows) shows it."
+        )
