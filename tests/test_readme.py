@@ -13,7 +13,7 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     assert len(blocks) >= 8
     exec(compile("\n".join(blocks), "README.md", "exec"), {})
     assert "prefixselector__n_components" in capsys.readouterr().out
-    assert (tmp_path / "distiller" / "config.json").exists()
+    assert (tmp_path / "nano" / "config.json").exists()
 
 
 def test_commands_are_those_of_the_first_screen():

@@ -19,7 +19,8 @@ def add_arguments(parser):
         ("info", lambda arguments: info(arguments.folder), "list what a cache holds"),
         ("clear", _clear, "remove a cache; other files of the folder stay"),
     ):
-        action = actions.add_parser(name, help=text, description=text)
+        example = f"Example: revdist cache {name} embeddings"
+        action = actions.add_parser(name, help=text, description=text, epilog=example)
         action.set_defaults(act=act)
         action.add_argument("folder", help="the `cache_dir` of the featurizer (--cache-dir)")
 
@@ -60,7 +61,7 @@ def _clear(arguments):
     for path in _moments_of(arguments.folder):
         size += path.stat().st_size
         path.unlink()
-    say(f"Freed: {as_size(size)}")
+    say(f"Freed in {arguments.folder}: {as_size(size)}")
 
 
 def _moments_of(folder):

@@ -76,7 +76,7 @@ def run(arguments):
     """Embed and write."""
     output = arguments.output
     if Path(output).suffix and not Path(output).is_dir():
-        check_file("--output", output, tuple(ENDINGS))
+        check_file("--output", output, tuple(ENDINGS), "; a folder of shards has no ending")
     else:
         check_folder("--output", output)
     for path in arguments.fasta:
@@ -105,7 +105,7 @@ def run(arguments):
         job, reader, arguments.skip_bad, arguments.n_jobs, tell=note, bar=featurizer.verbose
     )
     if reader.n_stripped:
-        note(f"{reader.n_stripped:,} sequences ended in *, which was left out.")
+        note(f"A * at the end of a sequence was left out, {reader.n_stripped:,} times.")
     if report.n_skipped:
         note(f"{report.n_skipped:,} records were left out; {job.skipped} says why.")
     say(f"{report.n_proteins:,} proteins, {report.n_columns:,} columns: {output}")

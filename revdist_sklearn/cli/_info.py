@@ -7,6 +7,7 @@ from .. import Moments, ReverseDistiller, load_embeddings
 from ..base._units import as_size
 from ..embedding._cache import FILE as CACHE
 from ..interop import load_published_scalers, regression_inputs
+from ..library._block import digest_of_distiller
 from ..library._formats import ENDINGS
 from ..library._shards import MANIFEST, ShardFolder
 from ..method._distiller_file import WEIGHTS
@@ -43,6 +44,8 @@ def run(arguments):
         if any(path.glob("*scaler-*.npz")):
             _published(path)
             return
+    elif not path.exists() and path.suffix in (*ENDINGS, ".safetensors"):
+        raise FileNotFoundError(f"{path} does not exist.")
     elif not path.exists():
         _distiller(arguments.path)  # an alias or a hub id, or the error that it is none
         return
@@ -74,6 +77,7 @@ def _distiller(source):
     say(f"A distiller, {distiller.regressor}: {source}")
     say(format_stages(describe_stages(distiller)))
     say(f"Rows of the fit: {distiller.n_samples_seen_:,}")
+    say(f"In what is embedded by it: distiller {digest_of_distiller(distiller)[:16]}")
     _print_provenance(getattr(distiller, "provenance_", None))
     rounding = getattr(distiller, "rounding_", None)
     for name, value in (rounding or {"dtype": "float64"}).items():
@@ -86,7 +90,7 @@ def _print_provenance(provenance):
         return
     for member in provenance["members"]:
         layer = f", layer {member['layer']}" if "layer" in member else ""
-        say(f"Model: {member['block']}, weights {member['weights'][:16]}{layer}")
+        say(f"Model: {member['block']}, tensors {member['weights'][:16]}{layer}")
     for corpus in provenance["corpora"]:
         say(
             f"Corpus: {corpus['n_proteins']:,} proteins, {corpus['n_residues']:,} residues "
@@ -125,7 +129,7 @@ def _print_facts(facts):
     for block, width in facts["stages"]:
         say(f"Up to column {width:,}: {block}")
     for member in facts["settings"]["rows"]["members"]:
-        say(f"Model: weights {member['weights'][:16]}, {member['dtype']}, layer {member['layer']}")
+        say(f"Model: files {member['weights'][:16]}, {member['dtype']}, layer {member['layer']}")
     limit = facts["limit"]
     if limit is not None:
         how = {"error": "an error", "truncate": "cut", "window": "in windows"}[facts["too_long"]]

@@ -40,7 +40,7 @@ def main(argv=None):
         interrupted and 143 where it was terminated: the message is then on standard error; 141
         where nobody reads the output.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(argv)
     command = f"revdist {arguments.command}"
     if sys.stdout is None:  # closed
         sys.stdout = open(os.devnull, "w")
@@ -96,6 +96,14 @@ class _Parser(argparse.ArgumentParser):
         super().error(visible(message, keep="\n"))
 
 
+def _arguments(argv):
+    """Return the arguments; an option that a command does not know is told with its usage."""
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
+
+
 def _parser():
     parser = _Parser(
         prog="revdist",
@@ -104,12 +112,12 @@ def _parser():
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in COMMANDS.items():
-        command.add_arguments(
-            commands.add_parser(
-                name,
-                help=command.HELP,
-                description=command.HELP,
-                epilog=f"Example: {command.EXAMPLE}",
-            )
+        of_command = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=command.HELP,
+            epilog=f"Example: {command.EXAMPLE}",
         )
+        of_command.set_defaults(parser=of_command)
+        command.add_arguments(of_command)
     return parser

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..base._files import destination, replace_file
 
 
-def check_file(option, path, endings):
+def check_file(option, path, endings, or_else=""):
     """Return the ending of a file to be written, or say why it cannot be.
 
     Parameters
@@ -19,6 +19,9 @@ def check_file(option, path, endings):
 
     endings : sequence of str
         Allowed ones, such as ``".csv"``.
+
+    or_else : str, default=""
+        What else there is, for the message.
 
     Returns
     -------
@@ -35,7 +38,8 @@ def check_file(option, path, endings):
     """
     ending = Path(path).suffix
     if ending not in endings:
-        raise ValueError(f"{option} {path} must be a file that ends in {' or '.join(endings)}.")
+        listed = " or ".join(endings)
+        raise ValueError(f"{option} {path} must be a file that ends in {listed}{or_else}.")
     try:
         target = destination(path)
     except OSError as error:

@@ -234,6 +234,8 @@ def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
     with only_one(job.folder):
         _begin(job, shards)
         made = _Made(job, shards.identity, totals, tell)
+        if made.n_there:
+            tell(f"{made.n_there:,} shards are there already; those of this run stay.")
         skipped = skipped if known is None else None  # it was written by the first pass
         try:
             with RecordChecker(job.residues, skip=skip_bad, skipped_to=skipped) as checker:
@@ -273,6 +275,11 @@ class _Made:
         for path in job.folder.iterdir():
             if match := NAME.fullmatch(path.name):
                 self._there[int(match[1])].add(path.name)
+
+    @property
+    def n_there(self):
+        """Number of shards that were there before."""
+        return sum(map(len, self._there.values()))
 
     def write(self, records, checker, n_jobs, bar):
         """Write the shards that are not there, of records as they come."""
@@ -365,7 +372,8 @@ class _Made:
         n = sum(1 for path in self.job.folder.glob("shard-*") if NAME.fullmatch(path.name))
         if not n:
             return "Nothing is kept: the first block was not done."
-        return f"{n:,} whole shards are in {self.job.folder}; the same call goes on from there."
+        shards = "whole shard is" if n == 1 else "whole shards are"
+        return f"{n:,} {shards} in {self.job.folder}; the same call goes on from there."
 
 
 def first_pass(plan, sequences, skip_bad=False, skipped_to=None):

@@ -69,7 +69,10 @@ def test_standard_input_and_several_files(fasta, tmp_path, monkeypatch, capsys):
     output = ["--output", str(tmp_path / "z")]
     assert main(["embed", "--fasta", str(fasta), str(other), *output]) == 0
     said = capsys.readouterr()
-    assert said.out.startswith("9 proteins") and "1 sequences ended in *" in said.err
+    assert (
+        said.out.startswith("9 proteins")
+        and "A * at the end of a sequence was left out, 1 times" in said.err
+    )
     text = io.TextIOWrapper(io.BytesIO(fasta.read_bytes() + other.read_bytes()))
     monkeypatch.setattr(sys, "stdin", text)
     monkeypatch.setattr(_block, "write_shard", None)  # all is there
@@ -115,7 +118,9 @@ def test_an_interrupted_run_says_how_to_go_on(fasta, tmp_path, capsys, monkeypat
     assert output.read_bytes() == b"old"
     monkeypatch.setattr(_embed_to, "write_block", write)
     assert main(arguments) == 0
-    assert "About" in capsys.readouterr().err  # how long the rest takes
+    said = capsys.readouterr().err
+    assert "About" in said  # how long the rest takes
+    assert "revdist: 2 shards are there already" in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -154,7 +159,7 @@ def test_info_tells_what_things_are(fasta, tmp_path, capsys):
     emb = ESMFeaturizer("esm2-nano:64", cache_dir=tmp_path / "c", max_length=50, too_long="window")
     said = told(capsys, "esm2-nano:64")
     assert said.startswith("A distiller, ols") and "1,000 proteins, 336,215 residues" in said
-    assert "Model: esm2_nano_064, weights " in said
+    assert "Model: esm2_nano_064, tensors " in said
     embed_to(tmp_path / "z", emb, PROTEINS)
     said = told(capsys, tmp_path / "z")
     assert said.startswith("Embeddings of 8 proteins, 702 residues.") and "1 shards" in said
@@ -171,6 +176,34 @@ def test_info_tells_what_things_are(fasta, tmp_path, capsys):
     capsys.readouterr()
     assert told(capsys, moments).startswith("A checkpoint of a pass over a corpus")
     assert told(capsys, tmp_path / "d").startswith("A distiller")
+    # What was embedded by a distiller tells which one.
+    embed_to(
+        tmp_path / "nested.npz",
+        emb,
+        PROTEINS,
+        distiller=ReverseDistiller.from_pretrained("esm2-nano:64"),
+    )
+    [mark] = re.findall(
+        "Nested, by (distiller [0-9a-f]{16})", told(capsys, tmp_path / "nested.npz")
+    )
+    assert mark in told(capsys, "esm2-nano:64") and mark not in told(capsys, "esm2-nano")
+
+
+@pytest.mark.parametrize("name", ["nope.h5", "nope.npz", "nope.safetensors"])
+def test_a_file_that_is_not_there_is_no_distiller(name, capsys):
+    assert main(["info", name]) == 2
+    assert capsys.readouterr().err == f"revdist info: {name} does not exist.\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_that_there_is_not_is_told_with_the_usage_of_the_command(command, capsys):
+    given = {"evaluate": ["x.csv"], "info": ["x"], "cache": ["info", "x"]}
+    needed = {"embed": ["--fasta", "x", "--output", "y"], "fit": ["--output", "y"]}
+    with pytest.raises(SystemExit) as end:
+        main([command, *given.get(command, []), *needed.get(command, []), "--ncomp", "3"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: revdist {command} ") and "arguments: --ncomp 3" in said
 
 
 def test_info_of_a_run_that_was_ended(tmp_path, capsys, monkeypatch):
@@ -212,5 +245,7 @@ def test_sigterm_leaves_whole_shards(fasta, tmp_path):
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 143
-    assert re.match(r"revdist embed: Terminated. \d+ whole shards are in", said.splitlines()[-1])
+    assert re.match(
+        r"revdist embed: Terminated. \d+ whole shards? (is|are) in", said.splitlines()[-1]
+    )
     assert not list(tmp_path.glob("z/.*.tmp"))

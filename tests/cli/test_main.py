@@ -80,7 +80,7 @@ def test_embed_with_a_cache_then_info_and_clear(corpus, distiller, tmp_path, cap
     n_long = sum(len(s) > 100 for s in read_fasta(corpus).sequences)
     assert len(of_windows) == 2 and f": {n_long} sequences, {n_long * 128} bytes" in of_windows[0]
     assert main(["cache", "clear", str(cache)]) == 0
-    assert re.match(r"Freed: \d+\.\d kB", capsys.readouterr().out)
+    assert re.match(r"Freed in .*: \d+\.\d kB", capsys.readouterr().out)
     assert main(["cache", "info", str(cache)]) == 0
     assert "No embeddings in" in capsys.readouterr().out
 
@@ -96,7 +96,9 @@ def test_cache_info_of_a_damaged_file_names_the_command_that_helps(tmp_path, cap
     assert main(["cache", "info", str(tmp_path)]) == 2
     assert f"revdist cache clear {tmp_path}" in capsys.readouterr().err
     assert main(["cache", "clear", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "Freed: 1.8 kB\n" and not list(tmp_path.iterdir())
+    assert capsys.readouterr().out == f"Freed in {tmp_path}: 1.8 kB\n" and not list(
+        tmp_path.iterdir()
+    )
 
 
 def test_evaluate(corpus, distiller, tmp_path, capsys):
