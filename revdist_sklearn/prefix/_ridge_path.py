@@ -607,7 +607,9 @@ def fit_with_leverage(split, d, alpha):
     leverage = Leverage(
         mean=split.x_mean[: q + d],
         scale=np.ones(q + d),
-        constant=float(np.square(split.N_test[0, : split.N.shape[1] - split.basis.shape[1]]).sum()),
+        constant=float(
+            np.square(split.N_test[0, : split.N.shape[1] - split.basis.shape[1]]).sum()
+        ),
         basis=split.basis,
         X_part=split.X_part[:, :d],
         directions=directions,
