@@ -56,8 +56,9 @@ def compact(pipeline):
 
     ValueError
         If the steps are of another kind, one between distiller and selector needs all
-        columns, it cannot be told how many a transformer of a FeatureUnion gives, or the distiller was fitted on other models: known by their weights where it
-        was fitted on a corpus and these are on this machine, else by their names, if any.
+        columns, it cannot be told how many a transformer of a FeatureUnion gives, or the
+        distiller was fitted on other models: known by their weights where it was fitted on a
+        corpus and these are on this machine, else by their names, if any.
 
     Examples
     --------

@@ -185,10 +185,11 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         ------
         ValueError
             If y has one class alone, a prefix is wider than X or narrower than
-            ``n_unpenalized``, a penalty is not above 0, a split has no row of positive weight, no candidate has a score, ``cv="loo"`` meets
-            ``scale``, ``class_weight="balanced"`` or another ``scoring``,
-            ``one_standard_error`` a single split, or ``scoring`` is a metric, or a scorer that
-            returns no number or fails for every candidate, as one of probabilities does.
+            ``n_unpenalized``, a penalty is not above 0, a split has no row of positive weight,
+            no candidate has a score, ``cv="loo"`` meets ``scale``, ``class_weight="balanced"``
+            or another ``scoring``, ``one_standard_error`` a single split, or ``scoring`` is a
+            metric, or a scorer that returns no number or fails for every candidate, as one of
+            probabilities does.
 
         Warns
         -----

@@ -205,10 +205,11 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         Raises
         ------
         ValueError
-            If a prefix is wider than X or narrower than ``n_unpenalized``, a penalty is not above 0, a split has no row of
-            positive weight, no candidate has a score, ``cv="loo"`` meets ``scale`` or another
-            ``scoring``, ``one_standard_error`` a single split, or ``scoring`` is a metric, or
-            a scorer that returns no number or fails for every candidate.
+            If a prefix is wider than X or narrower than ``n_unpenalized``, a penalty is not
+            above 0, a split has no row of positive weight, no candidate has a score,
+            ``cv="loo"`` meets ``scale`` or another ``scoring``, ``one_standard_error`` a single
+            split, or ``scoring`` is a metric, or a scorer that returns no number or fails for
+            every candidate.
 
         Warns
         -----

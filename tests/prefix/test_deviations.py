@@ -251,7 +251,7 @@ def test_in_a_pipeline_on_frames_and_after_a_pickle():
     frame = pd.DataFrame(X, columns=list("abcdef"))
     model = make_pipeline(StandardScaler(), PrefixRidgeCV("all", alphas=ALPHAS))
     model.set_output(transform="pandas").fit(frame, y)
-    mean, std = model.predict(frame, return_std=True)
+    _, std = model.predict(frame, return_std=True)
     again = pickle.loads(pickle.dumps(model)).predict(frame, return_std=True)
     assert_array_equal(again[1], std)
     search = clone(model[-1]).fit(X.astype(np.float32), y)
