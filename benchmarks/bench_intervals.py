@@ -62,8 +62,9 @@ def bayesian_ridge(X, y, positions, by_position):
 
 
 def gaussian_process(X, y, positions, by_position):
-    # Marginal likelihood chooses the two variances and the noise.
-    kernel = ConstantKernel(1.0, (1e-5, 1e5)) * DotProduct() + WhiteKernel(1.0, (1e-5, 1e2))
+    # Marginal likelihood chooses the variances. From scikit-learn's default, a noise of 1, which
+    # is all of the variance, the optimiser does not move.
+    kernel = ConstantKernel(0.01, (1e-6, 1e5)) * DotProduct() + WhiteKernel(0.5, (1e-3, 1e2))
     return GaussianProcessRegressor(kernel, normalize_y=True).fit(X, y)
 
 
@@ -126,7 +127,9 @@ def main():
                 if header is None:
                     header = ["", *row]
                     print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
-                cells = [f"{value:.1%}" if "%" in key else f"{value:.2f}" for key, value in row.items()]
+                cells = [
+                    f"{value:.1%}" if "%" in key else f"{value:.2f}" for key, value in row.items()
+                ]
                 print("| " + " | ".join([contestant, *cells]) + " |", flush=True)
                 results.append({"data": name, "folds": kind, "fit": contestant, **row})
     options.output.write_text(json.dumps(results, indent=1))
