@@ -28,6 +28,7 @@ TRUSTED_TYPES = [
     "revdist_sklearn.method._sample.Sample",
     "revdist_sklearn.prefix._ridge_classifier_cv.PrefixRidgeClassifierCV",
     "revdist_sklearn.prefix._ridge_cv.PrefixRidgeCV",
+    "revdist_sklearn.prefix._ridge_path.Leverage",
     "revdist_sklearn.prefix._selector.PrefixSelector",
 ]
 

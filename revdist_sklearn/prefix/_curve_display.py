@@ -316,9 +316,14 @@ class PrefixCurveDisplay:
         prefixes, scores, n_components, names, scoring = curve
         blocks = Blocks.of_columns(names)
         if stage_dims is None and blocks is not None and len(blocks) > 1:
-            stage_dims = blocks.edges[1:]
+            # What ends before the first prefix that there can be is no stage.
+            least = getattr(search, "n_unpenalized", 0)
+            ends = zip(blocks.edges[1:], blocks.names or (), strict=True)
+            ends = [(edge, name) for edge, name in ends if edge >= least]
+            stage_dims = [edge for edge, _ in ends]
             if stage_names is None:
-                stage_names = [name.removeprefix("rd_") for name in blocks.names]
+                # Without the names of transformers, which a FeatureUnion puts before them.
+                stage_names = [name.rpartition("__")[2].removeprefix("rd_") for _, name in ends]
         if spread == "auto":
             one_row_a_split = isinstance(search, PrefixSearch) and search._leaves_one_out()
             spread = "standard_error" if one_row_a_split else "std"

@@ -61,6 +61,10 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         Choose the smallest prefix whose best mean score is within one standard error of the
         best, instead of the best.
 
+    n_unpenalized : int, default=0
+        The first columns are in every prefix, count in its width and are not penalised, as in
+        :class:`PrefixRidgeCV`.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -137,6 +141,7 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         fit_intercept=True,
         scale=False,
         one_standard_error=False,
+        n_unpenalized=0,
     ):
         super().__init__(
             prefixes,
@@ -146,6 +151,7 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
             fit_intercept=fit_intercept,
             scale=scale,
             one_standard_error=one_standard_error,
+            n_unpenalized=n_unpenalized,
         )
         self.class_weight = class_weight
 
@@ -178,11 +184,12 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         Raises
         ------
         ValueError
-            If y has one class alone, a prefix is wider than X, a penalty is not above 0, a
-            split has no row of positive weight, no candidate has a score, ``cv="loo"`` meets
-            ``scale``, ``class_weight="balanced"`` or another ``scoring``,
-            ``one_standard_error`` a single split, or ``scoring`` is a metric, or a scorer that
-            returns no number or fails for every candidate, as one of probabilities does.
+            If y has one class alone, a prefix is wider than X or narrower than
+            ``n_unpenalized``, a penalty is not above 0, a split has no row of positive weight,
+            no candidate has a score, ``cv="loo"`` meets ``scale``, ``class_weight="balanced"``
+            or another ``scoring``, ``one_standard_error`` a single split, or ``scoring`` is a
+            metric, or a scorer that returns no number or fails for every candidate, as one of
+            probabilities does.
 
         Warns
         -----

@@ -1,10 +1,18 @@
 """Ridge regression that chooses its prefix and its penalty."""
 
+from dataclasses import replace
+
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.linear_model import Ridge
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ._ridge_path import (
+    fit_with_leverage,
+    leave_one_out_noise,
+    out_of_fold_noise,
+    ridge_coefficients,
+)
 from ._scores import GivenValues, flat, neg_mean_squared_error, r2
 from ._search import PrefixSearch
 
@@ -55,6 +63,13 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         Choose the smallest prefix whose best mean score is within one standard error of the
         best, which is a smaller model to run, instead of the best.
 
+    n_unpenalized : int, default=0
+        The first columns are in every prefix, count in its width and are not penalised, like
+        the constant: for scores of the models themselves before their embedding. Columns among
+        them that are constant or collinear do no harm: directions below 1e-6 of the largest, of
+        columns scaled to length 1, are left out. Prefixes start at this width, where it is
+        least squares on these columns alone, whatever the penalty.
+
     Attributes
     ----------
     n_components_ : int
@@ -84,6 +99,10 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
 
     intercept_ : float or ndarray of shape (n_targets,)
         The constant; 0 without intercept.
+
+    noise_variance_ : float or ndarray of shape (n_targets,)
+        Variance of the noise of a measurement of weight 1, from what the splits left out: see
+        Notes. NaN where no row of positive weight was left out.
 
     n_features_in_ : int
         Number of columns seen by ``fit``.
@@ -115,6 +134,20 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     warning. What is left to the condition of the rows themselves no solver mends. For
     ``cv="loo"``, rows that all but determine their own prediction are left out one by one.
 
+    With ``return_std=True`` the standard deviation of a new measurement x of weight 1 is that
+    of the posterior whose prior the penalty is, sqrt(s^2 (1 + h)), with h = x^T A^-1 x + |u|^2 +
+    1 / sum(w): x centred and free of the unpenalised columns, A the Gram matrix with the chosen
+    penalty, u the coordinates of x in the unpenalised columns. ``noise_variance_``, s^2, is the
+    mean of r_i^2 / (1 + h_i) over the rows that the splits leave out, r_i being their residuals
+    and h_i the same of them in the fit without them, so that what the fit does not know is not
+    counted twice. A row of weight w is taken for one of variance s^2 / w, such as the mean of
+    w measurements: it counts with r_i^2 / (1 / w_i + h_i), and not at all if w is 0. The choice
+    of prefix and penalty is not counted; rows of one protein, as of one position, that are
+    alike are taken as they are split: with folds by position the variance is that of new
+    positions. For it a fit keeps min(n, d) d numbers for a prefix of d columns, and those of
+    all prefixes for ``predict_all_prefixes``: prefixes times columns times targets
+    (:meth:`with_n_features`, and so ``compact``, cuts the latter).
+
     Targets that are all equal are predicted exactly, for an r2 of 1, which
     :class:`~sklearn.model_selection.GridSearchCV` finds where their sum does not round.
 
@@ -134,6 +167,9 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     >>> search = PrefixRidgeCV("all", alphas=np.logspace(-2, 3, 6)).fit(X, y)
     >>> search.n_components_, search.coef_.shape, search.cv_scores_.shape
     (4, (4,), (12, 6, 5))
+    >>> mean, std = search.predict(X[:3], return_std=True)
+    >>> mean.shape, std.shape, search.predict_all_prefixes(X[:3]).shape
+    ((3,), (3,), (3, 12))
     """
 
     _default_scoring = "r2"
@@ -169,10 +205,11 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         Raises
         ------
         ValueError
-            If a prefix is wider than X, a penalty is not above 0, a split has no row of
-            positive weight, no candidate has a score, ``cv="loo"`` meets ``scale`` or another
-            ``scoring``, ``one_standard_error`` a single split, or ``scoring`` is a metric, or
-            a scorer that returns no number or fails for every candidate.
+            If a prefix is wider than X or narrower than ``n_unpenalized``, a penalty is not
+            above 0, a split has no row of positive weight, no candidate has a score,
+            ``cv="loo"`` meets ``scale`` or another ``scoring``, ``one_standard_error`` a single
+            split, or ``scoring`` is a metric, or a scorer that returns no number or fails for
+            every candidate.
 
         Warns
         -----
@@ -191,8 +228,45 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         )
         return self._search(X, y, given, sample_weight, groups, params)
 
-    def predict(self, X):
+    def predict(self, X, return_std=False):
         """Predict from the first columns.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Nested embeddings.
+
+        return_std : bool, default=False
+            Whether to return the standard deviation of a new measurement as well.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+
+        std : ndarray of the shape of y
+            Only if ``return_std``; in the units of the targets. The interval of a share of
+            measurements is y plus and minus quantiles of the normal distribution times this.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from revdist_sklearn import PrefixRidgeCV
+        >>> X = np.random.default_rng(0).normal(size=(50, 3))
+        >>> search = PrefixRidgeCV(alphas=[0.1, 1.0, 10.0], cv="loo").fit(X, X.sum(axis=1))
+        >>> mean, std = search.predict([[0, 0, 0], [30, 30, 30]], return_std=True)
+        >>> bool(std[1] > std[0])
+        True
+        """
+        X = self._first(X)
+        y = X @ self.coef_.T + self.intercept_
+        if not return_std:
+            return y
+        h = self._leverage.of(X.astype(np.float64))
+        std = np.sqrt(np.multiply.outer(1 + h, self.noise_variance_))
+        return y, std.reshape(y.shape)
+
+    def predict_all_prefixes(self, X):
+        """Predict from every prefix that was searched, at the chosen penalty.
 
         Parameters
         ----------
@@ -201,9 +275,54 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
 
         Returns
         -------
-        y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+        y : ndarray of shape (n_samples, n_prefixes) or (n_samples, n_prefixes, n_targets)
+            In the order of ``prefixes_``; after :meth:`with_n_features` of those that the
+            columns left suffice for.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from revdist_sklearn import PrefixRidgeCV
+        >>> X = np.random.default_rng(0).normal(size=(50, 3))
+        >>> search = PrefixRidgeCV([1, 3], alphas=0.1).fit(X, X.sum(axis=1))
+        >>> search.predict_all_prefixes([[1.0, 1.0, 1.0]]).round(1).shape
+        (1, 2)
         """
-        return self._linear(X)
+        check_is_fitted(self, "coef_")
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        n_prefixes, k, n_targets = self._path_coef.shape
+        coef = np.moveaxis(self._path_coef, 0, 1).reshape(k, -1)
+        y = (X[:, :k] @ coef).reshape(len(X), n_prefixes, n_targets) + self._path_intercept
+        return y[:, :, 0] if np.ndim(self.noise_variance_) == 0 else y
+
+    def with_n_features(self, n_features):
+        """Return a fitted copy that takes fewer columns.
+
+        Parameters
+        ----------
+        n_features : int
+            Columns that the copy takes, from ``n_components_``, which are all that it uses,
+            to ``n_features_in_``.
+
+        Returns
+        -------
+        head : PrefixRidgeCV
+            Predicts from ``X[:, :n_features]`` what this one predicts from X, with the same
+            deviations; ``predict_all_prefixes`` is of the prefixes up to this width.
+
+        Raises
+        ------
+        ValueError
+            If the number of columns is no integer in this range.
+
+        NotFittedError
+            If the search is not fitted.
+        """
+        narrow = super().with_n_features(n_features)
+        left = self.prefixes_[: len(self._path_coef)] <= n_features
+        narrow._path_coef = self._path_coef[: left.sum(), :n_features].copy()
+        narrow._path_intercept = self._path_intercept[: left.sum()].copy()
+        return narrow
 
     def score(self, X, y, sample_weight=None):
         """Return the score of the predictions, by ``scoring`` ("r2" for None).
@@ -246,3 +365,36 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
 
     def _head(self, **parameters):
         return Ridge(**parameters)
+
+    def _tell_more(self, X, y, sample_weight, splits):
+        """Keep the coefficients of all prefixes, the leverage, and the variance of the noise."""
+        d, q = self.n_components_ - self.n_unpenalized, self.n_unpenalized
+        targets, weights = self._encode(y, sample_weight)
+        rows, scale = self._scaled(X[:, : self.prefixes_[-1]], sample_weight)
+        split = self._split(rows, targets, rows[:1].copy(), weights)
+        coef, self._path_intercept = ridge_coefficients(split, self.prefixes_ - q, self.alpha_)
+        self._path_coef = coef / scale[:, None]
+        _, leverage = fit_with_leverage(split, d, self.alpha_)
+        scale = scale[: self.n_components_]
+        self._leverage = replace(leverage, mean=leverage.mean * scale, scale=scale)
+        weights = np.ones(len(y)) if weights is None else weights
+        self.noise_variance_ = self._noise(X[:, : self.n_components_], targets, weights, splits)
+        if y.ndim == 1:
+            self.noise_variance_ = float(self.noise_variance_[0])
+
+    def _noise(self, X, targets, weights, splits):
+        """Return the variance of the noise by rows that are left out, one a target."""
+        how = self.fit_intercept, self.n_unpenalized
+        if splits is None:
+            used = weights > 0
+            X, targets, weights = X[used].astype(np.float64), targets[used], weights[used]
+            return leave_one_out_noise(X, targets, weights, self.alpha_, *how).mean(axis=0)
+        d = self.n_components_ - self.n_unpenalized
+        total, count = np.zeros(targets.shape[1]), 0
+        for train, test in splits:
+            rows = self._columns(X, train, test, weights[train])
+            split = self._split(rows[0], targets[train], rows[1], weights[train])
+            variances = out_of_fold_noise(split, targets[test], weights[test], d, self.alpha_)
+            total += variances.sum(axis=0)
+            count += np.count_nonzero(weights[test])
+        return total / count if count else np.full(len(total), np.nan)

@@ -32,7 +32,13 @@ from ..base._blocks import Blocks
 from ..base._threads import one_thread_of_blas
 from ..base._validation import check_integer
 from ..base._warnings import warn
-from ._ridge_path import LEAST_EIGENVALUE, centred_split, leave_one_out_path, ridge_path
+from ._ridge_path import (
+    LEAST_EIGENVALUE,
+    centred_split,
+    leave_one_out_path,
+    ridge_coefficients,
+    ridge_path,
+)
 
 # A tuple, as an array for a default breaks the printing of estimators.
 ALPHAS = tuple(10.0**i for i in range(-6, 4))
@@ -42,10 +48,13 @@ TIE = 1e-10
 ILL_CONDITIONED = 1e-11
 
 # What a search finds out.
-FITTED = ("n_components_", "alpha_", "best_score_", "cv_scores_", "coef_", "intercept_")
+FITTED = (
+    *("n_components_", "alpha_", "best_score_", "cv_scores_", "coef_", "intercept_"),
+    *("noise_variance_", "_leverage", "_path_coef", "_path_intercept"),
+)
 
 
-def resolve_prefixes(prefixes, n_features, names=None):
+def resolve_prefixes(prefixes, n_features, names=None, n_unpenalized=0):
     """Return the prefixes to search over.
 
     Parameters
@@ -59,6 +68,9 @@ def resolve_prefixes(prefixes, n_features, names=None):
     names : sequence of str or None
         Their names.
 
+    n_unpenalized : int, default=0
+        The first columns, which are in every prefix.
+
     Returns
     -------
     prefixes : ndarray of int
@@ -67,7 +79,7 @@ def resolve_prefixes(prefixes, n_features, names=None):
     Raises
     ------
     ValueError
-        If one is no integer from 1 to ``n_features``.
+        If one is no integer from 1, or ``n_unpenalized``, to ``n_features``.
 
     Examples
     --------
@@ -78,22 +90,28 @@ def resolve_prefixes(prefixes, n_features, names=None):
     [1, 2, 3, 5, 10, 20]
     >>> resolve_prefixes(4, 20).tolist()
     [5, 10, 15, 20]
+    >>> resolve_prefixes(None, 22, n_unpenalized=2).tolist()
+    [2, 3, 4, 5, 7, 12, 22]
     """
+    least, n_penalized = max(1, n_unpenalized), n_features - n_unpenalized
+    beside = f" beside the {n_unpenalized} that are not penalised" if n_unpenalized else ""
     if prefixes is None:
         blocks = Blocks.of_columns(names)
         if blocks is not None and len(blocks) > 1:
-            return np.array(blocks.edges[1:])
-        halvings = int(np.ceil(np.log2(n_features)))
-        return np.unique([-(-n_features // 2**i) for i in range(halvings + 1)])
+            return np.array([edge for edge in blocks.edges if edge >= least])
+        halvings = int(np.ceil(np.log2(max(1, n_penalized))))
+        ladder = [n_unpenalized - (-n_penalized // 2**i) for i in range(halvings + 1)]
+        return np.unique([*ladder, least] if n_unpenalized else ladder)
     if isinstance(prefixes, str):
-        return np.arange(1, n_features + 1)
+        return np.arange(least, n_features + 1)
     if isinstance(prefixes, Integral):
+        most = max(1, n_penalized)
         message = (
-            f"prefixes={prefixes} is no number of prefixes of X, which has {n_features} columns; "
-            f"use an integer in [1, {n_features}], or 'all'."
+            f"prefixes={prefixes} is no number of prefixes of X, which has {n_penalized} "
+            f"columns{beside}; use an integer in [1, {most}], or 'all'."
         )
-        count = check_integer(prefixes, "prefixes", 1, n_features, message)
-        return np.array([-(-n_features * i // count) for i in range(1, count + 1)])
+        count = check_integer(prefixes, "prefixes", 1, most, message)
+        return np.array([n_unpenalized - (-n_penalized * i // count) for i in range(1, count + 1)])
     given = np.asarray(prefixes)
     if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
         raise ValueError(
@@ -101,10 +119,11 @@ def resolve_prefixes(prefixes, n_features, names=None):
             "number of prefixes, or their widths."
         )
     for d in given:
-        if not 1 <= d <= n_features:
+        if not least <= d <= n_features:
+            in_all = f", of which n_unpenalized={least} are in every prefix" * bool(n_unpenalized)
             raise ValueError(
-                f"prefixes has {d}, but X has {n_features} columns; use integers in "
-                f"[1, {n_features}]."
+                f"prefixes has {d}, but X has {n_features} columns{in_all}; use integers in "
+                f"[{least}, {n_features}]."
             )
     return np.unique(given)
 
@@ -213,6 +232,7 @@ class PrefixSearch(BaseEstimator):
         "fit_intercept": ["boolean"],
         "scale": ["boolean"],
         "one_standard_error": ["boolean"],
+        "n_unpenalized": [Interval(Integral, 0, None, closed="left")],
     }
     # `groups` are for the splitter alone, who asks for them itself.
     __metadata_request__fit = {"groups": UNUSED}  # noqa: RUF012
@@ -227,6 +247,7 @@ class PrefixSearch(BaseEstimator):
         fit_intercept=True,
         scale=False,
         one_standard_error=False,
+        n_unpenalized=0,
     ):
         self.prefixes = prefixes
         self.alphas = alphas
@@ -235,6 +256,7 @@ class PrefixSearch(BaseEstimator):
         self.fit_intercept = fit_intercept
         self.scale = scale
         self.one_standard_error = one_standard_error
+        self.n_unpenalized = n_unpenalized
 
     def get_metadata_routing(self):
         """Return who asks for which metadata: this search, its scorer and its splitter.
@@ -280,7 +302,8 @@ class PrefixSearch(BaseEstimator):
         self._scorer()  # raises for what is none
         for_splitter, for_scorer = self._routed(sample_weight, groups, params)
         names = getattr(self, "feature_names_in_", None)
-        self.prefixes_ = resolve_prefixes(self.prefixes, X.shape[1], names)
+        q = self._check_unpenalized(X.shape[1])
+        self.prefixes_ = resolve_prefixes(self.prefixes, X.shape[1], names, q)
         self.alphas_ = self._check_alphas()
         check_consistent_length(X, groups)
         if sample_weight is not None:
@@ -290,11 +313,14 @@ class PrefixSearch(BaseEstimator):
             _check_weights(sample_weight, "X")
         self._check_targets(y if sample_weight is None else y[sample_weight > 0])
         with one_thread_of_blas(X.size * min(X.shape)):
+            splits = None
             if self._leaves_one_out():
                 self.cv_scores_, least = self._leave_one_out(X, y, sample_weight)
             else:
+                given = indexable(*given)
+                splits = self._splits(y, given, for_splitter)
                 self.cv_scores_, least = self._folds(
-                    X, y, sample_weight, indexable(*given), for_splitter, for_scorer
+                    X, y, sample_weight, given, splits, for_scorer
                 )
         self.n_splits_ = self.cv_scores_.shape[2]
         p, a = choose(self.cv_scores_, one_standard_error=self.one_standard_error)
@@ -304,7 +330,22 @@ class PrefixSearch(BaseEstimator):
         self._warn(least)
         solver = "cholesky" if least[a] >= LEAST_EIGENVALUE else "svd"
         self._refit(X, y, sample_weight, solver)
+        with one_thread_of_blas(X.size * min(X.shape)):
+            self._tell_more(X, y, sample_weight, splits)
         return self
+
+    def _tell_more(self, X, y, sample_weight, splits):
+        """Keep what else is asked of the chosen candidate; splits are None for leave-one-out."""
+
+    def _check_unpenalized(self, n_features):
+        return check_integer(
+            self.n_unpenalized,
+            "n_unpenalized",
+            0,
+            n_features,
+            f"n_unpenalized={self.n_unpenalized} cannot be of X, which has {n_features} columns; "
+            f"use an integer in [0, {n_features}].",
+        )
 
     def _check_targets(self, y):
         """Raise where the targets of the rows of positive weight cannot be fitted."""
@@ -324,21 +365,26 @@ class PrefixSearch(BaseEstimator):
                 )
         return alphas
 
-    def _folds(self, X, y, sample_weight, given, for_splitter, for_scorer):
-        """Return the scores of all candidates in all splits, and each alpha's least eigenvalue."""
+    def _splits(self, y, given, for_splitter):
+        """Return the training and the test rows of all splits."""
         cv = check_cv(self.cv, given[1], classifier=is_classifier(self))
         splits = [
             tuple(np.asarray(part) for part in split) for split in cv.split(*given, **for_splitter)
         ]
         if not splits:
             raise ValueError(f"cv={self.cv!r} gives no splits; a search needs one or more.")
-        scores = np.empty((len(self.prefixes_), len(self.alphas_), len(splits)))
-        least = np.ones(len(self.alphas_))
-        failures: list[Exception] = []
         for i, (train, test) in enumerate(splits):
             for part, its_rows in (("training", train), ("test", test)):
                 if not len(y[its_rows]):
                     raise ValueError(f"Split {i} of cv has no {part} rows; leave it out.")
+        return splits
+
+    def _folds(self, X, y, sample_weight, given, splits, for_scorer):
+        """Return the scores of all candidates in all splits, and each alpha's least eigenvalue."""
+        scores = np.empty((len(self.prefixes_), len(self.alphas_), len(splits)))
+        least = np.ones(len(self.alphas_))
+        failures: list[Exception] = []
+        for i, (train, test) in enumerate(splits):
             weights = None if sample_weight is None else sample_weight[train]
             score = self._score_of_rows(given, y, test, for_scorer, failures)
             scores[..., i], its = self._fold(X, y, weights, train, test, score, f"Split {i}")
@@ -355,13 +401,11 @@ class PrefixSearch(BaseEstimator):
         """Return the scores of all candidates in one split, and each alpha's least eigenvalue."""
         targets, all_weights, *told = self._encode(y[train], weights)
         _check_weights(all_weights, where)
-        X_train, X_test = self._columns(X, train, test, weights)
-        split = centred_split(
-            X_train, targets, X_test, all_weights, self.fit_intercept, overwrite=True
-        )
+        X_train, X_test = self._columns(X[:, : self.prefixes_[-1]], train, test, weights)
+        split = self._split(X_train, targets, X_test, all_weights)
         scores = np.empty((len(self.prefixes_), len(self.alphas_)))
         least = np.ones(len(self.alphas_))
-        for part in ridge_path(split, self.prefixes_, self.alphas_):
+        for part in ridge_path(split, self.prefixes_ - self.n_unpenalized, self.alphas_):
             shape = part.values.shape
             candidates = part.values.reshape(shape[0], -1, shape[3])
             scores[part.prefixes, part.alphas] = score(candidates, *told).reshape(shape[1:3])
@@ -370,13 +414,17 @@ class PrefixSearch(BaseEstimator):
 
     def _columns(self, X, train, test, weights):
         """Return training and test rows in float64, scaled where asked for."""
-        X = X[:, : self.prefixes_[-1]]
         X_train, X_test = (X[rows].astype(np.float64, order="F") for rows in (train, test))
         if self.scale:
             scaler = StandardScaler(with_mean=False, copy=False)
             scaler.fit(X_train, sample_weight=weights)
             X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
         return X_train, X_test
+
+    def _split(self, X_train, targets, X_test, weights):
+        """Return a split of this search for the kernel, which works in the rows."""
+        how = self.fit_intercept, self.n_unpenalized
+        return centred_split(X_train, targets, X_test, weights, *how, overwrite=True)
 
     def _scorer(self):
         """Return the scorer; metrics and what else is none are refused in scikit-learn's words."""
@@ -423,10 +471,12 @@ class PrefixSearch(BaseEstimator):
         paths = leave_one_out_path(
             X[:, : self.prefixes_[-1]].astype(np.float64),
             targets,
-            self.prefixes_,
+            self.prefixes_ - self.n_unpenalized,
             self.alphas_,
             weights,
             self.fit_intercept,
+            None,
+            self.n_unpenalized,
         )
         scores = np.empty((len(self.prefixes_), len(self.alphas_), len(X)))
         least = np.ones(len(self.alphas_))
@@ -475,6 +525,8 @@ class PrefixSearch(BaseEstimator):
                 f"{n_undefined} candidates have a score of NaN in some split; they rank last.",
                 UserWarning,
             )
+        if self.n_components_ == self.n_unpenalized:  # the penalty is of nothing
+            return
         for word, edge in (("smallest", self.alphas_.min()), ("largest", self.alphas_.max())):
             if self.alpha_ == edge and len(np.unique(self.alphas_)) > 1:
                 warn(
@@ -485,25 +537,42 @@ class PrefixSearch(BaseEstimator):
 
     def _refit(self, X, y, sample_weight, solver):
         """Fit the chosen head; its coefficients are those of columns as they come."""
-        X = X[:, : self.n_components_].astype(np.float64)
-        scale = np.ones(self.n_components_)
-        if self.scale:
-            scaler = StandardScaler(with_mean=False, copy=False).fit(
-                X, sample_weight=sample_weight
-            )
-            X, scale = scaler.transform(X), scaler.scale_
-        head = self._head(
-            alpha=self.alpha_, fit_intercept=self.fit_intercept, solver=solver, copy_X=False
-        )
-        head.fit(X, y, sample_weight=sample_weight)
-        self.coef_ = head.coef_ / scale
+        X, scale = self._scaled(X[:, : self.n_components_], sample_weight)
+        parameters = {"fit_intercept": self.fit_intercept, "solver": solver, "copy_X": False}
+        head = self._head(alpha=self.alpha_, **parameters)
+        if not self.n_unpenalized:
+            head.fit(X, y, sample_weight=sample_weight)
+            self.coef_ = head.coef_ / scale
+            self.intercept_ = head.intercept_
+            return
+        # The shapes are those of the head, on no column that tells it anything.
+        head.fit(np.zeros((len(X), 1)), y, sample_weight=sample_weight)
+        targets, weights, *_ = self._encode(y, sample_weight)
+        split = self._split(X, targets, X[:1].copy(), weights)
+        penalised = np.array([self.n_components_ - self.n_unpenalized])
+        [coef], [intercept] = ridge_coefficients(split, penalised, self.alpha_)
+        self.coef_ = (coef.T / scale).reshape(*head.coef_.shape[:-1], -1)
         self.intercept_ = head.intercept_
+        if self.fit_intercept:
+            self.intercept_ = intercept.reshape(np.shape(head.intercept_))[()]
+
+    def _scaled(self, X, sample_weight):
+        """Return a copy of all rows in float64, and the scale by which they were divided."""
+        X = X.astype(np.float64)
+        if not self.scale:
+            return X, np.ones(X.shape[1])
+        scaler = StandardScaler(with_mean=False, copy=False).fit(X, sample_weight=sample_weight)
+        return scaler.transform(X), scaler.scale_
+
+    def _first(self, X):
+        """Return the first columns of X, as many as the chosen prefix has."""
+        check_is_fitted(self, "coef_")
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        return X[:, : self.n_components_]
 
     def _linear(self, X):
         """Return what the coefficients make of the first columns of X."""
-        check_is_fitted(self, "coef_")
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        return X[:, : self.n_components_] @ self.coef_.T + self.intercept_
+        return self._first(X) @ self.coef_.T + self.intercept_
 
     def _score(self, X, y, sample_weight, *told):
         """Return the score of the predictions, the scorer being called as in the search."""
