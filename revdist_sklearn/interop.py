@@ -29,6 +29,7 @@ TRUSTED_TYPES = [
     "revdist_sklearn.prefix._ridge_classifier_cv.PrefixRidgeClassifierCV",
     "revdist_sklearn.prefix._ridge_cv.PrefixRidgeCV",
     "revdist_sklearn.prefix._selector.PrefixSelector",
+    "revdist_sklearn.variants._scorer.ESMVariantScorer",
 ]
 
 
