@@ -13,7 +13,7 @@ from ..embedding._featurizer import ESMFeaturizer
 from ..embedding._protein_rows import ProteinRows
 from ..embedding._sequences import apply_limit, check_sequences, runs, warn_of_nucleotides
 from ..models._head import check_head
-from ..models._residues import AMINO_ACIDS, RESIDUES
+from ..models._residues import AMINO_ACIDS
 from ._head_run import COPIES, LogProbabilities, MutantScores, PseudoLikelihoods, ScorePlan
 from ._landscape import single_substitutions
 from ._substitutions import (

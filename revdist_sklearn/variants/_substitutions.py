@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..models._residues import AMINO_ACIDS, AMBIGUOUS, MASKED
+from ..models._residues import AMBIGUOUS, AMINO_ACIDS, MASKED
 
 N_LETTERS = len(AMINO_ACIDS)
 # Code of each letter: 0 to 19 are the amino acids in their order, what follows has no score.

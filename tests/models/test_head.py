@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from conftest import ESM_TOKENS, save_bert, save_esm, save_esmc, save_t5
+from safetensors.torch import load_file, save_file
 from transformers import BertForMaskedLM, BertTokenizer, EsmForMaskedLM, EsmTokenizer
 
 from revdist_sklearn.models import _loading
@@ -24,7 +25,7 @@ TEXTS = [
     "GIVEQCCTSIC",
     "M?XBZUO?K",
     "AC?",
-    "WWWWWWWWWWWW?WWWW" * 5,
+    "WWWWWWWWWWWW?WWWW" * 3,
 ]
 
 
@@ -155,11 +156,12 @@ def test_a_checkpoint_without_a_head_says_so(tmp_path):
 
 
 def test_other_missing_weights_are_told_as_such(tmp_path):
-    folder = save_esm(tmp_path / "m", layers=1)
-    one = (tmp_path / "m" / "model.safetensors").read_bytes()
-    save_esm(tmp_path / "m", layers=2)
-    (tmp_path / "m" / "model.safetensors").write_bytes(one)
-    with pytest.raises(ValueError, match=r"lacks 16 weights of EsmForMaskedLM"):
+    folder = save_esm(tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    weights = load_file(path)
+    del weights["esm.encoder.layer.0.attention.self.query.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights of EsmForMaskedLM .*query"):
         encoder_of(folder)
 
 

@@ -307,7 +307,7 @@ def test_the_reference_is_scored_once_by_a_fitted_pseudo_likelihood(tiny_family,
 
 
 @pytest.mark.parametrize(
-    "change", [{"score": "wild_type"}, {"reference": "A" * 14}, {"models": None}]
+    "change", [{"score": "wild_type"}, {"reference": "A" * 10 + "XISF"}, {"models": None}]
 )
 def test_what_fit_kept_is_of_its_parameters_alone(tiny_family, change):
     if "models" in change:
