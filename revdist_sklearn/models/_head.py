@@ -69,7 +69,7 @@ def count_masks_by_protein(model, start):
         Token with which each protein begins.
     """
     embeddings = getattr(model, "embeddings", None)
-    if not getattr(embeddings, "token_dropout", False):
+    if embeddings is None or not getattr(embeddings, "token_dropout", False):
         return
     mask, pad = embeddings.mask_token_id, embeddings.padding_idx
 

@@ -232,38 +232,48 @@ class PseudoLikelihoods(HeadRun):
 
 
 @dataclass(frozen=True)
-class ScorePlan:
-    """Which rows a family with its heads gives; what :class:`ProteinRows` takes for a plan.
+class ScorePlan(EmbeddingPlan):
+    """Which models run with their heads over which sequences, and how.
 
     Parameters
     ----------
-    plan : EmbeddingPlan
-        Which models run, and how.
-
-    make : callable
+    make : callable, default=LogProbabilities
         Class of the runs.
 
     settings : mapping, default={}
-        What it takes beside a run's own parameters.
+        What it takes beside the parameters of a :class:`MemberRun`.
+
+    width : int, default=20
+        Columns of a model.
     """
 
-    plan: EmbeddingPlan
-    make: Callable
+    make: Callable = LogProbabilities
     settings: Mapping[str, object] = field(default_factory=dict)
-    reference: ClassVar[None] = None  # whose row would be subtracted
+    width: int = N_LETTERS
 
-    def runs(self):
-        """Return how each model is run, with the slice of its columns."""
-        made = [self.make(**_parameters(run), **self.settings) for run, _ in self.plan.runs()]
-        return list(zip(made, self.blocks.slices, strict=True))
+    @classmethod
+    def of(cls, plan, make, **settings):
+        """Return the plan of some scores by the models of a plan of residues."""
+        run, _ = plan.runs()[0]
+        width = make(**_parameters(run), **settings).width
+        return cls(**_parameters(plan), make=make, settings=settings, width=width)
 
     @property
     def blocks(self):
         """The blocks of columns, one a model."""
-        names = self.plan.blocks.names
-        run, _ = self.plan.runs()[0]
-        width = self.make(**_parameters(run), **self.settings).width
-        return Blocks([width] * len(names), names)
+        return Blocks([self.width] * len(self.members), super().blocks.names)
+
+    def runs(self):
+        """Return how each model is run, with the slice of its columns."""
+        return [
+            (self.make(**_parameters(run), **self.settings), columns)
+            for run, columns in super().runs()
+        ]
+
+
+def _parameters(instance):
+    """Return the parameters that made an instance of a dataclass."""
+    return {f.name: getattr(instance, f.name) for f in fields(instance) if f.init}
 
 
 def _masked_copies(texts, codes):
@@ -282,10 +292,6 @@ def _masked_copies(texts, codes):
                 copies, n_residues = {}, 0
     if copies:
         yield copies
-
-
-def _parameters(run):
-    return {f.name: getattr(run, f.name) for f in fields(run) if f.init}
 
 
 def _sites(text):

@@ -1,6 +1,7 @@
 """The landscape of single substitutions as a picture: position by residue."""
 
 import re
+from typing import Any
 
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
@@ -17,7 +18,7 @@ READABLE = 72
 MOST_ROWS = 12
 # Share of the values that the colours span; the rest is as dark as colours go.
 SPAN = 98
-MUTANT = re.compile(r"([A-Za-z])(\d+)([A-Za-z])")
+MUTANT = re.compile(rf"([A-Z])(\d+)([{AMINO_ACIDS}])", re.IGNORECASE | re.ASCII)
 FACTS = ("position", "wild_type", "residue")
 
 
@@ -135,7 +136,7 @@ class LandscapeDisplay:
                 raise ValueError(
                     f"ax has {len(axes)} axes for {n_panels} panels; give one each, or None."
                 )
-        images = np.empty(axes.shape, dtype=object)
+        images: Any = np.empty(axes.shape, dtype=object)
         for panel, row in np.ndindex(axes.shape):
             start = row * width
             images[panel, row] = self._draw(
@@ -146,11 +147,22 @@ class LandscapeDisplay:
         for column in axes:
             column[-1].set_xlabel("position")
         self.figure_ = axes[0, 0].figure
-        bar = self.figure_.colorbar(images[0, 0], ax=list(axes.ravel()), extend="both", pad=0.01)
+        finite = self.values[np.isfinite(self.values)]
+        below, above = (finite < -limit).any(), (finite > limit).any()
+        ends = {(True, True): "both", (True, False): "min", (False, True): "max"}
+        bar = self.figure_.colorbar(
+            images[0, 0],
+            ax=list(axes.ravel()),
+            pad=0.01,
+            aspect=40,
+            extend=ends.get((bool(below), bool(above)), "neither"),
+            extendfrac=0.02,
+        )
         if self.value_name is not None:
             bar.set_label(self.value_name)
-        one = axes.size == 1
-        self.ax_, self.im_ = (axes[0, 0], images[0, 0]) if one else (axes, images)
+        self.ax_, self.im_ = axes, images
+        if axes.size == 1:
+            self.ax_, self.im_ = axes[0, 0], images[0, 0]
         return self
 
     def _new_axes(self, wrap):
@@ -177,8 +189,7 @@ class LandscapeDisplay:
 
         shown = self.values[panel, start : start + width][:, order].T
         colors = mpl.colormaps[cmap] if isinstance(cmap, str) else cmap
-        colors = colors.copy()
-        colors.set_bad("0.88")
+        colors = colors.with_extremes(bad="0.88")
         n = shown.shape[1]
         first = self.first_position + start
         image = ax.imshow(
@@ -365,7 +376,7 @@ class LandscapeDisplay:
         if (wild_type[at] != old).any():
             i = int(np.argmax(wild_type[at] != old))
             raise ValueError(
-                f"Position {positions[i]} has the wild types {old[i]!r} and {wild_type[at[i]]!r}; "
+                f"Position {positions[i]} has the wild types {old[i]} and {wild_type[at[i]]}; "
                 "draw one protein at a time."
             )
         cells = at * N_LETTERS + new
@@ -392,27 +403,25 @@ class LandscapeDisplay:
 def _facts(frame):
     """Return positions, letters of the wild type and codes of the new residues of a frame."""
     if all(name in frame.columns for name in FACTS):
-        positions, old, new = (list(frame[name]) for name in FACTS)
+        facts = (frame[name] for name in ("wild_type", "position", "residue"))
+        mutants = ["".join(map(str, row)) for row in zip(*facts, strict=True)]
     elif "mutant" in frame.columns:
-        found = [MUTANT.fullmatch(str(mutant)) for mutant in frame["mutant"]]
-        if None in found:
-            wrong = frame["mutant"].iloc[found.index(None)]
-            raise ValueError(
-                f"{wrong!r} is no single substitution such as 'M1A'; drop rows of several "
-                "mutations, and of the wild type."
-            )
-        old, positions, new = zip(*(match.groups() for match in found), strict=True)
+        mutants = [str(mutant) for mutant in frame["mutant"]]
     else:
         raise ValueError(
             f"The frame has neither the columns {', '.join(FACTS)} nor 'mutant'; it has "
             f"{list(frame.columns)}."
         )
-    for letter in new:
-        if str(letter).upper() not in AMINO_ACIDS or len(str(letter)) != 1:
-            raise ValueError(f"{letter!r} is none of the twenty amino acids {AMINO_ACIDS}.")
-    old = np.array([str(letter).upper() for letter in old])
-    codes = codes_of("".join(str(letter).upper() for letter in new)).astype(np.int64)
-    return np.array([int(p) for p in positions]), old, codes
+    found = [MUTANT.fullmatch(mutant) for mutant in mutants]
+    parts = [match.groups() for match in found if match is not None]
+    if len(parts) < len(mutants):
+        raise ValueError(
+            f"{mutants[found.index(None)]!r} is no single substitution, such as 'M1A', by one of "
+            "the twenty amino acids; drop rows of several mutations, and of the wild type."
+        )
+    old = np.array([letter.upper() for letter, _, _ in parts])
+    new = codes_of("".join(letter.upper() for _, _, letter in parts)).astype(np.int64)
+    return np.array([int(position) for _, position, _ in parts]), old, new
 
 
 def _order(residues):

@@ -1,5 +1,6 @@
 """ESMVariantScorer: what a family of models says of variants, without a measurement."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from ._substitutions import (
 )
 
 MASKED_SCORE, WILD_TYPE, MUTANT, PSEUDO = "masked", "wild_type", "mutant", "pseudo_likelihood"
-COMBINED = {"mean": np.mean, "min": np.min}
+COMBINED: dict[str, Callable] = {"mean": np.mean, "min": np.min}
 # Parameters that mean what they mean for the featurizer.
 OF_FEATURIZER = (
     "models",
@@ -490,7 +491,7 @@ class ESMVariantScorer(FamilyEstimator):
     def _rows(self, plan, texts, make, context=NO_CALLBACKS, **settings):
         """Return what some kind of run gives of texts, of shape (n_texts, n_columns)."""
         rows = ProteinRows(
-            ScorePlan(plan, make, settings), self._cache_folder(), self.n_jobs, self.verbose
+            ScorePlan.of(plan, make, **settings), self._cache_folder(), self.n_jobs, self.verbose
         )
         return rows.of(texts, context, estimator=self)
 
@@ -553,9 +554,8 @@ class ESMVariantScorer(FamilyEstimator):
         if self.score == MASKED_SCORE and self.joint:
             together = np.bincount(rows, minlength=len(texts))[rows] > 1
         alone = ~together
-        if plan is None:
-            table = self.log_probabilities_
-        else:
+        table = self.log_probabilities_ if plan is None else None
+        if table is None:
             table = self._table(plan, reference, np.unique(sites[alone]))
         ratios = np.zeros((len(table), len(rows)))
         ratios[:, alone] = log_ratios(table, wild_type, sites[alone], codes[alone])
