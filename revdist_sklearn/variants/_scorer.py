@@ -12,7 +12,14 @@ from ..embedding._callbacks import NO_CALLBACKS, with_callbacks
 from ..embedding._family_estimator import FamilyEstimator
 from ..embedding._featurizer import ESMFeaturizer
 from ..embedding._protein_rows import ProteinRows
-from ..embedding._sequences import apply_limit, check_sequences, runs, warn_of_nucleotides
+from ..embedding._sequences import (
+    apply_limit,
+    as_list,
+    check_sequences,
+    nucleotides,
+    runs,
+    warn_of_nucleotides,
+)
 from ..models._head import check_head
 from ..models._residues import AMINO_ACIDS
 from ._head_run import COPIES, LogProbabilities, MutantScores, PseudoLikelihoods, ScorePlan
@@ -227,9 +234,9 @@ class ESMVariantScorer(FamilyEstimator):
         """
         plan = self._plan()
         limits = plan.letters, plan.limit
-        texts, reference = self._inputs(X, limits)
+        _, reference = self._inputs(X, limits)
         if self.score != PSEUDO:
-            self._substitutions(texts, reference)
+            self._substitutions(X, limits)
         context = self._init_callback_context(max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self.log_probabilities_ = self._reference_scores = None
@@ -276,14 +283,10 @@ class ESMVariantScorer(FamilyEstimator):
         # What is kept needs no model, and none of its files.
         plan = None if is_kept and self.log_probabilities_ is not None else self._plan()
         limits = self._limits if plan is None else (plan.letters, plan.limit)
-        texts, reference = self._inputs(X, limits)
-        if self.score == PSEUDO:
-            scores = self._less_reference(plan, texts, reference, is_kept)
-        elif self.score == MUTANT:
-            self._substitutions(texts, reference)
-            scores = self._rows(plan, texts, MutantScores, reference=reference)
+        if self.score in (MASKED_SCORE, WILD_TYPE):
+            scores = self._of_sites(plan, X, limits)
         else:
-            scores = self._of_sites(plan, texts, reference)
+            scores = self._of_passes(plan, X, limits, is_kept)
         scores = np.asarray(scores, dtype=np.float64)
         if self.combine is None:
             return scores
@@ -474,9 +477,30 @@ class ESMVariantScorer(FamilyEstimator):
                     "there is nothing to score. Drop it."
                 )
 
-    def _substitutions(self, texts, reference):
-        """Return where sequences differ from the reference; each letter there has a score."""
-        rows, sites, codes = substitutions(texts, reference)
+    def _substitutions(self, X, limits):
+        """Return how many sequences there are, the reference, and where they differ from it.
+
+        Each letter there has a score.
+
+        Returns
+        -------
+        n_sequences : int
+
+        reference : str
+            As it is run.
+
+        rows, sites, codes : ndarray
+            As :func:`substitutions` gives them.
+        """
+        reference = self._checked_reference(limits)
+        texts = as_list(X)
+        found = None
+        if len(reference) == len(self.reference) and not nucleotides([reference]):
+            found = substitutions(texts, reference)
+        if found is None:  # whatever it is, it is told, or cut
+            texts, _ = self._inputs(X, limits)
+            found = substitutions(texts, reference)
+        rows, sites, codes = found
         unknown = (codes >= N_LETTERS) | (codes_of(reference)[sites] >= N_LETTERS)
         if unknown.any():
             at = int(np.argmax(unknown))
@@ -486,7 +510,7 @@ class ESMVariantScorer(FamilyEstimator):
                 f"`reference` has {reference[site]!r}: a mutated site is scored by the twenty "
                 f"amino acids {AMINO_ACIDS} alone. Write one of them, or drop the sequence."
             )
-        return rows, sites, codes
+        return len(texts), reference, rows, sites, codes
 
     def _rows(self, plan, texts, make, context=NO_CALLBACKS, **settings):
         """Return what some kind of run gives of texts, of shape (n_texts, n_columns)."""
@@ -546,13 +570,13 @@ class ESMVariantScorer(FamilyEstimator):
         reference = self._checked_reference((plan.letters, plan.limit))
         return reference, self._table(plan, reference)
 
-    def _of_sites(self, plan, texts, reference):
+    def _of_sites(self, plan, X, limits):
         """Return the scores that sum over mutated sites; ``plan`` is None if a table is kept."""
-        rows, sites, codes = self._substitutions(texts, reference)
+        n_sequences, reference, rows, sites, codes = self._substitutions(X, limits)
         wild_type = codes_of(reference)
         together = np.zeros(len(rows), dtype=bool)
         if self.score == MASKED_SCORE and self.joint:
-            together = np.bincount(rows, minlength=len(texts))[rows] > 1
+            together = np.bincount(rows, minlength=n_sequences)[rows] > 1
         alone = ~together
         table = self.log_probabilities_ if plan is None else None
         if table is None:
@@ -564,7 +588,7 @@ class ESMVariantScorer(FamilyEstimator):
             ratios[:, together] = self._joint_ratios(
                 plan, reference, rows[together], sites[together], codes[together]
             )
-        return sums_by_row(ratios, rows, len(texts))
+        return sums_by_row(ratios, rows, n_sequences)
 
     def _joint_ratios(self, plan, reference, rows, sites, codes):
         """Return log ratios at the sites of each variant, all of which are masked together."""
@@ -588,7 +612,12 @@ class ESMVariantScorer(FamilyEstimator):
         # Each is in two columns: see PseudoLikelihoods.
         return rows.astype(np.float64).reshape(len(texts), -1, 2).sum(axis=2)
 
-    def _less_reference(self, plan, texts, reference, is_kept):
+    def _of_passes(self, plan, X, limits, is_kept):
+        """Return the scores for which the models see each variant."""
+        texts, reference = self._inputs(X, limits)
+        if self.score == MUTANT:
+            self._substitutions(X, limits)
+            return self._rows(plan, texts, MutantScores, reference=reference)
         if reference is None:
             return self._pseudo_likelihoods(plan, texts)
         self._check_some_letter([reference])

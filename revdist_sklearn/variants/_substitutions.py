@@ -2,16 +2,17 @@
 
 import numpy as np
 
-from ..models._residues import AMBIGUOUS, AMINO_ACIDS, MASKED
+from ..models._residues import AMINO_ACIDS, MASKED, RESIDUES
 
 N_LETTERS = len(AMINO_ACIDS)
 # Code of each letter: 0 to 19 are the amino acids in their order, what follows has no score.
-_CODES = np.full(256, 255, dtype=np.uint8)
-_CODES[np.frombuffer((AMINO_ACIDS + AMBIGUOUS).encode(), dtype=np.uint8)] = np.arange(
-    N_LETTERS + len(AMBIGUOUS)
-)
+NO_RESIDUE = 255
+_codes = bytearray([NO_RESIDUE]) * 256
+for _code, _letter in enumerate(RESIDUES):
+    _codes[ord(_letter)] = _codes[ord(_letter.lower())] = _code
+_CODES = bytes(_codes)
 # Bytes of sequences that are compared at a time.
-BLOCK = 2**24
+BLOCK = 2**20
 
 
 def codes_of(sequence):
@@ -20,12 +21,13 @@ def codes_of(sequence):
     Parameters
     ----------
     sequence : str
-        Upper-case residues.
+        Residues in either case.
 
     Returns
     -------
     codes : ndarray of shape (n_residues,), uint8
-        From 0 to 19 for the amino acids, in the order of ``AMINO_ACIDS``; more for others.
+        From 0 to 19 for the amino acids, in the order of ``AMINO_ACIDS``; more for other
+        residues; 255 for what is none.
 
     Examples
     --------
@@ -33,15 +35,17 @@ def codes_of(sequence):
     >>> codes_of("ACYX")
     array([ 0,  1, 19, 20], dtype=uint8)
     """
-    return _CODES[np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)]
+    return np.frombuffer(sequence.encode("ascii").translate(_CODES), dtype=np.uint8)
 
 
 def substitutions(sequences, reference):
     """Return where sequences of a reference's length differ from it.
 
+    Millions are looked at at once, so that none of them need be checked before.
+
     Parameters
     ----------
-    sequences : list of str
+    sequences : list
 
     reference : str
 
@@ -52,6 +56,8 @@ def substitutions(sequences, reference):
 
     codes : ndarray of shape (n_substitutions,), uint8
         Codes of the new letters.
+
+    None where a sequence is no text, of another length, or has a character that is no residue.
 
     Examples
     --------
@@ -64,8 +70,16 @@ def substitutions(sequences, reference):
     step = max(1, BLOCK // length)
     for start in range(0, len(sequences), step):
         block = sequences[start : start + step]
-        codes = codes_of("".join(block)).reshape(len(block), length)
-        rows, sites = np.nonzero(codes != wild_type)
+        try:
+            if set(map(len, block)) != {length}:
+                return None
+            codes = codes_of("".join(block)).reshape(len(block), length)
+        except (TypeError, UnicodeEncodeError):
+            return None
+        if (codes == NO_RESIDUE).any():
+            return None
+        # Many times as fast as of two dimensions.
+        rows, sites = np.divmod(np.flatnonzero(codes != wild_type), length)
         parts.append((rows + start, sites, codes[rows, sites]))
     rows, sites, codes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return rows, sites, codes
