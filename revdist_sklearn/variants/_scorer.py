@@ -400,7 +400,14 @@ class ESMVariantScorer(FamilyEstimator):
         limits = scorer._limits if plan is None else (plan.letters, plan.limit)
         text = scorer._checked_reference(limits)
         frame = single_substitutions(text)
-        scores = scorer.transform(frame.pop("sequence").tolist())
+        if frame.empty:
+            raise ValueError(
+                f"The reference has none of the twenty amino acids {AMINO_ACIDS}, so that there is "
+                "no substitution to score."
+            )
+        # What is beyond a limit at which sequences are cut.
+        rest = scorer.reference[len(text) :]
+        scores = scorer.transform((frame.pop("sequence") + rest).tolist())
         frame[list(scorer.get_feature_names_out())] = np.asarray(scores)
         return frame
 

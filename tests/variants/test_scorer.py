@@ -539,3 +539,15 @@ def test_scores_that_are_not_finite_are_an_error(tiny_family, monkeypatch):
     )
     with pytest.raises(ValueError, match=r"The score of sequence 0 by .* is not finite"):
         ESMVariantScorer(tiny_family, reference=WILD_TYPE).transform(VARIANTS)
+
+
+def test_a_landscape_ends_where_sequences_are_cut(tiny_family):
+    scorer = ESMVariantScorer(
+        tiny_family[1], reference=WILD_TYPE, max_length=5, too_long="truncate"
+    )
+    short = ESMVariantScorer(tiny_family[1], reference=WILD_TYPE[:5]).score_landscape()
+    with pytest.warns(UserWarning, match="cut to their first 5"):
+        frame = scorer.score_landscape()
+    pd.testing.assert_frame_equal(frame, short, atol=TOLERANCE)
+    with pytest.raises(ValueError, match="none of the twenty amino acids"):
+        ESMVariantScorer(tiny_family[1]).score_landscape("XX")
