@@ -28,16 +28,21 @@ if TYPE_CHECKING:
     from .prefix._ridge_classifier_cv import PrefixRidgeClassifierCV
     from .prefix._ridge_cv import PrefixRidgeCV
     from .prefix._selector import PrefixSelector
+    from .variants._landscape import single_substitutions
+    from .variants._landscape_display import LandscapeDisplay
+    from .variants._scorer import ESMVariantScorer
 
 __all__ = [
     "Blocks",
     "DamagedFileError",
     "ESMFeaturizer",
+    "ESMVariantScorer",
     "EmbeddingPlan",
     "EmbeddingReport",
     "Embeddings",
     "FastaReader",
     "FormatError",
+    "LandscapeDisplay",
     "Level",
     "ModelNotFoundError",
     "Moments",
@@ -53,6 +58,7 @@ __all__ = [
     "embed_to",
     "fit_on_corpus",
     "load_embeddings",
+    "single_substitutions",
 ]
 
 # Where each lives. It is imported when it is first asked for: scikit-learn takes a second or
@@ -81,6 +87,9 @@ _HOMES = {
     "PrefixRidgeClassifierCV": "prefix._ridge_classifier_cv",
     "PrefixRidgeCV": "prefix._ridge_cv",
     "PrefixSelector": "prefix._selector",
+    "single_substitutions": "variants._landscape",
+    "LandscapeDisplay": "variants._landscape_display",
+    "ESMVariantScorer": "variants._scorer",
 }
 
 

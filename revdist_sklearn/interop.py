@@ -30,6 +30,7 @@ TRUSTED_TYPES = [
     "revdist_sklearn.prefix._ridge_cv.PrefixRidgeCV",
     "revdist_sklearn.prefix._ridge_path.Leverage",
     "revdist_sklearn.prefix._selector.PrefixSelector",
+    "revdist_sklearn.variants._scorer.ESMVariantScorer",
 ]
 
 

@@ -85,6 +85,22 @@ def save_esm_tokenizer(folder):
     EsmTokenizer(str(vocabulary)).save_pretrained(folder)
 
 
+def save_esmc(folder, *, width=8, seed=5):
+    """Save a random ESM C with its tokenizer, where transformers has them."""
+    import transformers
+
+    config = transformers.EsmcConfig(
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.6,
+    )
+    save_random(folder, transformers.EsmcForMaskedLM, config, seed)
+    transformers.EsmcTokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 def save_t5(folder, *, spelling, tags=(), width=8, lm_head=False, seed=0, **config):
     """Save a random T5 with a tokenizer like ProtT5's ("▁{}") or Ankh's ("{}")."""
     from transformers import PreTrainedTokenizerFast, T5Tokenizer

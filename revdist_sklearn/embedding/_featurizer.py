@@ -6,15 +6,15 @@ from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
+from sklearn.base import _fit_context, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..base._aliases import alias_of
-from ..base._secrets import TokenName
 from ..base._validation import check_integer
 from ..base._warnings import warn
-from ..models._family import blocks_of, resolve_family
-from ._callbacks import NO_CALLBACKS, CallbackSupportMixin, with_callbacks
+from ..models._family import blocks_of
+from ._callbacks import NO_CALLBACKS, with_callbacks
+from ._family_estimator import FamilyEstimator
 from ._plan import EmbeddingPlan, ascending
 from ._pooling import resolve_pooling
 from ._protein_rows import ProteinRows
@@ -29,7 +29,7 @@ BFLOAT16_OF_VARIANTS = (
 )
 
 
-class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
+class ESMFeaturizer(FamilyEstimator):
     """Embeddings of protein sequences by a family of protein language models.
 
     Each model of the family gives one block of columns, side by side, smallest model first:
@@ -227,7 +227,6 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
-    token = TokenName()
 
     def __init__(
         self,
@@ -362,29 +361,6 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         rows = ProteinRows(plan, self._cache_folder(), self.n_jobs, self.verbose)
         return rows.of(plan.prepare(X), context, estimator=self, X=X)
 
-    def _cache_folder(self):
-        """Return the folder of the cache, a relative one as it was at the first use."""
-        if self.cache_dir is None:
-            return None
-        given = os.path.expanduser(self.cache_dir)
-        if os.path.isabs(given):
-            return given
-        if self.__dict__.get("_cache_place", (None, None))[0] != given:
-            self._cache_place = given, os.path.abspath(given)
-        return self._cache_place[1]
-
-    def __getstate__(self):
-        # A worker may run in another folder.
-        if isinstance(self.cache_dir, (str, os.PathLike)):
-            self._cache_folder()
-        return super().__getstate__()
-
-    def __sklearn_clone__(self):
-        copy = super().__sklearn_clone__()
-        if "_cache_place" in self.__dict__:
-            copy._cache_place = self._cache_place
-        return copy
-
     def iter_residues(self, sequences, *, as_tensor=False):
         """Embed sequences residue by residue, some whole proteins at a time.
 
@@ -500,12 +476,6 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             return {run.member.block: run.encoder().packing for run, _ in runs}
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def _members(self, local_files_only=None):
-        if local_files_only is None:
-            local_files_only = self.local_files_only
-        trust = (self.model_kwargs or {}).get("trust_remote_code") is True
-        return resolve_family(self.models, self.revision, local_files_only, self.token, trust)
-
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns, ``<block>__<column>``.
 
@@ -608,12 +578,3 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         if first.embedding_plan("residue").limit != plan.limit:
             first.set_params(max_length=plan.limit)
         return first
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.transformer_tags.preserves_dtype = []
-        tags.requires_fit = False
-        return tags

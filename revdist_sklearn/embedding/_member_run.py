@@ -6,6 +6,7 @@ Nothing here knows an estimator: :class:`MemberRun` is small and is all that a w
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -63,7 +64,14 @@ class MemberRun:
     limit: int | None = None
     token_budget: int | None = None
     silent: bool = True
+    head: ClassVar[bool] = False  # whether models are loaded with their language-model heads
+    what: ClassVar[str] = "embedding"
     _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def width(self):
+        """Columns of a row."""
+        return self.member.width
 
     def encoder(self):
         """Return the loaded model."""
@@ -76,6 +84,7 @@ class MemberRun:
             silent=self.silent,
             # Rows are filed under these.
             weights=self._identity["weights"],
+            head=self.head,
         )
 
     def batches_of_states(self, texts, index=None):
@@ -263,7 +272,7 @@ class MemberRun:
         if not finite.all():
             i = indices[int(np.argmin(finite))]
             raise ValueError(
-                f"The embedding of sequence {i if index is None else index[i]} by "
+                f"The {self.what} of sequence {i if index is None else index[i]} by "
                 f"{self.member.source!r} is not finite. Half precision overflows in some "
                 "models: try dtype='bfloat16' or 'float32'."
             )
@@ -287,7 +296,7 @@ class MemberRun:
 
         rows : ndarray of shape (len(found), width), float32
         """
-        found, rows = [], [np.empty((0, self.member.width), dtype=np.float32)]
+        found, rows = [], [np.empty((0, self.width), dtype=np.float32)]
         for space, part in self._spaces(texts, cache):
             known, of_part = cache.get(space, [texts[i] for i in part])
             found += [part[k] for k in known]
@@ -317,7 +326,7 @@ class MemberRun:
             # A digest, as of all sequences in the file.
             "reference": None if reference is None else digest(reference),
             "model_kwargs": described(self.model_kwargs),
-            "width": self.member.width,
+            "width": self.width,
         }
 
     def identity(self, window=None):
@@ -370,7 +379,7 @@ def pooled_rows(run, texts, index, cache_dir):
     -------
     rows : ndarray of shape (len(texts), width), float32
     """
-    out = np.empty((len(texts), run.member.width), dtype=np.float32)
+    out = np.empty((len(texts), run.width), dtype=np.float32)
     with nullcontext() if cache_dir is None else EmbeddingCache(cache_dir) as cache:
         for indices, rows in run.pooled(texts, index, cache):
             out[indices] = rows

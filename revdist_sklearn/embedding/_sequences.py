@@ -63,7 +63,7 @@ def check_sequences(sequences, residues=RESIDUES, labels=None):
 Allowed are ACDEFGHIKLMNPQRSTVWY and X, B, Z, U, O, in either case. Leave out gaps and \
 stops, and write X for an unknown residue.
     """
-    items = _as_list(sequences)
+    items = as_list(sequences)
     foreign = foreign_letters(residues)
     found = [i for i, item in enumerate(items) if not isinstance(item, str)]
     if found:
@@ -165,7 +165,7 @@ def warn_of_nucleotides(sequences, labels=None):
         )
 
 
-def _as_list(sequences):
+def as_list(sequences):
     """Return the items of a flat container that has a length and an order."""
     if isinstance(sequences, (str, bytes)):
         raise TypeError(

@@ -27,6 +27,9 @@ class Alphabet:
 
     residues : mapping of str to int
         The letters it has, upper case.
+
+    mask : int or None, default=None
+        Token of a masked residue, where the vocabulary has one.
     """
 
     source: str
@@ -34,6 +37,7 @@ class Alphabet:
     after: tuple[int, ...]
     pad: int
     residues: Mapping[str, int]
+    mask: int | None = None
 
 
 def read_alphabet(folder, member):
@@ -139,6 +143,7 @@ def _from_vocabulary(tokens, member):
         after=tuple(tokens[token] for token in architecture.after),
         pad=tokens[architecture.pad],
         residues={residue: tokens[token] for residue, token in residues.items()},
+        mask=tokens.get(architecture.mask),
     )
 
 

@@ -61,6 +61,16 @@ class Architecture:
         Whether every residue attends to all others, however long the protein, and positions
         can be given: then proteins may share a row on a CPU (:mod:`._packed`). It is not
         found out, because local attention is like any other on proteins within its window.
+
+    lm_class : str or None, default=None
+        Class of transformers that holds this encoder as its base model, and a head that
+        makes logits of the last hidden state. None: there is no such head, and no score.
+
+    lm_head : str, default="lm_head"
+        Path of the head in it.
+
+    mask : str, default="<mask>"
+        Token of a masked residue.
     """
 
     model_class: str
@@ -76,6 +86,9 @@ class Architecture:
     harmless: str = "(?!)"
     positions: Callable | None = None
     may_pack: bool = False
+    lm_class: str | None = None
+    lm_head: str = "lm_head"
+    mask: str = "<mask>"
 
     def limit(self, config):
         """Return the residues that a model of this configuration takes at most, or None."""
@@ -112,15 +125,17 @@ ARCHITECTURES = {
         layers="encoder.layer",
         final_norm="encoder.emb_layer_norm_after",
         load_options={"add_pooling_layer": False},  # its weights would be random
-        harmless=r"^contact_head\.|\.inv_freq$",
+        harmless=r"(^|\.)contact_head\.|\.inv_freq$",
         positions=_esm_positions,
         may_pack=True,
+        lm_class="EsmForMaskedLM",
     ),
     "esmc": Architecture(  # ESM C
         model_class="EsmcModel",
         layers="layers",
         final_norm="norm",
         may_pack=True,
+        lm_class="EsmcForMaskedLM",
     ),
     "t5": Architecture(  # the encoders of ProtT5, ProstT5 and Ankh; positions are relative
         model_class="T5EncoderModel",
@@ -143,6 +158,9 @@ ARCHITECTURES = {
         spellings={"{}": "UZOB"},  # as for ProtT5
         positions=_bert_positions,
         may_pack=True,
+        lm_class="BertForMaskedLM",
+        lm_head="cls",
+        mask="[MASK]",
     ),
 }
 

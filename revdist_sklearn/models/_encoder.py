@@ -10,7 +10,8 @@ from ..base._threads import one_thread_of_torch
 from ..base._torch import is_of_one_dnn
 from ._batch import fill_up
 from ._device import CPU_TOKENS, RESIDENTS
-from ._residues import AMINO_ACIDS
+from ._head import HEAD, ROWS
+from ._residues import AMINO_ACIDS, MASKED
 
 # All there are, for a fork to wait for.
 ENCODERS: weakref.WeakSet = weakref.WeakSet()
@@ -102,6 +103,7 @@ class Encoder:
         self._table = np.full(128, -1, dtype=np.int64)
         for residue, token in alphabet.residues.items():
             self._table[ord(residue)] = token
+        self._amino_acids: list[int] = []  # tokens of what a head tells
 
     def pack(self):
         """Look for the fast path of :mod:`._packed`, on a GPU of :mod:`._varlen`."""
@@ -184,6 +186,48 @@ class Encoder:
         start, end = len(self._before), len(self._after)
         residues = [s[start : len(row) - end] for s, row in zip(states, rows, strict=True)]
         return residues, torch.stack([s[0] for s in states])
+
+    def add_head(self, head, alphabet):
+        """Take a language-model head, and with it the letter of a masked residue.
+
+        After :meth:`pack`, which looks at states alone.
+
+        Parameters
+        ----------
+        head : torch.nn.Module
+            From last hidden states to logits of the vocabulary.
+
+        alphabet : Alphabet
+            One with a mask.
+        """
+        self.model.add_module(HEAD, head)
+        self._amino_acids = [alphabet.residues[residue] for residue in AMINO_ACIDS]
+        self._table[ord(MASKED)] = alphabet.mask
+
+    def log_probabilities(self, states):
+        """Return what the head says of residues, by their states.
+
+        Parameters
+        ----------
+        states : Tensor of shape (n_residues, width)
+            Last hidden states.
+
+        Returns
+        -------
+        log_probabilities : Tensor of shape (n_residues, 20), float32
+            Natural logarithms, in the order of ``AMINO_ACIDS``; the softmax runs over these
+            letters alone.
+        """
+        import torch
+
+        head = self.model.get_submodule(HEAD)
+        threads = one_thread_of_torch(self._operations([states]))
+        parts = []
+        with self.lock, RESIDENTS.room_for(self), threads, torch.inference_mode():
+            for part in states.split(ROWS):
+                logits = head(part.to(self.model.device, self.model.dtype))
+                parts.append(logits[:, self._amino_acids].float().log_softmax(-1))
+            return torch.cat(parts)
 
     def _operations(self, rows):
         """Return the multiplications of the largest product of a batch; endless off the CPU."""

@@ -32,6 +32,7 @@ from ._checkpoint import weight_files
 from ._device import RESIDENTS, ModelTooLarge
 from ._encoder import ENCODERS, Encoder
 from ._fingerprint import fingerprint, marks, written_over
+from ._head import check_head, count_masks_by_protein, missing_head
 from ._residues import AMINO_ACIDS
 
 # The six members of ESM-2 and two more; beyond that the least recently used one goes.
@@ -74,6 +75,9 @@ class Registry:
     def __len__(self):
         return len(self._models)
 
+    def __contains__(self, key):
+        return key in self._models
+
     def get(self, key, load, is_whole=lambda model: True):
         """Return the model under ``key``, loading it where it is not there.
 
@@ -103,6 +107,11 @@ class Registry:
                 self._models.popitem(last=False)
             model = self._models[key] = load()
             return model
+
+    def drop(self, key):
+        """Drop the model under ``key``, if it is there."""
+        with self._lock:
+            self._models.pop(key, None)
 
     def clear(self):
         """Drop all models."""
@@ -159,7 +168,9 @@ class _Changed(Exception):
     """Files of a model were written while it was loaded."""
 
 
-def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True, weights=None):
+def get_encoder(
+    member, *, dtype, layer, device, model_kwargs=None, silent=True, weights=None, head=False
+):
     """Return a member's encoder from the registry of this process.
 
     Parameters
@@ -187,6 +198,9 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
     weights : str or None, default=None
         Fingerprint that the model must have; None takes what is there.
 
+    head : bool, default=False
+        Whether with its language-model head, which takes the last hidden state (layer -1).
+
     Returns
     -------
     encoder : Encoder
@@ -200,9 +214,9 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
         If its files are others than those of ``weights``, or keep changing.
 
     ValueError
-        If the checkpoint lacks weights, its vocabulary lacks residues, it has no such
-        layer, it is no encoder that reads residue by residue, or ``model_kwargs`` hold what
-        is set elsewhere.
+        If the checkpoint lacks weights, or the head that is wanted, its vocabulary lacks
+        residues, it has no such layer, it is no encoder that reads residue by residue, or
+        ``model_kwargs`` hold what is set elsewhere.
 
     MemoryError
         If there is not enough memory to load it.
@@ -214,10 +228,15 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
         mark = fingerprint(folder)
         if weights is not None and mark != weights:
             raise RuntimeError(changed(member, "while it was in use"))
+        # With its head a model gives the same states: it need not be there twice.
+        with_head, without = (mark, *settings, True), (mark, *settings, False)
+        key = with_head if head or with_head in REGISTRY else without
 
-        def load_as_it_is(mark=mark):
+        def load_as_it_is(mark=mark, head=key[-1], other=without):
+            if head:
+                REGISTRY.drop(other)
             try:
-                encoder = load(folder, member, dtype, layer, device, options, silent)
+                encoder = load(folder, member, dtype, layer, device, options, silent, head)
             except (ValueError, OSError, MemoryError):  # as of what is half written
                 if fingerprint(folder) != mark:
                     raise _Changed from None
@@ -227,7 +246,7 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
             return encoder
 
         with suppress(_Changed):
-            encoder = REGISTRY.get((mark, *settings), load_as_it_is, _is_whole)
+            encoder = REGISTRY.get(key, load_as_it_is, _is_whole)
             if not (silent or encoder.is_told):
                 encoder.is_told = True  # once, whoever loaded it
                 tqdm.write(f"{visible(member.block)}: {told(encoder.packing)}", file=sys.stderr)
@@ -306,7 +325,7 @@ def described(model_kwargs):
         raise TypeError(f"`model_kwargs` cannot be written down: {error}") from error
 
 
-def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
+def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True, head=False):
     """Load a checkpoint as an :class:`Encoder`; see :func:`get_encoder`.
 
     Parameters
@@ -317,7 +336,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     member : Member
         Its architecture and, for messages, its name.
 
-    dtype, layer, device, model_kwargs, silent
+    dtype, layer, device, model_kwargs, silent, head
         As in :func:`get_encoder`.
 
     Returns
@@ -325,7 +344,7 @@ def load(folder, member, dtype, layer, device, model_kwargs=None, silent=True):
     encoder : Encoder
     """
     with _memory_is_told(folder, member):
-        return _load(folder, member, dtype, layer, device, model_kwargs, silent)
+        return _load(folder, member, dtype, layer, device, model_kwargs, silent, head)
 
 
 @contextmanager
@@ -352,7 +371,7 @@ def _memory_is_told(folder, member):
         ) from cause
 
 
-def _load(folder, member, dtype, layer, device, model_kwargs, silent):
+def _load(folder, member, dtype, layer, device, model_kwargs, silent, head):
     import torch
     import transformers
     from huggingface_hub.errors import StrictDataclassError
@@ -360,10 +379,13 @@ def _load(folder, member, dtype, layer, device, model_kwargs, silent):
     files = marks(folder)
     architecture = member.architecture
     generic = architecture.layers is None
-    model_class = getattr(transformers, architecture.model_class, None)
+    if head:
+        check_head(member)
+    class_name = architecture.lm_class if head else architecture.model_class
+    model_class = getattr(transformers, class_name, None)
     if model_class is None:
         raise ImportError(
-            f"Model {member.source!r} needs transformers' {architecture.model_class}, which "
+            f"Model {member.source!r} needs transformers' {class_name}, which "
             f"the installed version {transformers.__version__} does not have. Upgrade it: "
             "pip install -U transformers"
         )
@@ -371,7 +393,7 @@ def _load(folder, member, dtype, layer, device, model_kwargs, silent):
         "dtype": getattr(torch, dtype),  # else the checkpoint's own, float16 for some
         "output_loading_info": True,
         **(member.code_options if generic else {"local_files_only": True}),
-        **architecture.load_options,
+        **({} if head else architecture.load_options),
         **(model_kwargs or {}),
     }
     # What a configuration holds that no model can be made of; or what the caller asks for.
@@ -382,7 +404,7 @@ def _load(folder, member, dtype, layer, device, model_kwargs, silent):
             model, report = model_class.from_pretrained(str(folder), **options)
         except (RuntimeError, OSError, SafetensorError, UnpicklingError, *faults) as error:
             raise ValueError(
-                f"The weights of {member.source!r} do not fit the {architecture.model_class} "
+                f"The weights of {member.source!r} do not fit the {class_name} "
                 "that its config.json describes, or their file is damaged. Save or fetch the "
                 "model again. "
                 f"({type(error).__name__}: {' '.join(str(error).split())})"
@@ -391,17 +413,23 @@ def _load(folder, member, dtype, layer, device, model_kwargs, silent):
     missing = sorted(key for key in report["missing_keys"] if not harmless.search(key))
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        if head and all(key.startswith(f"{architecture.lm_head}.") for key in missing):
+            raise ValueError(missing_head(member, shown))
         raise ValueError(
             f"The checkpoint {member.source!r} lacks {len(missing)} weights of "
             f"{type(model).__name__} ({shown}): they would be random. Is it a whole model, "
             "saved with save_pretrained, and not an adapter or another architecture?"
         )
     if not generic:  # those show at a trial what they are
-        _check_tokens(alphabet, model, folder)
+        _check_tokens(alphabet, model, folder, head)
     _warn_of_overflow(folder, member, dtype)
     # With a map of devices, or quantised, it is where transformers has put it.
     stays = "device_map" in options or getattr(model, "is_quantized", False)
     where = None if stays else device
+    whole = model
+    if head:
+        model = whole.base_model
+        count_masks_by_protein(model, alphabet.before[0])
     if generic:
         encoder = Encoder(model, alphabet, member.width, where, layer=layer)
         _try(encoder, member)
@@ -414,14 +442,19 @@ def _load(folder, member, dtype, layer, device, model_kwargs, silent):
         encoder.pack()
     else:
         encoder.packing = why_not
+    if head:
+        encoder.add_head(whole.get_submodule(architecture.lm_head), alphabet)
     return encoder
 
 
-def _check_tokens(alphabet, model, folder):
+def _check_tokens(alphabet, model, folder, head=False):
     """Raise where a residue has a token that the model has no row for."""
     n_rows = model.get_input_embeddings().num_embeddings
-    largest = max(*alphabet.before, *alphabet.after, alphabet.pad, *alphabet.residues.values())
+    tokens = [*alphabet.before, *alphabet.after, alphabet.pad, *alphabet.residues.values()]
     with damage_is_told(f"{folder} holds the vocabulary of another model", WAY_OUT):
+        if head and alphabet.mask is None:
+            raise ValueError("it has no token of a masked residue")
+        largest = max(*tokens, alphabet.mask) if head else max(tokens)
         if largest >= n_rows:
             raise ValueError(f"it has a token {largest}, and the model {n_rows}")
 

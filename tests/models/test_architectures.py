@@ -11,6 +11,7 @@ from conftest import (
     T5_LETTERS,
     save_bert,
     save_esm,
+    save_esmc,
     save_generic,
     save_random,
     save_t5,
@@ -34,18 +35,6 @@ from revdist_sklearn.models._loading import load
 
 CPU = torch.device("cpu")
 GENERIC_TOKENS = 4 + len(T5_LETTERS)
-
-
-def save_esmc(folder):
-    config = transformers.EsmcConfig(
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        initializer_range=0.6,
-    )
-    save_random(folder, transformers.EsmcForMaskedLM, config, 5)
-    transformers.EsmcTokenizer().save_pretrained(folder)
 
 
 def save_roberta(folder, **config):
