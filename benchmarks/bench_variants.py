@@ -9,7 +9,7 @@ of the test rows that is among the 96 best predicted ones are taken for
 - zero-shot scores: each member's masked marginals, their mean and their minimum, which see no
   measurement;
 - the nested embedding in ``PrefixRidgeCV``;
-- members' scores and embedding in one head, the scores without penalty;
+- the mean score, or all members', beside the embedding in one head, without penalty;
 - baselines without a language model: one-hot residues of the whole sequence, and position, wild
   type and mutant residue, by ridge;
 
@@ -42,8 +42,9 @@ PICKED = 96
 ALPHAS = np.logspace(-3, 4, 8)
 METRICS = ("Spearman", "NDCG@10%", f"top 10% in {PICKED}")
 PAIRS = (
-    ("scores and embedding", "embedding"),
-    ("scores and embedding", "zero-shot, mean"),
+    ("mean score and embedding", "embedding"),
+    ("all scores and embedding", "embedding"),
+    ("mean score and embedding", "zero-shot, mean"),
     ("embedding", "one-hot"),
     ("zero-shot, min", "zero-shot, mean"),
 )
@@ -105,11 +106,12 @@ def predictions(train, columns, y, stages, groups):
     yield "zero-shot, mean", scores.mean(axis=1)
     yield "zero-shot, min", scores.min(axis=1)
     cv = [*folds(len(train), None if groups is None else groups[train])]
-    q = scores.shape[1]
-    for name, X, free in (
-        ("embedding", embedding, 0),
-        ("scores and embedding", np.hstack([scores, embedding]), q),
+    for name, beside in (
+        ("embedding", scores[:, :0]),
+        ("mean score and embedding", scores.mean(axis=1, keepdims=True)),
+        ("all scores and embedding", scores),
     ):
+        X, free = np.hstack([beside, embedding]), beside.shape[1]
         head = PrefixRidgeCV(
             [free + width for width in stages], alphas=ALPHAS, cv=cv, n_unpenalized=free
         )
