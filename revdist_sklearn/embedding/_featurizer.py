@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from itertools import chain, groupby
 from numbers import Integral
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from ..base._secrets import TokenName
 from ..base._validation import check_integer
 from ..base._warnings import warn
 from ..models._family import blocks_of, resolve_family
+from ..models._layers import as_model, with_layers
 from ._callbacks import NO_CALLBACKS, CallbackSupportMixin, with_callbacks
 from ._plan import EmbeddingPlan, ascending
 from ._pooling import resolve_pooling
@@ -76,10 +78,16 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         the mutations change, for variant effects. A distiller's constant then stays in the
         nested embedding, the same in all rows; a head with an intercept does not see it.
 
-    layer : int, default=-1
+    layer : int, or list or tuple of int, or of one such list for each model, default=-1
         Which hidden state, as in ``hidden_states[layer]`` of transformers: 0 is the
         embedding before any layer, -1 the last one, after the final norm. The layers
         above are not run.
+
+        Several, ``[-1, 6]``, are blocks of their own, named ``<block>_layer_<n>`` with n counted
+        from the embeddings: models first, and layers within them in the order that is given. They
+        come from one forward pass of each model, and are cached one by one, as if each were
+        alone. A list for each model, ``[[-1], [6, -1]]``, gives each its own. Blocks of equal
+        width need ``residual_sizes`` of :class:`ReverseDistiller`, best a share.
 
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
         In what the models compute. With the half precisions a row depends a little on
@@ -108,6 +116,16 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         - "window": windows of ``max_length`` residues that overlap by half (the last one
           ends at the last residue) are embedded one by one; a residue's state is the mean
           over the windows that hold it, the state of the start token the mean over all.
+
+    causal : bool, default=False
+        Whether models may look only back, as decoders do, in which the state of a residue
+        depends on the residues before it alone. False refuses them. With True they are embedded
+        like others, without the packed path; the mean over a protein then is that of states each
+        of which has seen a part of it, the last residues most, so that it is not the embedding
+        that an encoder gives. The start token has seen nothing: "cls" is an error. GPT-2 of
+        residues is taken, and IgLM told of a heavy chain of a human (its tokens ``[HEAVY]`` and
+        ``[HUMAN]``), with the twenty amino acids alone. Models that look to both sides are used
+        as they are.
 
     revision : str, sequence of (str or None), or None, default=None
         Commit, tag or branch of the hub ids: one for all, or one for each model.
@@ -163,8 +181,9 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     Attributes
     ----------
     block_sizes_ : tuple of int
-        Columns of each model's block. Known before ``fit``, without loading a model, for
-        aliases, folders, and models of the hub whose configuration has been fetched.
+        Columns of each model's block, or of each of its layers. Known before ``fit``, without
+        loading a model, for aliases, folders, and models of the hub whose configuration has been
+        fetched.
 
     packed_ : dict of str to (True or str)
         Of each block, whether its model takes the packed path: proteins in one row of tokens
@@ -180,9 +199,9 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     Notes
     -----
     Columns are named ``<block>__<column>``, the block after the last part of the folder or
-    hub id (``esm2_nano_032__07``). A sequence that occurs several times in a call is
-    embedded once. Lower case is read as upper case; X, B, Z, U and O are known to the
-    models, ``J``, ``*``, gaps and digits are not and raise.
+    hub id (``esm2_nano_032__07``, of several layers ``esm2_nano_032_layer_2__07``). A sequence
+    that occurs several times in a call is embedded once. Lower case is read as upper case; X, B,
+    Z, U and O are known to the models, ``J``, ``*``, gaps and digits are not and raise.
 
     ``fit_transform`` tells scikit-learn's callbacks (1.9 or later) of each model and each
     batch, as tasks below its own.
@@ -207,17 +226,20 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     ['esm2_nano_032__00', 'esm2_nano_064__63']
     >>> emb.for_prefix(20).get_params()["models"]
     'esm2-nano:32'
+    >>> ESMFeaturizer("esm2-nano:32", layer=[-1, 0]).embedding_plan().blocks.names
+    ('esm2_nano_032_layer_2', 'esm2_nano_032_layer_0')
     """
 
     _parameter_constraints: ClassVar[dict] = {
         "models": [str, list, tuple, os.PathLike],
         "pooling": [StrOptions({"mean", "max", "cls", "mutated"}), "array-like"],
         "reference": [str, None],
-        "layer": [Interval(Integral, None, None, closed="neither")],
+        "layer": [Interval(Integral, None, None, closed="neither"), list, tuple],
         "dtype": [StrOptions({"float32", "bfloat16", "float16"})],
         "device": [str, None],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "too_long": [StrOptions({"error", "truncate", "window"})],
+        "causal": ["boolean"],
         "revision": [str, list, tuple, None],
         "local_files_only": ["boolean"],
         "token": "no_validation",  # whose message would repeat it
@@ -240,6 +262,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         device=None,
         max_length=None,
         too_long="error",
+        causal=False,
         revision=None,
         local_files_only=False,
         token=None,
@@ -257,6 +280,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         self.device = device
         self.max_length = max_length
         self.too_long = too_long
+        self.causal = causal
         self.revision = revision
         self.local_files_only = local_files_only
         self.token = token
@@ -314,7 +338,9 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """
         plan = self.embedding_plan()
         context = self._init_callback_context(
-            task_name="fit-transform", max_subtasks=len(plan.members)
+            # Of several layers those that a cache lacks may be run by themselves.
+            task_name="fit-transform",
+            max_subtasks=None if isinstance(plan.layer, tuple) else len(plan.members),
         )
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         embeddings = self._embed(plan, X, context)
@@ -467,7 +493,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             self._members(),
             None,
             dtype=self.dtype,
-            layer=self.layer,
+            layer=tuple(self.layer) if isinstance(self.layer, list) else self.layer,
             device=self.device,
             model_kwargs=self.model_kwargs or {},
             max_length=self.max_length,
@@ -496,15 +522,19 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         if name == "block_sizes_":
             return blocks_of(self._members(local_files_only=True)).sizes
         if name == "packed_":
-            runs = self.embedding_plan("residue").runs()
-            return {run.member.block: run.encoder().packing for run, _ in runs}
+            plan = self.embedding_plan("residue")
+            packings = [[run.encoder().packing] * len(run.layers) for run, _ in plan.runs()]
+            return dict(zip(plan.blocks.labels, chain.from_iterable(packings), strict=True))
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _members(self, local_files_only=None):
         if local_files_only is None:
             local_files_only = self.local_files_only
         trust = (self.model_kwargs or {}).get("trust_remote_code") is True
-        return resolve_family(self.models, self.revision, local_files_only, self.token, trust)
+        members = resolve_family(
+            self.models, self.revision, local_files_only, self.token, trust, self.causal
+        )
+        return with_layers(members, self.layer)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns, ``<block>__<column>``.
@@ -570,7 +600,8 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         n : int
-            Number of models, from 1 to that of the family.
+            Number of models, from 1 to that of the family; with several layers that of their
+            blocks, of which the last model may keep a part.
 
         Returns
         -------
@@ -598,12 +629,18 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             most,
             f"`n`={n!r} models are none of this family; use an integer in [1, {most}].",
         )
+        layer = self.layer
+        if isinstance(layer, (list, tuple)):
+            of_models = groupby(plan.members[:n], as_model)
+            kept = [[member.layer for member in of_model] for _, of_model in of_models]
+            n = len(kept)
+            layer = kept[0] if kept.count(kept[0]) == n else kept
         several = isinstance(self.models, (list, tuple))
         models = self.models[:n] if several else alias_of(self.models, n) or self.models
         revision = self.revision
         if isinstance(revision, (list, tuple)):
             revision = revision[:n]
-        first = clone(self).set_params(models=models, revision=revision)
+        first = clone(self).set_params(models=models, revision=revision, layer=layer)
         # A model that is left out may have been the one with the least limit.
         if first.embedding_plan("residue").limit != plan.limit:
             first.set_params(max_length=plan.limit)
