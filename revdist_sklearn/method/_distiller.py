@@ -1051,7 +1051,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
 
 def _as_share(size):
     """Return a fraction as a float of Python; any other size as it is."""
-    return float(size) if isinstance(size, Real) and 0 < size < 1 else size
+    return float(size) if isinstance(size, (float, np.floating)) and 0 < size < 1 else size
 
 
 def _half_kind(X):

@@ -76,15 +76,15 @@ def test_every_setting_gives_what_the_counts_give(X, settings):
 def test_at_the_level_of_proteins_the_share_is_of_their_variance(X):
     proteins = np.repeat(np.arange(50), 10)
     X = X + np.random.default_rng(1).normal(size=(50, 18))[proteins] * (
-        [0] * 6 + [9, 0, 0, 0, 0, 0] * 2
+        [0] * 6 + [3, 0, 0, 0, 0, 0] * 2
     )
-    by_residue = ReverseDistiller(SIZES, residual_sizes=0.9).fit(X)
-    by_protein = ReverseDistiller(SIZES, residual_sizes=0.9, residual_level="protein").fit(
+    by_residue = ReverseDistiller(SIZES, residual_sizes=0.7).fit(X)
+    by_protein = ReverseDistiller(SIZES, residual_sizes=0.7, residual_level="protein").fit(
         X, proteins=proteins
     )
     for stage in by_protein.stages_[1:]:
         shares = np.cumsum(stage.residual_variances) / stage.residual_variances.sum()
-        assert stage.n_added == np.searchsorted(shares, 0.9, side="right") + 1
+        assert stage.n_added == np.searchsorted(shares, 0.7, side="right") + 1
     assert by_protein.n_components_ < by_residue.n_components_
 
 
@@ -95,7 +95,7 @@ def test_any_path_of_the_rows_comes_to_the_same(X):
         parts.partial_fit(part)
     assert not hasattr(clone(parts), "n_components_")
     assert parts.n_components_ == whole.n_components_
-    names = parts.partial_fit(X[:0] if False else X[:2]).get_feature_names_out()
+    names = parts.partial_fit(X[:2]).get_feature_names_out()
     assert len(names) == parts.n_components_
     moments = Moments(SIZES).update(X)
     of_moments = ReverseDistiller(residual_sizes=0.8).fit_moments(moments)
@@ -127,7 +127,7 @@ def test_a_prefix_of_it_is_cut_and_fitted_again(X):
     distiller = fit(X, 0.8)
     cut = distiller.truncate(7)
     assert cut.residual_sizes == 0.8 and cut.n_features_in_ == 12
-    np.testing.assert_array_equal(cut.transform(X[:, :12]), distiller.transform(X)[:, :7])
+    np.testing.assert_allclose(cut.transform(X[:, :12]), distiller.transform(X)[:, :7], atol=1e-12)
     np.testing.assert_allclose(
         clone(cut).fit(X[:, :12]).transform(X[:, :12]), cut.transform(X[:, :12])
     )
@@ -138,7 +138,7 @@ def test_fewer_columns_are_asked_for_as_a_number(X):
     whole = fit(X, 0.8)
     for d in (3, 7, whole.n_components_):
         narrow = fit(X, 0.8, n_components=d)
-        np.testing.assert_array_equal(narrow.transform(X), whole.transform(X)[:, :d])
+        np.testing.assert_allclose(narrow.transform(X), whole.transform(X)[:, :d], atol=1e-12)
         assert (
             narrow.get_feature_names_out().tolist() == whole.get_feature_names_out().tolist()[:d]
         )
@@ -199,8 +199,8 @@ def test_a_single_block_has_no_stages_to_share(X):
 
 
 def test_few_rows_are_warned_of_by_the_widths_that_were_found(X):
-    with pytest.warns(UserWarning, match=r"14 rows are too few .* regression on (7|8|9) columns"):
-        fit(X[:14], 0.3)
+    with pytest.warns(UserWarning, match=r"13 rows are too few .* regression on 7 columns"):
+        fit(X[:13], 0.3)
 
 
 def test_layers_of_a_model_are_a_chain(proteins):

@@ -95,7 +95,7 @@ def test_a_residue_has_seen_those_before_it_alone(name, request):
 @pytest.mark.parametrize("name", ["iglm", "gpt2", "decoder"])
 def test_the_start_token_tells_nothing(name, request):
     emb = ESMFeaturizer(request.getfixturevalue(name), causal=True, pooling="cls")
-    with pytest.raises(ValueError, match="start token, which in .* looks only back"):
+    with pytest.raises(ValueError, match=r"start token, which in .* looks only back"):
         emb.transform(TEXTS)
 
 
