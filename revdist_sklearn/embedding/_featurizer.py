@@ -117,15 +117,16 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
           ends at the last residue) are embedded one by one; a residue's state is the mean
           over the windows that hold it, the state of the start token the mean over all.
 
-    causal : bool, default=False
+    causal : bool, or list or tuple of str, default=False
         Whether models may look only back, as decoders do, in which the state of a residue
         depends on the residues before it alone. False refuses them. With True they are embedded
         like others, without the packed path; the mean over a protein then is that of states each
         of which has seen a part of it, the last residues most, so that it is not the embedding
         that an encoder gives. The start token has seen nothing: "cls" is an error. GPT-2 of
-        residues is taken, and IgLM told of a heavy chain of a human (its tokens ``[HEAVY]`` and
-        ``[HUMAN]``), with the twenty amino acids alone. Models that look to both sides are used
-        as they are.
+        residues is taken, with the twenty amino acids alone. IgLM, a folder with its
+        ``vocab.txt``, is told of a heavy chain of a human unless this names its tokens for
+        another chain and species, ``("[LIGHT]", "[MOUSE]")``. Models that look to both sides
+        are used as they are.
 
     revision : str, sequence of (str or None), or None, default=None
         Commit, tag or branch of the hub ids: one for all, or one for each model.
@@ -239,7 +240,7 @@ class ESMFeaturizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         "device": [str, None],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "too_long": [StrOptions({"error", "truncate", "window"})],
-        "causal": ["boolean"],
+        "causal": ["boolean", list, tuple],
         "revision": [str, list, tuple, None],
         "local_files_only": ["boolean"],
         "token": "no_validation",  # whose message would repeat it

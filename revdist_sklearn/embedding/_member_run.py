@@ -356,6 +356,8 @@ class MemberRun:
             "reference": None if reference is None else digest(reference),
             "model_kwargs": described(self.model_kwargs),
             "width": self.member.width,
+            # Not among what others are filed under.
+            **({} if self.member.prompt is None else {"prompt": self.member.prompt}),
         }
 
     def identity(self, window=None, layer=None):

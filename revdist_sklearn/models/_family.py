@@ -76,8 +76,9 @@ class Member:
     depth : int or None
         Number of its layers; None where its configuration does not tell.
 
-    causal : bool
-        Whether it may look back only.
+    causal : bool or tuple of str
+        Whether it may look back only; tokens are those that stand before a protein of one that
+        does.
 
     layer : int or None
         Hidden state that its block holds, where there are several of a model: see
@@ -94,13 +95,24 @@ class Member:
     token: str | None = None
     trust_remote_code: bool = False
     depth: int | None = None
-    causal: bool = False
+    causal: bool | tuple[str, ...] = False
     layer: int | None = None
 
     @property
     def architecture(self):
         """The entry of :data:`~._architectures.ARCHITECTURES`, or ``GENERIC``."""
-        return ARCHITECTURES.get(self.model_type, GENERIC)
+        entry = ARCHITECTURES.get(self.model_type, GENERIC)
+        if self.prompt is None:
+            return entry
+        return replace(entry, before=self.prompt, or_tokenizer=False)
+
+    @property
+    def prompt(self):
+        """Tokens that the user has before a protein, in place of the entry's; None for these."""
+        entry = ARCHITECTURES.get(self.model_type, GENERIC)
+        if not (entry.causal and isinstance(self.causal, tuple)) or self.causal == entry.before:
+            return None
+        return self.causal
 
     @property
     def code_options(self):
@@ -175,8 +187,8 @@ def resolve_family(
         Whether code of the repositories may run, for models that transformers does not
         know.
 
-    causal : bool, default=False
-        Whether models may look back only.
+    causal : bool, or list or tuple of str, default=False
+        Whether models may look back only, or the tokens before a protein of those that do.
 
     Returns
     -------
@@ -200,6 +212,7 @@ def resolve_family(
     [('esm2_t6_8M_UR50D', 320), ('esm2_t12_35M_UR50D', 480), ('esm2_t30_150M_UR50D', 640)]
     """
     check_token_name(token)
+    causal = _checked_prompt(causal)
     if isinstance(models, (list, tuple)):
         sources = list(models)
         if not sources:
@@ -341,8 +354,26 @@ def _configured(member):
     return replace(member, width=width, limit=limit, depth=depth)
 
 
+def _checked_prompt(causal):
+    """Return what was said of models that look back, tokens as a tuple."""
+    if not isinstance(causal, (list, tuple)):
+        return causal
+    if not causal or not all(isinstance(token, str) for token in causal):
+        raise ValueError(
+            f"`causal`={causal!r} names no tokens; give those that stand before a protein, such "
+            "as ('[LIGHT]', '[HUMAN]') of IgLM, or True."
+        )
+    return tuple(causal)
+
+
 def check_causal(member, looks_back):
     """Raise where a model looks back only, and the user has not said that it may."""
+    if looks_back and isinstance(member.causal, tuple) and not member.architecture.causal:
+        raise ValueError(
+            f"`causal`={member.causal!r} are tokens before a protein, which only models of "
+            f"GPT-2's kind are told; {member.source!r} ({member.model_type!r}) has what its "
+            "tokenizer puts there. Use causal=True."
+        )
     if looks_back and not member.causal:
         raise ValueError(
             f"Model {member.source!r} ({member.model_type!r}) looks only back: the state of a "

@@ -151,7 +151,8 @@ def tap(model, layers, wanted):
     """
     import torch
 
-    top, found = len(layers), {}
+    top = len(layers)
+    found: dict[int, torch.Tensor] = {}
 
     def before_the_first(module, args, kwargs):
         found[0] = args[0] if args else kwargs["hidden_states"]
@@ -163,14 +164,14 @@ def tap(model, layers, wanted):
         return keep
 
     def side_by_side(module, args, output):
-        last = output.last_hidden_state
-        found[top] = last
-        try:
-            # A map of devices has layers on several.
-            states = [found[number].to(last.device) for number in wanted]
-        finally:
-            found.clear()
-        output.last_hidden_state = torch.cat(states, dim=-1)
+        states, last = dict(found), getattr(output, "last_hidden_state", None)
+        found.clear()
+        if last is None:  # the pass has failed, most often for want of the memory they take
+            return output
+        states[top] = last
+        # A map of devices has layers on several.
+        parts = [states[number].to(last.device) for number in wanted]
+        output.last_hidden_state = torch.cat(parts, dim=-1)
         return output
 
     for number in set(wanted) - {top}:
@@ -178,4 +179,4 @@ def tap(model, layers, wanted):
             layers[0].register_forward_pre_hook(before_the_first, with_kwargs=True)
         else:
             layers[number - 1].register_forward_hook(after(number))
-    model.register_forward_hook(side_by_side)
+    model.register_forward_hook(side_by_side, always_call=True)

@@ -212,7 +212,10 @@ def get_encoder(member, *, dtype, layer, device, model_kwargs=None, silent=True,
     """
     options = check_model_kwargs(model_kwargs)
     folder = member.folder(silent)
-    settings = dtype, layer, str(device), member.trust_remote_code, described(options)
+    settings = (
+        *(dtype, layer, str(device), member.trust_remote_code, member.prompt),
+        described(options),
+    )
     for _ in range(LOADS):
         mark = fingerprint(folder)
         if weights is not None and mark != weights:

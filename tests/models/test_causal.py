@@ -150,3 +150,34 @@ def test_a_vocabulary_without_iglms_tokens_is_another_models(gpt2, iglm):
 def test_causal_is_a_bool(causal, iglm):
     with pytest.raises(ValueError, match="'causal' parameter"):
         ESMFeaturizer(iglm, causal=causal).fit(TEXTS)
+
+
+def test_iglm_may_be_told_of_another_chain_and_species(iglm, tiny_family, tmp_path):
+    light = ESMFeaturizer(iglm, causal=["[LIGHT]", "[MOUSE]"], cache_dir=tmp_path)
+    heavy = ESMFeaturizer(iglm, causal=True, cache_dir=tmp_path)
+    first, again = light.transform(TEXTS), heavy.transform(TEXTS)
+    for tokens, X in ((["[LIGHT]", "[MOUSE]"], first), (["[HEAVY]", "[HUMAN]"], again)):
+        for text, row in zip(TEXTS, X, strict=True):
+            ids = [IGLM_TOKENS.index(token) for token in [*tokens, *text, "[SEP]"]]
+            states = by_hand(iglm, ids)[2:-1]
+            np.testing.assert_allclose(row, states.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(light.transform(TEXTS), first)  # from the cache
+    one = light.set_params(causal=("[LIGHT]",))
+    assert one.embedding_plan().limit == 64 - 2 and one.transform(["A" * 62]).shape == (1, 8)
+    told = heavy.set_params(causal=("[HEAVY]", "[HUMAN]")).embedding_plan().identity()
+    assert told == heavy.set_params(causal=True).embedding_plan().identity()
+    # Encoders have no part in it.
+    names = ESMFeaturizer(tiny_family, causal=("[LIGHT]",)).embedding_plan().identity()
+    assert names == ESMFeaturizer(tiny_family).embedding_plan().identity()
+
+
+def test_tokens_that_are_none_are_told(iglm, gpt2, decoder):
+    with pytest.raises(ValueError, match=r"vocabulary of .* lacks \[LLAMA\]"):
+        ESMFeaturizer(iglm, causal=("[HEAVY]", "[LLAMA]")).transform(TEXTS)
+    with pytest.raises(ValueError, match=r"vocabulary of .* lacks \[LIGHT\]"):
+        ESMFeaturizer(gpt2, causal=("[LIGHT]",)).transform(TEXTS)
+    with pytest.raises(ValueError, match=r"tokens before a protein.* Use causal=True"):
+        ESMFeaturizer(decoder, causal=("<s>",)).transform(TEXTS)
+    for causal in ((), [1], ("[LIGHT]", None)):
+        with pytest.raises(ValueError, match="names no tokens"):
+            ESMFeaturizer(iglm, causal=causal).fit(TEXTS)
