@@ -153,7 +153,17 @@ class EmbeddingPlan:
                     raise ValueError(blind_start_token(member))
 
     def layer_of(self, member):
-        """Return which hidden state the block of a member holds, as it was given."""
+        """Return which hidden state the block of a member holds, as it was given.
+
+        Parameters
+        ----------
+        member : Member
+            One of ``members``.
+
+        Returns
+        -------
+        layer : int
+        """
         return self.layer if member.layer is None else member.layer
 
     def runs(self):

@@ -501,8 +501,14 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         self._validate_params()
         if dtype not in KINDS:
             raise ValueError(f"dtype={dtype!r} is none of {', '.join(map(repr, KINDS))}.")
+        parameters = {name: plain(value, name) for name, value in self.get_params().items()}
+        share = parameters["residual_sizes"]
+        share = share if isinstance(share, float) else None
+        if share is not None:  # older versions know a tuple alone
+            parameters["residual_sizes"] = [share] * (len(self.blocks_) - 1)
         header = {
-            "parameters": {name: plain(value, name) for name, value in self.get_params().items()},
+            "parameters": parameters,
+            **({} if share is None else {"residual_share": share}),
             "block_sizes": self.blocks_.sizes,
             "block_names": self.blocks_.names,
             "stage_sizes": self._stage_sizes,
@@ -650,6 +656,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in header["parameters"].items()
             }
+            if "residual_share" in header:
+                parameters["residual_sizes"] = header["residual_share"]
             distiller = cls(**parameters)._with_chain(
                 chain,
                 blocks=Blocks(header["block_sizes"], header["block_names"]),

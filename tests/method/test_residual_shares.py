@@ -1,5 +1,6 @@
 """Residual sizes that are shares of the residual's variance: scikit-learn's PCA is the witness."""
 
+import json
 import pickle
 
 import numpy as np
@@ -123,6 +124,16 @@ def test_files_have_the_numbers_and_the_parameter_as_it_was_given(X, tmp_path):
         np.testing.assert_array_equal(travelled.transform(X), distiller.transform(X))
 
 
+def test_older_versions_find_a_tuple_in_files(X, tmp_path):
+    fit(X, 0.8).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["parameters"]["residual_sizes"] == [0.8, 0.8]
+    assert written["residual_share"] == 0.8 and written["format"] == 3
+    fit(X, (0.8, 0.8)).save_pretrained(tmp_path)
+    assert "residual_share" not in json.loads((tmp_path / "config.json").read_text())
+    assert ReverseDistiller.from_pretrained(tmp_path).residual_sizes == (0.8, 0.8)
+
+
 def test_a_prefix_of_it_is_cut_and_fitted_again(X):
     distiller = fit(X, 0.8)
     cut = distiller.truncate(7)
@@ -164,6 +175,7 @@ def test_directions_within_rounding_are_never_asked_for():
     assert directions_for(0.999999999, np.array([0.0, 5.0, 3.0, 0.0])) == 3
     assert directions_for(0.5, np.zeros(4)) == 1
     assert directions_for(0.5, np.array([1.0])) == 1
+    assert directions_for(0.5, np.array([1.0, 1.0])) == 2  # more than the share, as PCA
 
 
 @pytest.mark.parametrize("share", [1.0, 0.0, 1.5, -0.1, np.nan, True, 1, 0, "0.9"])
