@@ -299,6 +299,22 @@ def test_states_of_all_layers_are_not_kept_without_need(tmp_path):
     assert asked == [False, True]
 
 
+def test_the_last_of_several_states_is_the_one_that_the_model_gives(tmp_path):
+    """Some classes norm it after they have noted it among the hidden ones."""
+    folder = save_roberta(tmp_path / "m")
+
+    def norm_late(model, args, output):
+        output.last_hidden_state = output.last_hidden_state + 1
+        return output
+
+    (plain,), _ = encoder_of(folder, (0, -1))(["MKT"])
+    encoder = encoder_of(folder, (0, -1))
+    encoder.model.register_forward_hook(norm_late)
+    (states,), _ = encoder(["MKT"])
+    np.testing.assert_allclose(states[:, :8], plain[:, :8])
+    np.testing.assert_allclose(states[:, 8:], plain[:, 8:] + 1, rtol=1e-6)
+
+
 def test_weights_of_a_pooler_may_be_missing_but_no_others(tmp_path):
     config = transformers.RobertaConfig(**small(GENERIC_TOKENS), pad_token_id=1)
     folder = save_generic(tmp_path / "m", transformers.RobertaForMaskedLM, config)
