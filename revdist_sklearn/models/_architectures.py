@@ -173,7 +173,8 @@ ARCHITECTURES = {
 }
 
 # Any other encoder. Its tokenizer shows tokens and special tokens, a trial at load that
-# one residue is one token, that attention looks both ways, and that padding is masked.
+# one residue is one token, that attention looks both ways unless the user says otherwise, and that
+# padding is masked.
 GENERIC = Architecture(
     model_class="AutoModel",
     layers=None,

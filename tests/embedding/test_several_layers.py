@@ -309,3 +309,12 @@ def test_models_that_look_back_have_layers_too(tmp_path, proteins):
     emb = ESMFeaturizer(folder, layer=[-1, 1], causal=True)
     expected = [single(folder, n, texts, causal=True) for n in (-1, 1)]
     np.testing.assert_allclose(emb.transform(texts), np.hstack(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_a_part_of_a_run_is_of_the_weights_that_the_cache_was_asked_for(tmp_path):
+    folder = save_esm(tmp_path / "m", layers=2, seed=1)
+    [(run, _)] = ESMFeaturizer(folder, layer=[0, -1]).embedding_plan().runs()
+    run.identity()
+    save_esm(folder, layers=2, seed=2)
+    with pytest.raises(RuntimeError, match="have changed"):
+        run.of_layers((0,)).encoder()
