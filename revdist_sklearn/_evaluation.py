@@ -14,6 +14,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from .base._threads import one_thread_of_blas
 from .method._chain import principal_directions
+from .method._distiller import ReverseDistiller
 from .prefix._ridge_path import centred_split, ridge_path
 from .prefix._search import ALPHAS, first_best
 
@@ -327,16 +328,50 @@ def score_folds(features, y, splitter, groups, *, prefixes=None, encoder=None):
     """
     scores = []
     for train, test in splitter.split(features, y, groups):
-        inside = None if groups is None else groups[train]
-        inner = [
-            _scores_of_alphas(features, y, train[fit], train[held], prefixes, encoder)
-            for fit, held in splitter.split(train, groups=inside)
-        ]
-        best = first_best(np.mean(inner, axis=0))
+        inner = _inner_scores(features, y, train, splitter, groups, prefixes, encoder)
+        best = first_best(inner)
         outer = _scores_of_alphas(features, y, train, test, prefixes, encoder)
         scores.append(outer[np.arange(len(best)), best])
     of_prefixes = np.transpose(scores)
     return of_prefixes[0] if prefixes is None else of_prefixes
+
+
+def _inner_scores(features, y, train, splitter, groups, prefixes=None, encoder=None):
+    """Return the mean scores in folds of the training rows, of shape (n_prefixes, n_alphas)."""
+    inside = None if groups is None else groups[train]
+    scores = [
+        _scores_of_alphas(features, y, train[fit], train[held], prefixes, encoder)
+        for fit, held in splitter.split(train, groups=inside)
+    ]
+    return np.mean(scores, axis=0)
+
+
+def score_chosen(candidates, y, splitter, groups):
+    """Return the Spearman correlation of ridge in each fold, features and alpha chosen inside it.
+
+    Parameters
+    ----------
+    candidates : list of ndarray of shape (n, k)
+        Features of the same rows, such as the layers of a model.
+
+    y, splitter, groups
+        As in :func:`score_folds`.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_splits,)
+
+    chosen : list of int
+        Which candidate each fold took: of those that are equally good the first.
+    """
+    scores, chosen = [], []
+    for train, test in splitter.split(candidates[0], y, groups):
+        inner = np.array([_inner_scores(X, y, train, splitter, groups)[0] for X in candidates])
+        alphas, best = first_best(inner), int(first_best(inner.max(axis=1)))
+        outer = _scores_of_alphas(candidates[best], y, train, test, None, None)
+        scores.append(outer[0, alphas[best]])
+        chosen.append(best)
+    return np.array(scores), chosen
 
 
 def _scores_of_alphas(features, y, train, test, prefixes, encoder):
@@ -406,6 +441,59 @@ class Representations:
         return (X - self.mean) @ self.concatenation_axes[:, : self.stage_dims[-1]]
 
 
+# Share of the residual's variance that each further layer adds to the chain of all.
+LAYER_SHARE = 0.9
+
+
+class Layers:
+    """Hidden states of one model that are compared with each other, and their chain.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of the corpus, one block a layer: the chain begins with the first.
+
+    X : ndarray of shape (n, D)
+        The layers' pooled embeddings of the variants.
+
+    numbers : sequence of int
+        Of the hidden state of each block, 0 being the embeddings.
+    """
+
+    def __init__(self, moments, X, numbers):
+        X = np.asarray(X, dtype=np.float64)
+        self.numbers = np.asarray(numbers)
+        self.parts = [X[:, block] for block in moments.blocks.slices]
+        distiller = ReverseDistiller(residual_sizes=LAYER_SHARE).fit_moments(moments)
+        self.chain = distiller.transform(X)
+
+    def scores(self, y, splitter, groups):
+        """Yield row, width and scores of the last layer, the middle one, the chosen one and all.
+
+        Parameters
+        ----------
+        y, splitter, groups
+            As in :func:`score_folds`.
+        """
+        last = self.numbers.max()
+        for name, wanted in (("last", last), ("middle", last / 2)):
+            at = int(np.argmin(np.abs(self.numbers - wanted)))
+            X = self.parts[at]
+            yield (
+                f"{name} layer, {self.numbers[at]}",
+                X.shape[1],
+                score_folds(X, y, splitter, groups),
+            )
+        scores, _ = score_chosen(self.parts, y, splitter, groups)
+        yield "layer chosen inside the folds", self.parts[0].shape[1], scores
+        width = self.chain.shape[1]
+        yield (
+            f"chain of {len(self.parts)} layers",
+            width,
+            score_folds(self.chain, y, splitter, groups),
+        )
+
+
 # What is nested: any prefix of it is an embedding. Its first prefix in the table: without
 # regression that is the raw smallest member again.
 NESTED = (
@@ -425,7 +513,7 @@ def ladder(stage_dims):
     return sorted(middles.union(stage_dims) - {0})
 
 
-def evaluate(representations, X, y, *, mutations=None, curve=False, progress=None):
+def evaluate(representations, X, y, *, mutations=None, curve=False, layers=None, progress=None):
     """Score every representation of one data set in every kind of fold.
 
     Parameters
@@ -444,6 +532,9 @@ def evaluate(representations, X, y, *, mutations=None, curve=False, progress=Non
 
     curve : bool, default=False
         Score prefixes between the stages too.
+
+    layers : Layers or None, default=None
+        Of the same variants: add rows of layers.
 
     progress : callable or None
         Called with 1 after each row and kind of fold.
@@ -492,6 +583,9 @@ def evaluate(representations, X, y, *, mutations=None, curve=False, progress=Non
             scores = score_folds(features, y, splitter, groups, prefixes=prefixes)
             for d, of_prefix in zip(prefixes, scores, strict=True):
                 tell(f"{label} {d}", kind, d, of_prefix, d in stage_dims)
+        if layers is not None:
+            for row, width, scores in layers.scores(y, splitter, groups):
+                tell(row, "layers", width, scores)
     return results
 
 

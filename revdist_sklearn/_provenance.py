@@ -26,7 +26,7 @@ def members_of(plan):
         mark = {"fingerprint": fingerprint(folder), "weights": weights_digest(folder)}
         tensors = tensors_digest(folder)
         mark |= {} if tensors is None else {"tensors": tensors}
-        found.append({"block": member.block, **mark, "layer": plan.layer})
+        found.append({"block": member.block, **mark, "layer": plan.layer_of(member)})
     return found
 
 
@@ -70,11 +70,18 @@ def check_models(distiller, plan, whose, way_out, *, n=None):
             f"{whose} the blocks {given}, but the weights of {', '.join(others)} are not those "
             f"that the distiller was fitted on: {way_out}"
         )
-    layers = {one["layer"] for one in fitted if one is not None and "layer" in one}
-    if layers and layers != {plan.layer}:
+    layers = [
+        (one["layer"], plan.layer_of(member), member.depth)
+        for one, member in zip(fitted, members, strict=True)
+        if one is not None and "layer" in one
+    ]
+    if not all(_is_same_layer(*of_block) for of_block in layers):
+        theirs, ours = (
+            ", ".join(map(str, dict.fromkeys(of_block[k] for of_block in layers))) for k in (0, 1)
+        )
         raise ValueError(
-            f"{whose} layer {plan.layer} of its models, and the distiller was fitted on layer "
-            f"{', '.join(map(str, layers))}: use the same layer."
+            f"{whose} layer {ours} of its models, and the distiller was fitted on layer "
+            f"{theirs}: use the same layer."
         )
     if blocks.names is not None:
         # Those that are known may have any name.
@@ -83,6 +90,11 @@ def check_models(distiller, plan, whose, way_out, *, n=None):
             for same, name, other in zip(known, blocks.names, given.names, strict=True)
         ]
         blocks.check(Blocks(given.sizes, names), whose, mine, way_out)
+
+
+def _is_same_layer(one, other, depth):
+    """Return whether two numbers are of one hidden state, counted from either end."""
+    return one == other or (depth is not None and (one - other) % (depth + 1) == 0)
 
 
 def _is(fitted, member):

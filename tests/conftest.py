@@ -27,6 +27,12 @@ ESM_TOKENS = [
 # ProtT5, ProtBert and Ankh have tokens for all letters.
 T5_LETTERS = "ALGVSREDTIPKFQNYMHWCXBOUZ"
 BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHCWXUBZO"]
+# Of IgLM: chains and species are told before a protein, and it ends with [SEP].
+IGLM_TOKENS = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    *"ACDEFGHIKLMNPQRSTVWY",
+    *("[HEAVY]", "[LIGHT]", "[CAMEL]", "[HUMAN]", "[MOUSE]", "[RABBIT]", "[RAT]", "[RHESUS]"),
+]
 # Revisions of a made-up repository on the hub, and their commits.
 HUB_COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
@@ -145,6 +151,26 @@ def save_bert(folder, *, width=8, seed=0):
     config = BertConfig(**small(len(BERT_TOKENS), width), max_position_embeddings=64)
     save_random(folder, BertForMaskedLM, config, seed)
     (Path(folder) / "vocab.txt").write_text("\n".join(BERT_TOKENS))
+    (Path(folder) / "tokenizer_config.json").write_text(
+        '{"do_lower_case": false, "tokenizer_class": "BertTokenizer"}'
+    )
+    return str(folder)
+
+
+def save_iglm(folder, *, width=8, layers=2, positions=64, seed=0):
+    """Save a random GPT-2 with IgLM's vocabulary, as its package writes it."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=len(IGLM_TOKENS),
+        n_embd=width,
+        n_layer=layers,
+        n_head=2,
+        n_positions=positions,
+        initializer_range=0.6,
+    )
+    save_random(folder, GPT2LMHeadModel, config, seed)
+    (Path(folder) / "vocab.txt").write_text("\n".join(IGLM_TOKENS))
     (Path(folder) / "tokenizer_config.json").write_text(
         '{"do_lower_case": false, "tokenizer_class": "BertTokenizer"}'
     )

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from revdist_sklearn import Moments, ReverseDistiller, _evaluation
 from revdist_sklearn._evaluation import (
     ALPHAS,
+    Layers,
     Representations,
     check_rows,
     evaluate,
@@ -20,6 +21,7 @@ from revdist_sklearn._evaluation import (
     mutation_encoder,
     not_single,
     position_offset,
+    score_chosen,
     score_folds,
     spearman,
     split_mutations,
@@ -230,3 +232,71 @@ def test_small_ridges_have_one_thread(monkeypatch):
     if allowed == {1}:
         pytest.skip("this BLAS has one thread")
     assert set(threads) == {1}
+
+
+@pytest.fixture
+def layers(rng):
+    """Four layers of which the second tells of the measurements, on a corpus and on variants."""
+    corpus = rng.normal(size=(400, 5)) @ rng.normal(size=(5, 20)) + rng.normal(size=(400, 20))
+    moments = Moments((5, 5, 5, 5), block_names=("l4", "l3", "l2", "l1")).update(corpus)
+    X = rng.normal(size=(80, 20))
+    return Layers(moments, X, [4, 3, 2, 1]), X, X[:, 5:10].sum(axis=1) + rng.normal(size=80)
+
+
+def test_rows_of_layers_are_those_of_their_columns(representations, layers):
+    rep, rows = representations
+    found, X, y = layers
+    mutations = [f"A{i % 9}W" for i in range(80)]
+    results = evaluate(rep, rows[:80], y, mutations=mutations, layers=found)
+    by_row = {(r["row"], r["folds"]): r for r in results if r["kind"] == "layers"}
+    positions = split_mutations(mutations)[:, 1]
+    for scheme, (splitter, groups) in folds(80, positions, np.arange(80)).items():
+        expected = {
+            "last layer, 4": X[:, :5],
+            "middle layer, 2": X[:, 10:15],
+            "layer chosen inside the folds": X[:, 5:10],
+            "chain of 4 layers": found.chain,
+        }
+        assert {row for row, folds_of in by_row if folds_of == scheme} == set(expected)
+        for row, features in expected.items():
+            scores = score_folds(features, y, splitter, groups)
+            assert_allclose(by_row[row, scheme]["scores"], scores, atol=1e-6)
+            assert by_row[row, scheme]["width"] == features.shape[1]
+    assert len(by_row) == 8
+    # The first of the chain is the first layer as it is, the residuals of the others follow.
+    assert_allclose(found.chain[:, :5], X[:, :5])
+    assert 8 <= found.chain.shape[1] < 20
+
+
+def test_a_layer_is_chosen_by_the_training_rows_alone(rng):
+    """Rows of the test tell of another layer than those of training, in each fold."""
+    y = rng.normal(size=100)
+    splitter = KFold(5)
+    honest, cheat = rng.normal(size=(2, 100, 3))
+    honest[:, 0] += y
+    for train, test in splitter.split(y):
+        wrong = cheat.copy()
+        wrong[test, 0] = 100 * y[test]  # what a look at the test rows would take
+        right, chosen = score_chosen([wrong, honest], y, _OneSplit(train, test), None)
+        assert chosen == [1]
+        assert_allclose(right, score_folds(honest, y, _OneSplit(train, test), None))
+
+
+class _OneSplit:
+    """A given split of all rows, and KFold of the training rows."""
+
+    def __init__(self, train, test):
+        self.outer = train, test
+
+    def split(self, X, y=None, groups=None):
+        if len(X) == sum(map(len, self.outer)):
+            yield self.outer
+        else:
+            yield from KFold(4).split(X)
+
+
+def test_of_equal_layers_the_first_is_chosen(rng):
+    X, y = rng.normal(size=(60, 3)), rng.normal(size=60)
+    scores, chosen = score_chosen([X, X.copy()], y, KFold(5), None)
+    assert chosen == [0] * 5
+    assert_allclose(scores, score_folds(X, y, KFold(5), None))

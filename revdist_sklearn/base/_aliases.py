@@ -23,8 +23,8 @@ class Family:
     model_type : str
         Key of ``ARCHITECTURES`` in ``models/_architectures.py``.
 
-    members : mapping of str to (str, int)
-        Size to model (hub id, or name of a bundled folder) and width.
+    members : mapping of str to (str, int, int)
+        Size to model (hub id, or name of a bundled folder), width and number of layers.
 
     default : str
         Last member where the alias names no size.
@@ -37,13 +37,13 @@ class Family:
     """
 
     model_type: str
-    members: Mapping[str, tuple[str, int]]
+    members: Mapping[str, tuple[str, int, int]]
     default: str
     bundled: bool = False
     distiller: str | None = None
 
     def up_to(self, size):
-        """Return the members up to a size, smallest first, as (source, width)."""
+        """Return the members up to a size, smallest first, as (source, width, depth)."""
         sizes = [key.lower() for key in self.members]
         return list(self.members.values())[: sizes.index(size.lower()) + 1]
 
@@ -54,9 +54,9 @@ FAMILIES = {
     "esm2-nano": Family(
         "esm",
         {
-            "32": ("esm2_nano_032", 32),
-            "64": ("esm2_nano_064", 64),
-            "96": ("esm2_nano_096", 96),
+            "32": ("esm2_nano_032", 32, 2),
+            "64": ("esm2_nano_064", 64, 3),
+            "96": ("esm2_nano_096", 96, 4),
         },
         default="96",
         bundled=True,
@@ -65,29 +65,29 @@ FAMILIES = {
     "esm2": Family(
         "esm",
         {
-            "8M": ("facebook/esm2_t6_8M_UR50D", 320),
-            "35M": ("facebook/esm2_t12_35M_UR50D", 480),
-            "150M": ("facebook/esm2_t30_150M_UR50D", 640),
-            "650M": ("facebook/esm2_t33_650M_UR50D", 1280),
-            "3B": ("facebook/esm2_t36_3B_UR50D", 2560),
-            "15B": ("facebook/esm2_t48_15B_UR50D", 5120),
+            "8M": ("facebook/esm2_t6_8M_UR50D", 320, 6),
+            "35M": ("facebook/esm2_t12_35M_UR50D", 480, 12),
+            "150M": ("facebook/esm2_t30_150M_UR50D", 640, 30),
+            "650M": ("facebook/esm2_t33_650M_UR50D", 1280, 33),
+            "3B": ("facebook/esm2_t36_3B_UR50D", 2560, 36),
+            "15B": ("facebook/esm2_t48_15B_UR50D", 5120, 48),
         },
         default="650M",  # 3B and 15B are downloads of 11 and 61 GB: ask for them by name
     ),
     "esmc": Family(
         "esmc",
         {
-            "300M": ("biohub/ESMC-300M", 960),
-            "600M": ("biohub/ESMC-600M", 1152),
-            "6B": ("biohub/ESMC-6B", 2560),
+            "300M": ("biohub/ESMC-300M", 960, 30),
+            "600M": ("biohub/ESMC-600M", 1152, 36),
+            "6B": ("biohub/ESMC-6B", 2560, 80),
         },
         default="600M",
     ),
     "ankh": Family(
         "t5",
         {
-            "base": ("ElnaggarLab/ankh-base", 768),
-            "large": ("ElnaggarLab/ankh-large", 1536),
+            "base": ("ElnaggarLab/ankh-base", 768, 48),
+            "large": ("ElnaggarLab/ankh-large", 1536, 48),
         },
         default="large",
     ),
@@ -138,7 +138,7 @@ def alias_blocks(alias):
     if found is None:
         raise ValueError(f"{alias!r} is no alias of a family. {known_aliases()}")
     family, size = found
-    sources, widths = zip(*family.up_to(size), strict=True)
+    sources, widths, _ = zip(*family.up_to(size), strict=True)
     return Blocks(widths, [block_name(source) for source in sources])
 
 

@@ -3,15 +3,19 @@
 import json
 from pathlib import Path
 
+from sklearn.base import clone
+
 from .. import ReverseDistiller, corpus_moments
 from .._corpus import warn_if_few_proteins
 from .._evaluation import (
+    Layers,
     Representations,
     check_rows,
     evaluate,
     format_table,
     not_single,
 )
+from ..base._units import as_size
 from ..embedding._sequences import listed
 from ._messages import note, say
 from ._options import (
@@ -55,6 +59,15 @@ def add_arguments(parser):
         "--mutation-column",
         help="single substitutions such as T2A, for folds by position (default: mutant)",
     )
+    parser.add_argument(
+        "--layers",
+        nargs="*",
+        type=int,
+        metavar="N",
+        help="also score layers of the last model: its last one, the middle one, the one that is "
+        "chosen inside the folds, and all as a chain; hidden states N, 0 being the embeddings "
+        "(default: all but these). A second pass over the corpus",
+    )
     parser.add_argument("--output", help="JSON file of all figures")
 
 
@@ -79,6 +92,7 @@ def run(arguments):
             f"substitutions: {shown}. Without these rows there are such folds."
         )
         mutations = None
+    layered = None if arguments.layers is None else _layered(featurizer, arguments.layers)
     distiller = distiller_of(arguments, featurizer)
     # The baselines' PCA needs the moments of a corpus, also where a distiller is given.
     corpus = corpus_of(arguments.fasta, featurizer)
@@ -92,8 +106,11 @@ def run(arguments):
         )
     if distiller is None:
         distiller = ReverseDistiller().fit_moments(moments)
+    layers = None if layered is None else _layers(arguments, layered, corpus, sequences)
     X = featurizer.transform(sequences)
-    scores = evaluate(Representations(distiller, moments), X, table.target, mutations=mutations)
+    scores = evaluate(
+        Representations(distiller, moments), X, table.target, mutations=mutations, layers=layers
+    )
     if mutations is not None and not any(row["folds"] == "position" for row in scores):
         note(_no_positions(table))
     name = Path(arguments.csv).name.split(".")[0] or arguments.csv
@@ -104,6 +121,44 @@ def run(arguments):
         figures = {"baselines": str(corpus), "scores": {name: scores}}
         text = json.dumps(figures, indent=1) + "\n"
         write_file(arguments.output, lambda file: file.write(text.encode()))
+
+
+def _layered(featurizer, numbers):
+    """Return the featurizer of some hidden states of the last model, the last of them first."""
+    last = featurizer.embedding_plan("residue").members[-1]
+    if last.depth is None:
+        raise ValueError(
+            f"The configuration of {last.source!r} does not tell the number of its layers, by "
+            "which --layers tells them apart. Leave it out."
+        )
+    numbers = numbers or range(1, last.depth + 1)
+    wrong = [n for n in numbers if n < 0]
+    if wrong or len(set(numbers)) < 2:
+        raise ValueError(
+            f"--layers {' '.join(map(str, numbers))} names no two hidden states to compare; give "
+            f"different integers in [0, {last.depth}], or none for all layers."
+        )
+    return clone(featurizer).set_params(
+        models=[last.source],
+        revision=None if last.revision is None else [last.revision],
+        layer=sorted(set(numbers), reverse=True),
+    )
+
+
+def _layers(arguments, featurizer, corpus, sequences):
+    """Return the layers of a featurizer with several, on the corpus and on variants."""
+    plan = featurizer.embedding_plan("residue")
+    kept = kept_moments(arguments, featurizer, corpus)
+    width = plan.blocks.n_columns
+    note(
+        f"{len(plan.members)} layers come from the same corpus, {width:,} columns whose moments "
+        f"take {as_size(16 * width**2)}; {remembering(kept)}."
+    )
+    with telling_what_is_kept(kept):
+        moments = corpus_moments(
+            featurizer, corpus.sequences, n_jobs=arguments.n_jobs, checkpoint=kept
+        )
+    return Layers(moments, featurizer.transform(sequences), featurizer.layer)
 
 
 def _no_positions(table):

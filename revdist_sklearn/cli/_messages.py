@@ -19,7 +19,7 @@ OPTIONS = {
 # Parameters that messages name and that no option sets.
 OF_PYTHON = (
     *("model_kwargs", "token_budget", "revision", "token", "local_files_only"),
-    *("residual_sizes", "layer", "pooling"),
+    *("residual_sizes", "layer", "pooling", "causal"),
 )
 _VALUE = r"(?:=(?P<{}>'[^']*'|[\w.+-]*\w)?)"
 _NAMES = "|".join(OPTIONS)

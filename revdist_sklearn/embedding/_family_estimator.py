@@ -14,11 +14,13 @@ class FamilyEstimator(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     token = TokenName()
 
-    def _members(self, local_files_only=None):
+    def _members(self, local_files_only=None, causal=False):
         if local_files_only is None:
             local_files_only = self.local_files_only
         trust = (self.model_kwargs or {}).get("trust_remote_code") is True
-        return resolve_family(self.models, self.revision, local_files_only, self.token, trust)
+        return resolve_family(
+            self.models, self.revision, local_files_only, self.token, trust, causal
+        )
 
     def _cache_folder(self):
         """Return the folder of the cache, a relative one as it was at the first use."""

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from itertools import chain, groupby
 from numbers import Integral
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from ..base._aliases import alias_of
 from ..base._validation import check_integer
 from ..base._warnings import warn
 from ..models._family import blocks_of
+from ..models._layers import as_model, with_layers
 from ._callbacks import NO_CALLBACKS, with_callbacks
 from ._family_estimator import FamilyEstimator
 from ._plan import EmbeddingPlan, ascending
@@ -76,10 +78,16 @@ class ESMFeaturizer(FamilyEstimator):
         the mutations change, for variant effects. A distiller's constant then stays in the
         nested embedding, the same in all rows; a head with an intercept does not see it.
 
-    layer : int, default=-1
+    layer : int, or list or tuple of int, or of one such list for each model, default=-1
         Which hidden state, as in ``hidden_states[layer]`` of transformers: 0 is the
         embedding before any layer, -1 the last one, after the final norm. The layers
         above are not run.
+
+        Several, ``[-1, 6]``, are blocks of their own, named ``<block>_layer_<n>`` with n counted
+        from the embeddings: models first, and layers within them in the order that is given. They
+        come from one forward pass of each model, and are cached one by one, as if each were
+        alone. A list for each model, ``[[-1], [6, -1]]``, gives each its own. Blocks of equal
+        width need ``residual_sizes`` of :class:`ReverseDistiller`, best a share.
 
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
         In what the models compute. With the half precisions a row depends a little on
@@ -108,6 +116,17 @@ class ESMFeaturizer(FamilyEstimator):
         - "window": windows of ``max_length`` residues that overlap by half (the last one
           ends at the last residue) are embedded one by one; a residue's state is the mean
           over the windows that hold it, the state of the start token the mean over all.
+
+    causal : bool, or list or tuple of str, default=False
+        Whether models may look only back, as decoders do, in which the state of a residue
+        depends on the residues before it alone. False refuses them. With True they are embedded
+        like others, without the packed path; the mean over a protein then is that of states each
+        of which has seen a part of it, the last residues most, so that it is not the embedding
+        that an encoder gives. The start token has seen nothing: "cls" is an error. GPT-2 of
+        residues is taken, with the twenty amino acids alone. IgLM, a folder with its
+        ``vocab.txt``, is told of a heavy chain of a human unless this names its tokens for
+        another chain and species, ``("[LIGHT]", "[MOUSE]")``. Models that look to both sides
+        are used as they are.
 
     revision : str, sequence of (str or None), or None, default=None
         Commit, tag or branch of the hub ids: one for all, or one for each model.
@@ -163,8 +182,9 @@ class ESMFeaturizer(FamilyEstimator):
     Attributes
     ----------
     block_sizes_ : tuple of int
-        Columns of each model's block. Known before ``fit``, without loading a model, for
-        aliases, folders, and models of the hub whose configuration has been fetched.
+        Columns of each model's block, or of each of its layers. Known before ``fit``, without
+        loading a model, for aliases, folders, and models of the hub whose configuration has been
+        fetched.
 
     packed_ : dict of str to (True or str)
         Of each block, whether its model takes the packed path: proteins in one row of tokens
@@ -180,9 +200,9 @@ class ESMFeaturizer(FamilyEstimator):
     Notes
     -----
     Columns are named ``<block>__<column>``, the block after the last part of the folder or
-    hub id (``esm2_nano_032__07``). A sequence that occurs several times in a call is
-    embedded once. Lower case is read as upper case; X, B, Z, U and O are known to the
-    models, ``J``, ``*``, gaps and digits are not and raise.
+    hub id (``esm2_nano_032__07``, of several layers ``esm2_nano_032_layer_2__07``). A sequence
+    that occurs several times in a call is embedded once. Lower case is read as upper case; X, B,
+    Z, U and O are known to the models, ``J``, ``*``, gaps and digits are not and raise.
 
     ``fit_transform`` tells scikit-learn's callbacks (1.9 or later) of each model and each
     batch, as tasks below its own.
@@ -207,17 +227,20 @@ class ESMFeaturizer(FamilyEstimator):
     ['esm2_nano_032__00', 'esm2_nano_064__63']
     >>> emb.for_prefix(20).get_params()["models"]
     'esm2-nano:32'
+    >>> ESMFeaturizer("esm2-nano:32", layer=[-1, 0]).embedding_plan().blocks.names
+    ('esm2_nano_032_layer_2', 'esm2_nano_032_layer_0')
     """
 
     _parameter_constraints: ClassVar[dict] = {
         "models": [str, list, tuple, os.PathLike],
         "pooling": [StrOptions({"mean", "max", "cls", "mutated"}), "array-like"],
         "reference": [str, None],
-        "layer": [Interval(Integral, None, None, closed="neither")],
+        "layer": [Interval(Integral, None, None, closed="neither"), list, tuple],
         "dtype": [StrOptions({"float32", "bfloat16", "float16"})],
         "device": [str, None],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "too_long": [StrOptions({"error", "truncate", "window"})],
+        "causal": ["boolean", list, tuple],
         "revision": [str, list, tuple, None],
         "local_files_only": ["boolean"],
         "token": "no_validation",  # whose message would repeat it
@@ -239,6 +262,7 @@ class ESMFeaturizer(FamilyEstimator):
         device=None,
         max_length=None,
         too_long="error",
+        causal=False,
         revision=None,
         local_files_only=False,
         token=None,
@@ -256,6 +280,7 @@ class ESMFeaturizer(FamilyEstimator):
         self.device = device
         self.max_length = max_length
         self.too_long = too_long
+        self.causal = causal
         self.revision = revision
         self.local_files_only = local_files_only
         self.token = token
@@ -313,7 +338,9 @@ class ESMFeaturizer(FamilyEstimator):
         """
         plan = self.embedding_plan()
         context = self._init_callback_context(
-            task_name="fit-transform", max_subtasks=len(plan.members)
+            # Of several layers those that a cache lacks may be run by themselves.
+            task_name="fit-transform",
+            max_subtasks=None if isinstance(plan.layer, tuple) else len(plan.members),
         )
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         embeddings = self._embed(plan, X, context)
@@ -443,7 +470,7 @@ class ESMFeaturizer(FamilyEstimator):
             self._members(),
             None,
             dtype=self.dtype,
-            layer=self.layer,
+            layer=tuple(self.layer) if isinstance(self.layer, list) else self.layer,
             device=self.device,
             model_kwargs=self.model_kwargs or {},
             max_length=self.max_length,
@@ -472,9 +499,13 @@ class ESMFeaturizer(FamilyEstimator):
         if name == "block_sizes_":
             return blocks_of(self._members(local_files_only=True)).sizes
         if name == "packed_":
-            runs = self.embedding_plan("residue").runs()
-            return {run.member.block: run.encoder().packing for run, _ in runs}
+            plan = self.embedding_plan("residue")
+            packings = [[run.encoder().packing] * len(run.layers) for run, _ in plan.runs()]
+            return dict(zip(plan.blocks.labels, chain.from_iterable(packings), strict=True))
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _members(self, local_files_only=None):
+        return with_layers(super()._members(local_files_only, self.causal), self.layer)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns, ``<block>__<column>``.
@@ -540,7 +571,8 @@ class ESMFeaturizer(FamilyEstimator):
         Parameters
         ----------
         n : int
-            Number of models, from 1 to that of the family.
+            Number of models, from 1 to that of the family; with several layers that of their
+            blocks, of which the last model may keep a part.
 
         Returns
         -------
@@ -568,12 +600,18 @@ class ESMFeaturizer(FamilyEstimator):
             most,
             f"`n`={n!r} models are none of this family; use an integer in [1, {most}].",
         )
+        layer = self.layer
+        if isinstance(layer, (list, tuple)):
+            of_models = groupby(plan.members[:n], as_model)
+            kept = [[member.layer for member in of_model] for _, of_model in of_models]
+            n = len(kept)
+            layer = kept[0] if kept.count(kept[0]) == n else kept
         several = isinstance(self.models, (list, tuple))
         models = self.models[:n] if several else alias_of(self.models, n) or self.models
         revision = self.revision
         if isinstance(revision, (list, tuple)):
             revision = revision[:n]
-        first = clone(self).set_params(models=models, revision=revision)
+        first = clone(self).set_params(models=models, revision=revision, layer=layer)
         # A model that is left out may have been the one with the least limit.
         if first.embedding_plan("residue").limit != plan.limit:
             first.set_params(max_length=plan.limit)

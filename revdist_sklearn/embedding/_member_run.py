@@ -5,7 +5,8 @@ Nothing here knows an estimator: :class:`MemberRun` is small and is all that a w
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -42,8 +43,11 @@ class MemberRun:
     pooling : Pooling or None
         What makes one row of a protein; None where residues alone are asked for.
 
-    dtype, layer, device, model_kwargs
+    dtype, device, model_kwargs
         As in :class:`ESMFeaturizer`.
+
+    layer : int or tuple of int
+        Which hidden states of the model; those of several are side by side, from one pass.
 
     limit : int or None
         Residues of a window; None for proteins as they are.
@@ -58,7 +62,7 @@ class MemberRun:
     member: Member
     pooling: Pooling | None
     dtype: str = "float32"
-    layer: int = -1
+    layer: int | tuple[int, ...] = -1
     device: str | None = None
     model_kwargs: Mapping[str, object] = field(default_factory=dict)
     limit: int | None = None
@@ -69,16 +73,39 @@ class MemberRun:
     _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
-    def width(self):
-        """Columns of a row."""
+    def layers(self):
+        """The hidden states, in the order of their columns."""
+        return self.layer if isinstance(self.layer, tuple) else (self.layer,)
+
+    @property
+    def width_of_layer(self):
+        """Columns of a row, of one hidden state."""
         return self.member.width
+
+    @property
+    def width(self):
+        """Columns of all hidden states."""
+        return self.width_of_layer * len(self.layers)
+
+    def columns_of_layers(self, start=0):
+        """Return the columns of each hidden state, of which the first begins at ``start``."""
+        edges = range(start, start + self.width + 1, self.width_of_layer)
+        return [slice(*ends) for ends in pairwise(edges)]
+
+    def of_layers(self, layers):
+        """Return the run of some of the hidden states, of the same weights."""
+        if layers == self.layers:
+            return self
+        part = replace(self, layer=layers)
+        part._known.update(self._known)
+        return part
 
     def encoder(self):
         """Return the loaded model."""
         return get_encoder(
             self.member,
             dtype=self.dtype,
-            layer=self.layer,
+            layer=self.layers if len(self.layers) > 1 else self.layers[0],
             device=resolve_device(self.device),
             model_kwargs=self.model_kwargs,
             silent=self.silent,
@@ -237,8 +264,11 @@ class MemberRun:
         if not texts:  # no need of the model either
             return
         assert self.pooling is not None
-        if self.pooling.kind == "cls" and not self.encoder().has_start:
-            raise ValueError(no_start_token(self.member))
+        if self.pooling.kind == "cls":
+            if not self.encoder().has_start:
+                raise ValueError(no_start_token(self.member))
+            if self.encoder().looks_back:
+                raise ValueError(blind_start_token(self.member))
         reference = None
         if self.pooling.reference is not None:
             [[(_, reference, _)]] = self.batches_of_states([self.pooling.reference])
@@ -279,8 +309,8 @@ class MemberRun:
         self.keep([texts[i] for i in indices], rows, cache)
         return indices, rows
 
-    def cached(self, texts, cache):
-        """Return the rows that a cache holds.
+    def cached(self, texts, cache, layer=None):
+        """Return the rows of one hidden state that a cache holds.
 
         Parameters
         ----------
@@ -289,6 +319,9 @@ class MemberRun:
 
         cache : EmbeddingCache or None
 
+        layer : int or None, default=None
+            One of the run; None is the first.
+
         Returns
         -------
         found : list of int
@@ -296,8 +329,9 @@ class MemberRun:
 
         rows : ndarray of shape (len(found), width), float32
         """
-        found, rows = [], [np.empty((0, self.width), dtype=np.float32)]
-        for space, part in self._spaces(texts, cache):
+        found, rows = [], [np.empty((0, self.width_of_layer), dtype=np.float32)]
+        for window, part in self._windows(texts, cache):
+            space = self.identity(window, layer)
             known, of_part = cache.get(space, [texts[i] for i in part])
             found += [part[k] for k in known]
             rows.append(of_part)
@@ -305,8 +339,12 @@ class MemberRun:
 
     def keep(self, texts, rows, cache):
         """Put rows of texts, of shape (len(texts), width), into a cache, if there is one."""
-        for space, part in self._spaces(texts, cache):
-            cache.put(space, [texts[i] for i in part], rows[part])
+        for window, part in self._windows(texts, cache):
+            names = [texts[i] for i in part]
+            for space, columns in zip(
+                self.identities(window), self.columns_of_layers(), strict=True
+            ):
+                cache.put(space, names, rows[part, columns])
 
     @property
     def _identity(self):
@@ -321,15 +359,17 @@ class MemberRun:
             "model": self.member.source,
             "weights": fingerprint(self.member.folder(self.silent)),
             "dtype": self.dtype,
-            "layer": self.layer,
+            "layer": None,  # of each row its own
             "pooling": None if self.pooling is None else self.pooling.kind,
             # A digest, as of all sequences in the file.
             "reference": None if reference is None else digest(reference),
             "model_kwargs": described(self.model_kwargs),
-            "width": self.width,
+            "width": self.width_of_layer,
+            # Not among what others are filed under.
+            **({} if self.member.prompt is None else {"prompt": self.member.prompt}),
         }
 
-    def identity(self, window=None):
+    def identity(self, window=None, layer=None):
         """Return what this model's rows depend on beside the sequences.
 
         Parameters
@@ -337,17 +377,25 @@ class MemberRun:
         window : int or None, default=None
             Residues of the windows that longer proteins are cut into.
 
+        layer : int or None, default=None
+            Which of the hidden states; None is the first.
+
         Returns
         -------
         identity : dict
             Can be written as JSON. "model" is a name for people alone.
         """
-        return {**self._identity, "window": window}
+        layer = self.layers[0] if layer is None else layer
+        return {**self._identity, "layer": layer, "window": window}
 
-    def _spaces(self, texts, cache):
-        """Yield what the rows of some texts depend on, with the indices of these.
+    def identities(self, window=None):
+        """Return the identity of the rows of each hidden state, as if it were alone."""
+        return [self.identity(window, layer) for layer in self.layers]
 
-        The window is part of it for the proteins that are embedded in windows alone, so that
+    def _windows(self, texts, cache):
+        """Yield the window that the rows of some texts depend on, with the indices of these.
+
+        It is part of their identity for the proteins that are embedded in windows alone, so that
         another limit finds the others.
         """
         if cache is None:
@@ -357,7 +405,7 @@ class MemberRun:
         for window in (None, limit) if any(is_long) else (None,):
             part = [i for i, long in enumerate(is_long) if long == (window is not None)]
             if part:
-                yield self.identity(window), part
+                yield window, part
 
 
 def pooled_rows(run, texts, index, cache_dir):
@@ -377,7 +425,7 @@ def pooled_rows(run, texts, index, cache_dir):
 
     Returns
     -------
-    rows : ndarray of shape (len(texts), width), float32
+    rows : ndarray of shape (len(texts), run.width), float32
     """
     out = np.empty((len(texts), run.width), dtype=np.float32)
     with nullcontext() if cache_dir is None else EmbeddingCache(cache_dir) as cache:
@@ -391,6 +439,15 @@ def no_start_token(member):
     return (
         f"pooling='cls' needs a start token, which {member.source!r} ({member.model_type}) does "
         "not have; use 'mean' or 'max'."
+    )
+
+
+def blind_start_token(member):
+    """Return the message that the start token of a model has nothing before it to tell of."""
+    return (
+        f"pooling='cls' takes the state of the start token, which in {member.source!r} "
+        f"({member.model_type}) looks only back and so is the same of all proteins; use 'mean', "
+        "'max' or positions."
     )
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from ..base._identity import digest
 from ..models._architectures import GENERIC
 from ..models._family import Member, blocks_of
+from ..models._layers import as_model
 from ..models._residues import RESIDUES
-from ._member_run import MemberRun, no_start_token
+from ._member_run import MemberRun, blind_start_token, no_start_token
 from ._pooling import Pooling
 from ._sequences import apply_limit, check_sequences, warn_of_nucleotides
 
@@ -20,7 +21,7 @@ class EmbeddingPlan:
     Parameters
     ----------
     members : tuple of Member
-        The models, in the order of their blocks.
+        The models, in the order of their blocks; of several layers one member each.
 
     pooling : Pooling or None
         What makes one row of a protein; None for rows of residues.
@@ -48,7 +49,7 @@ class EmbeddingPlan:
     pooling: Pooling | None
     reference: str | None = None
     dtype: str = "float32"
-    layer: int = -1
+    layer: int | tuple = -1
     device: str | None = None
     model_kwargs: Mapping[str, object] = field(default_factory=dict)
     max_length: int | None = None
@@ -65,7 +66,7 @@ class EmbeddingPlan:
 
     @property
     def blocks(self):
-        """The blocks of columns, one a model."""
+        """The blocks of columns, one a model, or a layer of one."""
         return blocks_of(self.members)
 
     @property
@@ -143,34 +144,51 @@ class EmbeddingPlan:
                 run.encoder()
 
     def check_start_tokens(self):
-        """Raise where "cls" is to be pooled of a model that has no start token."""
+        """Raise where "cls" is to be pooled of a model whose start token tells nothing."""
         if self.pooling is not None and self.pooling.kind == "cls":
             for member in self.members:
                 if member.architecture.before == ():
                     raise ValueError(no_start_token(member))
+                if member.architecture.causal:
+                    raise ValueError(blind_start_token(member))
+
+    def layer_of(self, member):
+        """Return which hidden state the block of a member holds, as it was given.
+
+        Parameters
+        ----------
+        member : Member
+            One of ``members``.
+
+        Returns
+        -------
+        layer : int
+        """
+        return self.layer if member.layer is None else member.layer
 
     def runs(self):
-        """Return how each model is run, with the slice of its columns."""
+        """Return how each model is run, for all of its layers at once, and its columns."""
         return self._runs(self.limit)
 
     def _runs(self, limit):
-        return [
-            (
-                MemberRun(
-                    member,
-                    self.pooling,
-                    dtype=self.dtype,
-                    layer=self.layer,
-                    device=self.device,
-                    model_kwargs=self.model_kwargs,
-                    limit=limit,
-                    token_budget=self.token_budget,
-                    silent=self.silent,
-                ),
-                columns,
+        runs, start = [], 0
+        # Layers of a model stand side by side.
+        for member, of_model in groupby(self.members, as_model):
+            layers = tuple(self.layer_of(one) for one in of_model)
+            run = MemberRun(
+                member,
+                self.pooling,
+                dtype=self.dtype,
+                layer=layers if isinstance(self.layer, tuple) else self.layer,
+                device=self.device,
+                model_kwargs=self.model_kwargs,
+                limit=limit,
+                token_budget=self.token_budget,
+                silent=self.silent,
             )
-            for member, columns in zip(self.members, self.blocks.slices, strict=True)
-        ]
+            runs.append((run, slice(start, start + run.width)))
+            start += run.width
+        return runs
 
     def identity(self):
         """Return what rows depend on beside the sequences as ``prepare`` gives them.
@@ -186,8 +204,9 @@ class EmbeddingPlan:
         window = self.limit if self.too_long == "window" else None
         return {
             "members": [
-                {name: value for name, value in run.identity(window).items() if name != "model"}
+                {name: value for name, value in of_layer.items() if name != "model"}
                 for run, _ in self.runs()
+                for of_layer in run.identities(window)
             ],
             "reference": None if self.reference is None else digest(self.reference),
         }

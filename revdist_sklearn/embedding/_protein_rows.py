@@ -68,10 +68,13 @@ class ProteinRows:
         with nullcontext() if self.cache_dir is None else EmbeddingCache(self.cache_dir) as cache:
             todo = []
             for run, columns in self.plan.runs():
-                found, rows = run.cached(texts, cache)
-                out[found, columns] = rows
-                known = set(found)
-                todo.append((run, columns, [i for i in range(len(texts)) if i not in known]))
+                of_layers = run.columns_of_layers(columns.start)
+                lacks = np.ones((len(texts), len(of_layers)), dtype=bool)
+                for k, of_layer in enumerate(of_layers):
+                    found, rows = run.cached(texts, cache, run.layers[k])
+                    out[found, of_layer] = rows
+                    lacks[found, k] = False
+                todo += _parts(run, of_layers, lacks)
             try:
                 self._compute(todo, texts, names, out, cache, context, told)
             except (KeyboardInterrupt, MemoryError) as error:
@@ -96,7 +99,8 @@ class ProteinRows:
                 for indices, rows in batches:
                     leaf = task.subcontext(task_name="batch")
                     leaf.call_on_fit_task_begin(**told)
-                    out[indices, columns] = rows
+                    for of_layer, here in zip(columns, run.columns_of_layers(), strict=True):
+                        out[indices, of_layer] = rows[:, here]
                     bar.update(sum(len(texts[i]) for i in indices))
                     leaf.call_on_fit_task_end(**told)
                 task.call_on_fit_task_end(**told)
@@ -159,3 +163,41 @@ class ProteinRows:
             return f"The cache in {where!r} does not work, and what it does not hold is lost."
         less = "" if effective_n_jobs(self.n_jobs) == 1 else ", less the last seconds of workers,"
         return f"Finished batches{less} are in {where!r}; the same call goes on from there."
+
+
+def _parts(run, columns, lacks):
+    """Yield what of a model is to be run: the layers that texts lack, in one pass for each text.
+
+    Parameters
+    ----------
+    run : MemberRun
+
+    columns : list of slice
+        Of each of its layers.
+
+    lacks : ndarray of shape (n_texts, n_layers), bool
+
+    Yields
+    ------
+    run : MemberRun
+        Of some of the layers.
+
+    columns : list of slice
+        Of these.
+
+    missing : list of int
+        The texts that lack just these. One part at least is yielded, of no texts where all is
+        there.
+    """
+    wanted, of_text = np.unique(lacks, axis=0, return_inverse=True)
+    parts = [k for k, layers in enumerate(wanted) if layers.any()]
+    if not parts:
+        yield run, columns, []
+    for k in parts:
+        some = np.flatnonzero(wanted[k])
+        missing = np.flatnonzero(of_text.ravel() == k).tolist()
+        yield (
+            run.of_layers(tuple(run.layers[i] for i in some)),
+            [columns[i] for i in some],
+            missing,
+        )

@@ -173,6 +173,10 @@ class Chain:
     noise : ndarray of shape (k,) or None
         Variance that the rounding of the rows leaves in each column of z; None for none.
 
+    sizes : tuple of int or None
+        Columns of the base and residual columns of each stage that was computed, before they were
+        cut to the wanted width; None for a chain that came without them. In no file.
+
     untold : dict of str to int
         By block, columns that are zero because products do not tell them from rounding, although
         rows do; in no file.
@@ -186,6 +190,7 @@ class Chain:
     precision: str = "float64"
     noise: np.ndarray | None = None
     untold: dict = field(default_factory=dict)
+    sizes: tuple | None = None
 
     @property
     def width(self):
@@ -564,11 +569,12 @@ def solve_chain(
     blocks : Blocks
         Widths k_1, .., k_m.
 
-    residual_sizes : tuple of int
-        Residual columns of stages 2 to m.
+    residual_sizes : tuple of int or float
+        Residual columns of stages 2 to m. A float in (0, 1): as many residual directions as reach
+        that share of the residual's variance.
 
     n_components : int
-        Columns of z; stages beyond it are not computed.
+        Columns of z at most; stages beyond it are not computed.
 
     n_rows : int
         Rows of positive weight.
@@ -620,7 +626,7 @@ def solve_chain(
     if not rotate_base:
         z_mean[: base.n_added] = mean[: base.n_added]
 
-    stages = [base]
+    stages, sizes = [base], [len(base.mean)]
     for label, h, size in zip(blocks.labels[1:], larger, residual_sizes, strict=True):
         width = joint.width
         if width == n_components:
@@ -650,7 +656,11 @@ def solve_chain(
             largest = np.abs(S_chosen).sum(axis=0).max()
             floor += 4 * NULL * EPSILON[precision] * _product_error(S_chosen, largest, W @ V)
         floor += joint.z_noise[:width] @ (W @ V) ** 2
-        zero, q = variances <= floor, min(size, n_components - width)
+        zero = variances <= floor
+        if isinstance(size, float):
+            size = directions_for(size, np.where(zero, 0.0, variances))
+        sizes.append(size)
+        q = min(size, n_components - width)
         if witness is not None and chosen_by is joint and zero[:q].any():
             rounded = joint.noise[h] @ V**2 + joint.z_noise[:width] @ (W @ V) ** 2
             error, known, errors = floor - rounded, witness.z @ fit.used[0], fit.used[1]
@@ -691,9 +701,52 @@ def solve_chain(
                 n_lost=fit.n_lost,
             )
         )
+    K, z_noise, k = joint.K, joint.z_noise, joint.width
+    if k < n_components:  # of shares it is not known before how many columns there will be
+        K, z_noise = K[:, :k].copy(), z_noise[:k].copy()
     return Chain(
-        blocks, tuple(stages), rotate_base, mean.copy(), joint.K, precision, joint.z_noise, untold
+        blocks,
+        tuple(stages),
+        rotate_base,
+        mean.copy(),
+        K,
+        precision,
+        z_noise,
+        untold,
+        tuple(sizes),
     )
+
+
+def directions_for(share, variances):
+    """Return how many principal directions explain more than a share of the variance.
+
+    The rule of scikit-learn's PCA; one at least, also where nothing varies.
+
+    Parameters
+    ----------
+    share : float
+        In (0, 1).
+
+    variances : ndarray of shape (k,)
+        Descending.
+
+    Returns
+    -------
+    n : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from revdist_sklearn.method._chain import directions_for
+    >>> directions_for(0.5, np.array([6.0, 3.0, 1.0])), directions_for(0.95, np.array([6.0, 3, 1]))
+    (1, 3)
+    """
+    explained = np.cumsum(variances)
+    if explained[-1] == 0.0:
+        return 1
+    # Rounding of the sum must not ask for directions without variance.
+    most = int(np.flatnonzero(variances)[-1]) + 1
+    return min(int(np.searchsorted(explained / explained[-1], share, side="right")) + 1, most)
 
 
 def _floor(joint, columns, V, precision):

@@ -41,8 +41,9 @@ from ._rounding import KINDS
 
 # Half precision keeps enough of a column whose mean is within this many of its spreads.
 HALF_SPREADS = 10
-# What only the solved chain tells.
+# What only the solved chain tells; of residual sizes that are shares, also its widths.
 SOLVED = ("components_", "stages_")
+WIDTHS = ("n_components_", "stage_dims_")
 
 
 class ReverseDistiller(TransformerMixin, BaseEstimator):
@@ -66,7 +67,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
 
     n_components : int, default=None
         Columns of the nested embedding. None gives all: the width of the largest model,
-        unless ``residual_sizes`` says otherwise.
+        unless ``residual_sizes`` says otherwise. Where shares come to fewer columns than are
+        asked for, a warning says so.
 
     regressor : {"ols", "ridge", "pcr"}, default="ols"
         How the larger model is regressed on the smaller prefix. ``"ols"``: least squares;
@@ -78,9 +80,13 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         Penalty of ``"ridge"``, as in :class:`~sklearn.linear_model.Ridge`: added to sums
         over centred rows. 0 is least squares.
 
-    residual_sizes : tuple of int, default=None
+    residual_sizes : tuple of (int or float), or float, default=None
         Columns that stages 2 to m append. None: k_i - k_{i-1}, so that the prefix grows to
-        each model's own width; families whose widths do not grow need it given.
+        each model's own width; families whose widths do not grow, and layers of one model, need
+        it given. A float in (0, 1) is a share: as many residual directions, one at least, as
+        explain more than it of the residual's variance, as ``n_components`` of
+        :class:`~sklearn.decomposition.PCA` has it, at the level of ``residual_level``. One float
+        is for all stages. How many columns that came to is known after the fit.
 
     rotate_base : bool, default=False
         Turn the first block to its principal axes, so that a prefix shorter than k_1 is a
@@ -191,7 +197,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "regressor": [StrOptions({"ols", "ridge", "pcr"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "residual_sizes": ["array-like", None],
+        "residual_sizes": ["array-like", Interval(Real, 0, 1, closed="neither"), None],
         "rotate_base": ["boolean"],
         "residual_level": [StrOptions({"residue", "protein"})],
     }
@@ -430,7 +436,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             cut.block_sizes = alias_of(self.block_sizes, n_blocks)
         elif self.block_sizes is not None:
             cut.block_sizes = chain.blocks.sizes
-        if self.residual_sizes is not None:
+        if not (self.residual_sizes is None or isinstance(self.residual_sizes, Real)):
             cut.residual_sizes = tuple(self.residual_sizes)[: n_blocks - 1]
         if hasattr(self, "feature_names_in_"):
             cut.feature_names_in_ = self.feature_names_in_[: chain.blocks.n_columns]
@@ -495,8 +501,14 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         self._validate_params()
         if dtype not in KINDS:
             raise ValueError(f"dtype={dtype!r} is none of {', '.join(map(repr, KINDS))}.")
+        parameters = {name: plain(value, name) for name, value in self.get_params().items()}
+        share = parameters["residual_sizes"]
+        share = share if isinstance(share, float) else None
+        if share is not None:  # older versions know a tuple alone
+            parameters["residual_sizes"] = [share] * (len(self.blocks_) - 1)
         header = {
-            "parameters": {name: plain(value, name) for name, value in self.get_params().items()},
+            "parameters": parameters,
+            **({} if share is None else {"residual_share": share}),
             "block_sizes": self.blocks_.sizes,
             "block_names": self.blocks_.names,
             "stage_sizes": self._stage_sizes,
@@ -644,6 +656,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in header["parameters"].items()
             }
+            if "residual_share" in header:
+                parameters["residual_sizes"] = header["residual_share"]
             distiller = cls(**parameters)._with_chain(
                 chain,
                 blocks=Blocks(header["block_sizes"], header["block_names"]),
@@ -673,12 +687,14 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features, generate_names=False)
+        if "n_components_" not in self.__dict__:  # of shares, after partial_fit
+            self._solved()
         columns = Blocks(self._stage_sizes, self.blocks_.labels).columns("rd_")
         return np.asarray(columns[: self.n_components_], dtype=object)
 
     def __getattr__(self, name):
         # No property: scikit-learn reads all properties to draw an estimator in a notebook.
-        if name in SOLVED and self.__dict__.get("_moments") is not None:
+        if name in (*SOLVED, *WIDTHS) and self.__dict__.get("_moments") is not None:
             try:
                 self._tell(self._chain or self._solve(self._moments))
             except ValueError as error:  # too few rows so far
@@ -724,7 +740,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
 
     def _forget(self):
         """Drop an earlier fit, so that a fit that fails leaves nothing half-written."""
-        for name in ("_chain", "_moments", *SOLVED):
+        for name in ("_chain", "_moments", *SOLVED, *WIDTHS):
             self.__dict__.pop(name, None)
 
     def _validate_rows(self, X, *, reset, ensure_min_samples=1):
@@ -837,8 +853,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         sizes = blocks.sizes
         if self.residual_sizes is None:
             residual_sizes = tuple(np.diff(sizes).tolist())
+        elif isinstance(self.residual_sizes, Real):
+            residual_sizes = (float(self.residual_sizes),) * (len(sizes) - 1)
         else:
-            residual_sizes = tuple(self.residual_sizes)
+            residual_sizes = tuple(map(_as_share, self.residual_sizes))
             if len(residual_sizes) != len(sizes) - 1:
                 raise ValueError(
                     f"residual_sizes={self.residual_sizes!r} has {len(residual_sizes)} entries "
@@ -850,12 +868,23 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 raise ValueError(
                     f"{label} has {k} columns and the block before it {sizes[i - 1]}: its stage "
                     "would get no columns. Order the models by ascending width, or give "
-                    "residual_sizes, the columns that each stage appends."
+                    "residual_sizes: the columns that each stage appends, or a share of the "
+                    "residual's variance for it to reach, such as residual_sizes=0.9."
                 )
+            if isinstance(q, float) and 0 < q < 1:
+                continue
             name = f"residual_sizes[{i - 1}]"
-            message = f"{name}={q!r} of {label} must be an integer in [1, {k}], the columns of it."
+            message = (
+                f"{name}={q!r} of {label} must be an integer in [1, {k}], the columns of it, or a "
+                "share of the residual's variance, a float in (0, 1)."
+            )
             check_integer(q, name, 1, k, message)
-        total = sizes[0] + sum(residual_sizes)
+        # Of shares the most that they can come to.
+        most = [
+            k if isinstance(q, float) else int(q)
+            for q, k in zip(residual_sizes, sizes[1:], strict=True)
+        ]
+        total = sizes[0] + sum(most)
         if self.n_components is not None and self.n_components > total:
             raise ValueError(
                 f"n_components={self.n_components} is larger than the {total} columns of the "
@@ -869,16 +898,26 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 "<block>__<column>; a family needs two models or more.",
             )
         self._set_blocks(blocks)
-        self._stage_sizes = (sizes[0], *(int(q) for q in residual_sizes))
-        widths = list(accumulate(self._stage_sizes))
-        self.n_components_ = total if self.n_components is None else self.n_components
-        before = [width for width in widths if width < self.n_components_]
-        self.stage_dims_ = np.array([*before, self.n_components_])
+        self._residual_sizes = tuple(q if isinstance(q, float) else int(q) for q in residual_sizes)
+        self._stage_sizes = (sizes[0], *most)
+        if self._has_shares():
+            for name in WIDTHS:
+                self.__dict__.pop(name, None)
+        else:
+            widths = list(accumulate(self._stage_sizes))
+            self.n_components_ = total if self.n_components is None else self.n_components
+            before = [width for width in widths if width < self.n_components_]
+            self.stage_dims_ = np.array([*before, self.n_components_])
         # A parameter acts at fit: what is set after partial_fit has no part in its chain.
         self._parameters = {
             name: getattr(self, name)
             for name in ("n_components", "regressor", "alpha", "rotate_base", "residual_level")
         }
+
+    def _has_shares(self):
+        # Of pickles from before there were shares.
+        sizes = self.__dict__.setdefault("_residual_sizes", self._stage_sizes[1:])
+        return any(isinstance(size, float) for size in sizes)
 
     def _solve(self, moments):
         """Return the chain of moments."""
@@ -902,7 +941,9 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 "the label of the protein of each row, in every call, or fit on a corpus "
                 "(fit_on_corpus)."
             )
-        self._warn_if_few_rows(moments, n_components, by_protein)
+        has_shares = self._has_shares()
+        if not has_shares:
+            self._warn_if_few_rows(moments, n_components, by_protein)
         self._warn_if_rounded(moments)
         self.n_samples_seen_ = moments.n_rows
         with one_thread_of_blas(moments.blocks.n_columns**3):
@@ -911,7 +952,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 moments.mean,
                 moments.residue.covariance,
                 self.blocks_,
-                self._stage_sizes[1:],
+                self._residual_sizes,
                 n_components,
                 **parameters,
                 n_rows=moments.n_rows,
@@ -921,7 +962,22 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 sample=moments.sample,
             )
         self._warn_if_untold(chain)
+        if has_shares:
+            # Stages that were not computed keep the most that they may have.
+            self._stage_sizes = (*chain.sizes, *self._stage_sizes[len(chain.sizes) :])
+            self._warn_if_few_rows(moments, n_components, by_protein)
+            self._warn_if_narrow(chain)
         return chain
+
+    def _warn_if_narrow(self, chain):
+        """Warn where shares came to fewer columns than were asked for."""
+        wanted = self._parameters["n_components"]
+        if wanted is not None and wanted > chain.width:
+            warn(
+                f"n_components={wanted} is more than the {chain.width} columns that "
+                f"residual_sizes={self.residual_sizes!r} came to, which are all given. Ask for "
+                "larger shares, or fewer columns."
+            )
 
     def _warn_if_few_rows(self, moments, n_components, by_protein):
         starts = np.cumsum(self._stage_sizes)[:-1]
@@ -999,6 +1055,11 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _as_share(size):
+    """Return a fraction as a float of Python; any other size as it is."""
+    return float(size) if isinstance(size, (float, np.floating)) and 0 < size < 1 else size
 
 
 def _half_kind(X):

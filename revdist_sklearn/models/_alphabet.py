@@ -62,9 +62,13 @@ def read_alphabet(folder, member):
         needs, or the tokenizer of a model without an entry does not give one token a
         residue; as :exc:`DamagedFileError`, if it is no text.
     """
-    if member.architecture.before is None:
+    architecture = member.architecture
+    if architecture.before is None:
         return _from_tokenizer(_tokenizer(folder, member), member)
-    return _from_vocabulary(_vocabulary(folder, member), member)
+    tokens = _vocabulary(folder, member)
+    if architecture.or_tokenizer and not set(architecture.before) <= tokens.keys():
+        return _from_tokenizer(_tokenizer(folder, member), member)
+    return _from_vocabulary(tokens, member)
 
 
 def _vocabulary(folder, member):

@@ -9,7 +9,7 @@ imports torch.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ._residues import RESIDUES
+from ._residues import AMINO_ACIDS, RESIDUES
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,14 @@ class Architecture:
 
     mask : str, default="<mask>"
         Token of a masked residue.
+
+    causal : bool, default=False
+        Whether a residue attends to those before it alone. Such models are used only where the
+        user says so.
+
+    or_tokenizer : bool, default=False
+        Whether a checkpoint whose vocabulary lacks a token of ``before`` is another kind of
+        model, before and after whose proteins its tokenizer puts what it does.
     """
 
     model_class: str
@@ -89,6 +97,8 @@ class Architecture:
     lm_class: str | None = None
     lm_head: str = "lm_head"
     mask: str = "<mask>"
+    causal: bool = False
+    or_tokenizer: bool = False
 
     def limit(self, config):
         """Return the residues that a model of this configuration takes at most, or None."""
@@ -108,7 +118,7 @@ def _esm_positions(config):
     return config.max_position_embeddings - config.pad_token_id - 1
 
 
-def _bert_positions(config):
+def _table_of_positions(config):
     return config.max_position_embeddings
 
 
@@ -156,16 +166,33 @@ ARCHITECTURES = {
         after=("[SEP]",),
         pad="[PAD]",
         spellings={"{}": "UZOB"},  # as for ProtT5
-        positions=_bert_positions,
+        positions=_table_of_positions,
         may_pack=True,
         lm_class="BertForMaskedLM",
         lm_head="cls",
         mask="[MASK]",
     ),
+    # IgLM, told that a heavy chain of a human follows. It was trained to go on from the chain and
+    # the species, and its vocabulary has the twenty amino acids alone.
+    "gpt2": Architecture(
+        model_class="GPT2Model",
+        layers="h",
+        final_norm="ln_f",
+        load_options={"use_cache": False},  # keys and values that nothing goes on from
+        before=("[HEAVY]", "[HUMAN]"),
+        after=("[SEP]",),
+        pad="[PAD]",
+        residues=AMINO_ACIDS,
+        harmless=r"\.attn\.(masked_)?bias$",  # masks that follow from the positions
+        positions=_table_of_positions,
+        causal=True,
+        or_tokenizer=True,
+    ),
 }
 
 # Any other encoder. Its tokenizer shows tokens and special tokens, a trial at load that
-# one residue is one token, that attention looks both ways, and that padding is masked.
+# one residue is one token, that attention looks both ways unless the user says otherwise, and that
+# padding is masked.
 GENERIC = Architecture(
     model_class="AutoModel",
     layers=None,

@@ -228,8 +228,10 @@ def tokens_of_a_square(encoder):
 
 
 def _bytes_a_token(encoder):
-    # The last states are there once in the model's type and once in float32.
-    return encoder.width * (LIVE_WIDTHS * encoder.itemsize + 4)
+    # The last states are there once in the model's type and once in float32; those of several
+    # layers are kept as they come, and put side by side.
+    of_layers = 0 if encoder.n_layers == 1 else 2 * encoder.n_layers * encoder.itemsize
+    return encoder.width * (LIVE_WIDTHS * encoder.itemsize + 4 * encoder.n_layers + of_layers)
 
 
 class Residents:

@@ -29,14 +29,17 @@ class Encoder:
         Its tokens.
 
     width : int
-        Columns of its states.
+        Columns of one of its hidden states; those of several layers are side by side.
 
     device : torch.device or None, default=None
         Where it runs, and is put when it does: see :class:`Residents`. None: where the
         model is and must stay, because of a ``device_map`` or quantisation.
 
-    layer : int or None, default=None
-        Hidden state to ask for; None: the model ends at the wanted one.
+    layer : int, tuple of int or None, default=None
+        Hidden states to ask for; None: the model gives the wanted ones as its last.
+
+    n_layers : int, default=1
+        Hidden states that are wanted.
 
     Attributes
     ----------
@@ -75,11 +78,14 @@ class Encoder:
     is_broken : bool
         Whether it fails from now on, so that it must be loaded anew.
 
+    looks_back : bool
+        Whether a residue attends to those before it alone.
+
     lock : threading.RLock
         Held while a batch runs: one at a time.
     """
 
-    def __init__(self, model, alphabet, width, device=None, *, layer=None):
+    def __init__(self, model, alphabet, width, device=None, *, layer=None, n_layers=1):
         ENCODERS.add(self)
         self.model = model
         self.is_placed = device is None
@@ -89,9 +95,9 @@ class Encoder:
         self.itemsize = model.dtype.itemsize
         self._packed = None
         self.packing = "not tried"
-        self.is_told = self.is_broken = False
+        self.is_told = self.is_broken = self.looks_back = False
         self.residues = "".join(alphabet.residues)
-        self.layer = layer
+        self.layer, self.n_layers = layer, n_layers
         self.source = alphabet.source
         self.square_bytes = square_bytes(model, self.device.type)
         self._before = np.array(alphabet.before, dtype=np.int64)
@@ -171,10 +177,10 @@ class Encoder:
 
         Returns
         -------
-        residues : list of Tensor of shape (n_residues, width)
+        residues : list of Tensor of shape (n_residues, n_layers * width)
             States of the residues alone: no special token, no padding.
 
-        first : Tensor of shape (n_sequences, width)
+        first : Tensor of shape (n_sequences, n_layers * width)
             States of the first token: the start token where the model has one.
         """
         import torch
@@ -271,7 +277,15 @@ class Encoder:
         if self.layer is None:
             return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-        return out.hidden_states[self.layer]
+        if not isinstance(self.layer, tuple):
+            return out.hidden_states[self.layer]
+        import torch
+
+        states = list(out.hidden_states)
+        # Of some classes the last one is not normed among the hidden ones.
+        last = getattr(out, "last_hidden_state", None)
+        states[-1] = states[-1] if last is None else last
+        return torch.cat([states[number] for number in self.layer], dim=-1)
 
 
 def square_bytes(model, device_type="cuda"):

@@ -72,6 +72,17 @@ class Member:
 
     trust_remote_code : bool
         Whether code of its repository may run.
+
+    depth : int or None
+        Number of its layers; None where its configuration does not tell.
+
+    causal : bool or tuple of str
+        Whether it may look back only; tokens are those that stand before a protein of one that
+        does.
+
+    layer : int or None
+        Hidden state that its block holds, where there are several of a model: see
+        :func:`~._layers.with_layers`. None: the one that all models have.
     """
 
     source: str
@@ -83,11 +94,25 @@ class Member:
     local_files_only: bool = True
     token: str | None = None
     trust_remote_code: bool = False
+    depth: int | None = None
+    causal: bool | tuple[str, ...] = False
+    layer: int | None = None
 
     @property
     def architecture(self):
         """The entry of :data:`~._architectures.ARCHITECTURES`, or ``GENERIC``."""
-        return ARCHITECTURES.get(self.model_type, GENERIC)
+        entry = ARCHITECTURES.get(self.model_type, GENERIC)
+        if self.prompt is None:
+            return entry
+        return replace(entry, before=self.prompt, or_tokenizer=False)
+
+    @property
+    def prompt(self):
+        """Tokens that the user has before a protein, in place of the entry's; None for these."""
+        entry = ARCHITECTURES.get(self.model_type, GENERIC)
+        if not (entry.causal and isinstance(self.causal, tuple)) or self.causal == entry.before:
+            return None
+        return self.causal
 
     @property
     def code_options(self):
@@ -134,7 +159,12 @@ def blocks_of(members):
 
 
 def resolve_family(
-    models, revision=None, local_files_only=False, token=None, trust_remote_code=False
+    models,
+    revision=None,
+    local_files_only=False,
+    token=None,
+    trust_remote_code=False,
+    causal=False,
 ):
     """Return the members that ``models`` names, smallest first as given.
 
@@ -157,6 +187,9 @@ def resolve_family(
         Whether code of the repositories may run, for models that transformers does not
         know.
 
+    causal : bool, or list or tuple of str, default=False
+        Whether models may look back only, or the tokens before a protein of those that do.
+
     Returns
     -------
     members : tuple of Member
@@ -165,9 +198,9 @@ def resolve_family(
     Raises
     ------
     ValueError
-        Unknown alias, no encoder, a model that is code of its repository, the same model
-        twice, a revision that belongs to no hub id, or what may be a token in place of its
-        name.
+        Unknown alias, no encoder, a model that looks back only, one that is code of its
+        repository, the same model twice, a revision that belongs to no hub id, or what may be
+        a token in place of its name.
 
     ModelNotFoundError
         A folder or its ``config.json`` does not exist, or the hub does not give it.
@@ -179,6 +212,7 @@ def resolve_family(
     [('esm2_t6_8M_UR50D', 320), ('esm2_t12_35M_UR50D', 480), ('esm2_t30_150M_UR50D', 640)]
     """
     check_token_name(token)
+    causal = _checked_prompt(causal)
     if isinstance(models, (list, tuple)):
         sources = list(models)
         if not sources:
@@ -221,6 +255,7 @@ def resolve_family(
                 local_files_only=local_files_only or kind == "folder",
                 token=token,
                 trust_remote_code=trust_remote_code,
+                causal=causal,
             )
         )
     return tuple(_configured(member) for member in _with_revisions(members, revision))
@@ -240,10 +275,11 @@ def _alias_members(models, local_files_only):
             source=str(BUNDLED / source) if family.bundled else source,
             block=block_name(source),
             width=width,
+            depth=depth,
             model_type=family.model_type,
             local_files_only=local_files_only or family.bundled,
         )
-        for source, width in family.up_to(size)
+        for source, width, depth in family.up_to(size)
     ]
 
 
@@ -293,6 +329,7 @@ def _configured(member):
     written = read_json_object(path, WAY_OUT)
     member = replace(member, model_type=str(written.get("model_type") or ""))
     _check_known(member, written)
+    check_causal(member, member.architecture.causal)
     config = _configuration(path, member)
     if member.model_type not in ARCHITECTURES and getattr(config, "is_encoder_decoder", False):
         raise ValueError(
@@ -312,7 +349,38 @@ def _configured(member):
             "hidden_size nor d_model, so that its width is unknown. Add hidden_size, the "
             "columns of its hidden states, to its config.json."
         )
-    return replace(member, width=width, limit=limit)
+    depth = getattr(config, "num_hidden_layers", None)
+    depth = depth if isinstance(depth, int) and depth > 0 else None
+    return replace(member, width=width, limit=limit, depth=depth)
+
+
+def _checked_prompt(causal):
+    """Return what was said of models that look back, tokens as a tuple."""
+    if not isinstance(causal, (list, tuple)):
+        return causal
+    if not causal or not all(isinstance(token, str) for token in causal):
+        raise ValueError(
+            f"`causal`={causal!r} names no tokens; give those that stand before a protein, such "
+            "as ('[LIGHT]', '[HUMAN]') of IgLM, or True."
+        )
+    return tuple(causal)
+
+
+def check_causal(member, looks_back):
+    """Raise where a model looks back only, and the user has not said that it may."""
+    if looks_back and isinstance(member.causal, tuple) and not member.architecture.causal:
+        raise ValueError(
+            f"`causal`={member.causal!r} are tokens before a protein, which only models of "
+            f"GPT-2's kind are told; {member.source!r} ({member.model_type!r}) has what its "
+            "tokenizer puts there. Use causal=True."
+        )
+    if looks_back and not member.causal:
+        raise ValueError(
+            f"Model {member.source!r} ({member.model_type!r}) looks only back: the state of a "
+            "residue does not depend on the residues after it, as in a decoder. Use an encoder, "
+            "such as ESM-2, ProtT5 or ProtBert; or, to pool such states all the same, "
+            "causal=True."
+        )
 
 
 def _configuration(path, member):

@@ -31,8 +31,10 @@ from ._alphabet import read_alphabet
 from ._checkpoint import weight_files
 from ._device import RESIDENTS, ModelTooLarge
 from ._encoder import ENCODERS, Encoder
+from ._family import check_causal
 from ._fingerprint import fingerprint, marks, written_over
 from ._head import check_head, count_masks_by_protein, missing_head
+from ._layers import hidden_state, tap
 from ._residues import AMINO_ACIDS
 
 # The six members of ESM-2 and two more; beyond that the least recently used one goes.
@@ -181,8 +183,9 @@ def get_encoder(
     dtype : {"float32", "bfloat16", "float16"}
         In what it computes.
 
-    layer : int
-        Which hidden state, as in ``hidden_states[layer]`` of transformers.
+    layer : int or tuple of int
+        Which hidden state, as in ``hidden_states[layer]`` of transformers; several are side by
+        side, in this order.
 
     device : torch.device
         Where it runs. A ``device_map`` in ``model_kwargs`` takes precedence.
@@ -223,7 +226,10 @@ def get_encoder(
     """
     options = check_model_kwargs(model_kwargs)
     folder = member.folder(silent)
-    settings = dtype, layer, str(device), member.trust_remote_code, described(options)
+    settings = (
+        *(dtype, layer, str(device), member.trust_remote_code, member.prompt),
+        described(options),
+    )
     for _ in range(LOADS):
         mark = fingerprint(folder)
         if weights is not None and mark != weights:
@@ -247,6 +253,7 @@ def get_encoder(
 
         with suppress(_Changed):
             encoder = REGISTRY.get(key, load_as_it_is, _is_whole)
+            check_causal(member, encoder.looks_back)  # loaded for one that may, perhaps
             if not (silent or encoder.is_told):
                 encoder.is_told = True  # once, whoever loaded it
                 tqdm.write(f"{visible(member.block)}: {told(encoder.packing)}", file=sys.stderr)
@@ -430,12 +437,15 @@ def _load(folder, member, dtype, layer, device, model_kwargs, silent, head):
     if head:
         model = whole.base_model
         count_masks_by_protein(model, alphabet.before[0])
+    layers = layer if isinstance(layer, tuple) else (layer,)
+    n_layers = len(layers)
     if generic:
-        encoder = Encoder(model, alphabet, member.width, where, layer=layer)
+        encoder = Encoder(model, alphabet, member.width, where, layer=layer, n_layers=n_layers)
         _try(encoder, member)
     else:
         _cut(model, architecture, layer, member)
-        encoder = Encoder(model, alphabet, member.width, where)
+        encoder = Encoder(model, alphabet, member.width, where, n_layers=n_layers)
+        encoder.looks_back = architecture.causal
     encoder.files = files
     why_not = _why_not_packed(architecture, options, stays, device, member)
     if why_not is None:
@@ -487,33 +497,35 @@ def _why_not_packed(architecture, options, stays, device, member):
     return None
 
 
-def _wanted_state(layer, depth, member):
-    """Return the number of the hidden state, from 0 (the embeddings) to ``depth``.
-
-    Hidden state i is the output of layer i.
-    """
-    if not -depth - 1 <= layer <= depth:
+def _wanted_states(layer, depth, member):
+    """Return the numbers of the hidden states, from 0 (the embeddings) to ``depth``."""
+    if not isinstance(layer, tuple):
+        return [hidden_state(layer, depth, member.source)]
+    if member.depth not in (None, depth):  # by which blocks are named
         raise ValueError(
-            f"`layer`={layer} does not exist in {member.source!r}, which has {depth} layers; "
-            f"use an integer in [{-depth - 1}, {depth}] (0: the embeddings, -1 or {depth}: the "
-            "last hidden state)."
+            f"Model {member.source!r} has {depth} layers, and its configuration tells of "
+            f"{member.depth}, so that its hidden states have other numbers than their blocks. "
+            "Give one `layer`, as an integer."
         )
-    return layer % (depth + 1)
+    return [hidden_state(one, depth, member.source) for one in layer]
 
 
 def _cut(model, architecture, layer, member):
-    """Drop the layers above the wanted hidden state, and then the final norm.
+    """Drop the layers above the highest wanted hidden state, and then the final norm.
 
     Only the last hidden state goes through the final norm, as in transformers.
     """
     import torch
 
     layers = model.get_submodule(architecture.layers)
-    wanted = _wanted_state(layer, len(layers), member)
-    if wanted < len(layers):
-        _replace(model, architecture.layers, layers[:wanted])
+    wanted = _wanted_states(layer, len(layers), member)
+    if max(wanted) < len(layers):
+        layers = layers[: max(wanted)]
+        _replace(model, architecture.layers, layers)
         if architecture.final_norm is not None:
             _replace(model, architecture.final_norm, torch.nn.Identity())
+    if len(wanted) > 1:
+        tap(model, layers, wanted)
 
 
 def _replace(model, path, module):
@@ -553,29 +565,31 @@ def _try(encoder, member):
             f"{name} does not give hidden states for token ids and an attention mask, as the "
             f"encoders of transformers do. ({type(error).__name__}: {error})"
         ) from error
-    wanted = _wanted_state(encoder.layer, depth, member)
-    states = plain.hidden_states[wanted]
-    shape = tuple(states.shape[1:])
-    if shape != (len(ids), member.width):
+    wanted = _wanted_states(encoder.layer, depth, member)
+    shapes = [tuple(plain.hidden_states[number].shape[1:]) for number in wanted]
+    if other_shapes := set(shapes) - {(len(ids), member.width)}:
         raise ValueError(
-            f"{name} gives hidden states of shape {shape} for {len(ids)} tokens; expected is "
-            f"({len(ids)}, {member.width}) by its configuration. Try another `layer`."
+            f"{name} gives hidden states of shape {min(other_shapes)} for {len(ids)} tokens; "
+            f"expected is ({len(ids)}, {member.width}) by its configuration. Try another `layer`."
         )
     first = int(np.argmax(ids != changed)) - 1  # the residue before those that differ
-    if torch.equal(plain.hidden_states[-1][0, first], other.hidden_states[-1][0, first]):
-        raise ValueError(
-            f"{name} looks only back: the state of a residue does not depend on the residues "
-            "after it, as in a decoder. Use an encoder, such as ESM-2, ProtT5 or ProtBert."
-        )
-    beside = padded.hidden_states[wanted][:, : len(ids)]
+    encoder.looks_back = torch.equal(
+        plain.hidden_states[-1][0, first], other.hidden_states[-1][0, first]
+    )
+    check_causal(member, encoder.looks_back)
     # Far above rounding, far below what attention to padding changes.
-    allowed = 1e-3 if states.dtype == torch.float32 else 0.1
-    if (states - beside).abs().max() > allowed * states.abs().max():
-        raise ValueError(
-            f"{name} does not mask padding: its states change with the batch. Such models "
-            "cannot be used."
-        )
+    for number in wanted:
+        states = plain.hidden_states[number]
+        beside = padded.hidden_states[number][:, : len(ids)]
+        allowed = 1e-3 if states.dtype == torch.float32 else 0.1
+        if (states - beside).abs().max() > allowed * states.abs().max():
+            raise ValueError(
+                f"{name} does not mask padding: its states change with the batch. Such models "
+                "cannot be used."
+            )
     # Some classes norm the last state after they have noted it among the hidden ones; and the
     # states of all layers need not be kept.
-    if wanted == depth and getattr(plain, "last_hidden_state", None) is not None:
+    if wanted == [depth] and getattr(plain, "last_hidden_state", None) is not None:
         encoder.layer = None
+    elif isinstance(encoder.layer, tuple):
+        encoder.layer = tuple(wanted)

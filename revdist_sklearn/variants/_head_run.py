@@ -128,7 +128,7 @@ class LogProbabilities(HeadRun):
     kind: ClassVar[str] = "log probabilities of amino acids"
 
     @property
-    def width(self):
+    def width_of_layer(self):
         """Columns of a row: the amino acids, site by site."""
         return N_LETTERS * self.n_sites
 
@@ -157,7 +157,7 @@ class MutantScores(HeadRun):
     kind: ClassVar[str] = "mutant score"
 
     @property
-    def width(self):
+    def width_of_layer(self):
         """Columns of a row."""
         return 1
 
@@ -202,7 +202,7 @@ class PseudoLikelihoods(HeadRun):
     kind: ClassVar[str] = "pseudo-likelihood"
 
     @property
-    def width(self):
+    def width_of_layer(self):
         """Columns of a row."""
         return 2
 
@@ -265,10 +265,8 @@ class ScorePlan(EmbeddingPlan):
 
     def runs(self):
         """Return how each model is run, with the slice of its columns."""
-        return [
-            (self.make(**_parameters(run), **self.settings), columns)
-            for run, columns in super().runs()
-        ]
+        runs = (self.make(**_parameters(run), **self.settings) for run, _ in super().runs())
+        return [*zip(runs, self.blocks.slices, strict=True)]
 
 
 def _parameters(instance):

@@ -625,3 +625,31 @@ def test_what_a_user_has_named_is_not_translated(text):
 
 def test_columns_are_those_of_the_option():
     assert as_options("d=97 is no prefix of the 96 columns").startswith("--n-components 97 is no")
+
+
+def test_evaluate_scores_layers_of_the_last_model(corpus, table, tmp_path, capsys):
+    arguments = commands(corpus, table, tmp_path / "z")["evaluate"]
+    arguments += ["--fasta", str(corpus), "--cache-dir", str(tmp_path / "c")]
+    assert main([*arguments, "--layers"]) == 0
+    printed = capsys.readouterr()
+    assert "3 layers come from the same corpus, 192 columns" in printed.err
+    rows = json.loads((tmp_path / "z.json").read_text())["scores"]["mine"]
+    found = {(row["row"], row["folds"]): row for row in rows}
+    of_layers = [row for row in rows if row["kind"] == "layers"]
+    assert len(of_layers) == 8 and "layer chosen inside the folds" in printed.out
+    for scheme in ("random", "position"):
+        # The last layer is the model as it is.
+        last = found["last layer, 3", scheme]["scores"]
+        np.testing.assert_allclose(last, found["raw esm2_nano_064", scheme]["scores"], atol=1e-3)
+        assert 64 < found["chain of 3 layers", scheme]["width"] < 192
+    assert main([*arguments, "--layers", "3", "0"]) == 0
+    again = json.loads((tmp_path / "z.json").read_text())["scores"]["mine"]
+    assert {row["row"] for row in again} >= {"last layer, 3", "chain of 2 layers"}
+
+
+@pytest.mark.parametrize("numbers", [["2"], ["-1", "2"], ["2", "2"], ["4", "1"]])
+def test_evaluate_of_no_two_layers_is_an_error(corpus, table, tmp_path, no_work, numbers, capsys):
+    arguments = commands(corpus, table, tmp_path / "z")["evaluate"]
+    assert main([*arguments, "--layers", *numbers]) == 2
+    message = capsys.readouterr().err
+    assert "in [0, 3]" in message or "has 3 layers; use an integer" in message

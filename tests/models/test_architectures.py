@@ -13,6 +13,7 @@ from conftest import (
     save_esm,
     save_esmc,
     save_generic,
+    save_iglm,
     save_random,
     save_t5,
     small,
@@ -25,10 +26,10 @@ from transformers import (
     EsmConfig,
     EsmModel,
     EsmTokenizer,
+    GPT2Model,
     T5EncoderModel,
 )
 
-from revdist_sklearn.embedding._sequences import RESIDUES
 from revdist_sklearn.models._architectures import ARCHITECTURES, GENERIC, Architecture
 from revdist_sklearn.models._family import resolve_family
 from revdist_sklearn.models._loading import load
@@ -54,6 +55,19 @@ def save_distilbert(folder):
         initializer_range=0.6,
     )
     return save_generic(folder, transformers.DistilBertForMaskedLM, config, spaced=True)
+
+
+class IgLMTokenizer:
+    """Tokens as IgLM's own package has them: no start token, and the chain before the species."""
+
+    @classmethod
+    def from_pretrained(cls, folder):
+        tokenizer = BertTokenizer.from_pretrained(folder)
+
+        def ids(text, return_tensors):
+            return {"input_ids": torch.tensor([tokenizer.convert_tokens_to_ids(text.split())])}
+
+        return ids
 
 
 def spaced(sequence):
@@ -94,6 +108,11 @@ MODELS = {
         *(T5EncoderModel, AutoTokenizer, lambda s: f"[NLU]{s}", (1, 1)),
     ),
     "ProtBert": ("bert", save_bert, BertModel, BertTokenizer, spaced, (1, 1)),
+    "IgLM": (
+        "gpt2",
+        save_iglm,
+        *(GPT2Model, IgLMTokenizer, lambda s: f"[HEAVY] [HUMAN] {' '.join(s)} [SEP]", (2, 1)),
+    ),
     "RoBERTa": ("roberta", save_roberta, AutoModel, AutoTokenizer, str, (1, 1)),
     "DistilBERT": ("distilbert", save_distilbert, AutoModel, AutoTokenizer, " ".join, (1, 1)),
 }
@@ -122,8 +141,8 @@ def model(request, tmp_path_factory):
     return str(folder), model_type, states_by_hand, around
 
 
-def encoder_of(folder, layer=-1, dtype="float32"):
-    (member,) = resolve_family(folder)
+def encoder_of(folder, layer=-1, dtype="float32", causal=False):
+    (member,) = resolve_family(folder, causal=causal)
     return load(member.folder(), member, dtype, layer, CPU)
 
 
@@ -134,7 +153,7 @@ NEW = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 20)
 @pytest.mark.skipif(not NEW, reason="older versions of transformers may keep the plain path")
 def test_who_has_the_fast_path(model):
     folder, model_type, *_ = model
-    assert encoder_of(folder).packed == (model_type in ("esm", "esmc", "bert"))
+    assert encoder_of(folder, causal=True).packed == (model_type in ("esm", "esmc", "bert"))
 
 
 # transformers 5.0 warns within its own BertTokenizer.
@@ -142,12 +161,13 @@ def test_who_has_the_fast_path(model):
 @pytest.mark.parametrize("layer", [-1, 0, 1, 2])
 def test_tokens_and_states_are_those_of_transformers(model, proteins, layer):
     folder, model_type, states_by_hand, (before, after) = model
-    (member,) = resolve_family(folder)
-    assert (member.model_type, member.width) == (model_type, 8)
-    encoder = encoder_of(folder, layer)
+    (member,) = resolve_family(folder, causal=True)
+    assert (member.model_type, member.width, member.depth) == (model_type, 8, 2)
+    encoder = encoder_of(folder, layer, causal=True)
     assert encoder.n_specials == before + after
     assert encoder.has_start == (before > 0)
-    assert sorted(encoder.residues) == sorted(RESIDUES)
+    assert sorted(encoder.residues) == sorted(member.architecture.residues)
+    proteins = known_to(encoder, proteins)
     residues, first = encoder(proteins)
     for i, sequence in enumerate(proteins):
         ids, expected = states_by_hand(sequence, layer)
@@ -157,8 +177,30 @@ def test_tokens_and_states_are_those_of_transformers(model, proteins, layer):
         np.testing.assert_allclose(first[i], expected[0], rtol=1e-4, atol=1e-5)
 
 
+# transformers 5.0 warns within its own BertTokenizer.
+@pytest.mark.filterwarnings("ignore:Deprecated in 0.9.0:DeprecationWarning")
+@pytest.mark.parametrize("layers", [(0, 1, -1), (1, 0), (2, 0), (1,)])
+def test_states_of_several_layers_come_side_by_side_from_one_pass(model, proteins, layers):
+    folder, _, states_by_hand, (before, after) = model
+    encoder, passes = encoder_of(folder, layers, causal=True), []
+    encoder.model.register_forward_hook(lambda *args: passes.append(1))
+    proteins = known_to(encoder, proteins)
+    residues, first = encoder(proteins)
+    assert len(passes) == 1
+    for i, sequence in enumerate(proteins):
+        expected = np.hstack([states_by_hand(sequence, layer)[1] for layer in layers])
+        end = len(expected) - after
+        np.testing.assert_allclose(residues[i], expected[before:end], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(first[i], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def known_to(encoder, proteins):
+    """Return proteins of the letters that a model has."""
+    return [re.sub(f"[^{encoder.residues}]", "A", protein) for protein in proteins]
+
+
 def test_padding_changes_nothing(model):
-    encoder = encoder_of(model[0])
+    encoder = encoder_of(model[0], causal=True)
     (alone,), _ = encoder(["MKTAY"])
     (padded, _), _ = encoder(["MKTAY", "GSHMLEDPVDAFKLRRRWNTQ"])
     assert alone.abs().max() > 0.1
@@ -168,13 +210,13 @@ def test_padding_changes_nothing(model):
 def test_layer_out_of_range_names_the_range(model):
     for layer in (3, -4):
         with pytest.raises(ValueError, match=r"has 2 layers; use an integer in \[-3, 2\]"):
-            encoder_of(model[0], layer)
+            encoder_of(model[0], layer, causal=True)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_near(model, dtype):
-    (exact,), _ = encoder_of(model[0])(["MKTAYIAKQR"])
-    (near,), _ = encoder_of(model[0], dtype=dtype)(["MKTAYIAKQR"])
+    (exact,), _ = encoder_of(model[0], causal=True)(["MKTAYIAKQR"])
+    (near,), _ = encoder_of(model[0], dtype=dtype, causal=True)(["MKTAYIAKQR"])
     assert near.dtype == torch.float32
     assert 0 < (near - exact).abs().max() < 0.1 * exact.abs().max()
 
@@ -244,6 +286,22 @@ def test_states_of_all_layers_are_not_kept_without_need(tmp_path):
         )
         encoder(["MKT"])
     assert asked == [False, True]
+
+
+def test_the_last_of_several_states_is_the_one_that_the_model_gives(tmp_path):
+    """Some classes norm it after they have noted it among the hidden ones."""
+    folder = save_roberta(tmp_path / "m")
+
+    def norm_late(model, args, output):
+        output.last_hidden_state = output.last_hidden_state + 1
+        return output
+
+    (plain,), _ = encoder_of(folder, (0, -1))(["MKT"])
+    encoder = encoder_of(folder, (0, -1))
+    encoder.model.register_forward_hook(norm_late)
+    (states,), _ = encoder(["MKT"])
+    np.testing.assert_allclose(states[:, :8], plain[:, :8])
+    np.testing.assert_allclose(states[:, 8:], plain[:, 8:] + 1, rtol=1e-6)
 
 
 def test_weights_of_a_pooler_may_be_missing_but_no_others(tmp_path):

@@ -57,7 +57,7 @@ class Encoder(SimpleNamespace):
 
 
 def encoder_on(device, is_placed=False, cuda=None, n_bytes=0, **facts):
-    settings = {"width": 10, "itemsize": 4, "packed": False, "square_bytes": 5}
+    settings = {"width": 10, "itemsize": 4, "packed": False, "square_bytes": 5, "n_layers": 1}
     return Encoder(
         model=Model(cuda, n_bytes),
         device=torch.device(device),

@@ -532,7 +532,9 @@ def test_registry_key_holds_keywords_by_value(tiny_model, registry, monkeypatch)
     monkeypatch.setattr(
         _loading,
         "load",
-        lambda *args: loads.append(args) or SimpleNamespace(files={}, is_broken=False),
+        lambda *args: (
+            loads.append(args) or SimpleNamespace(files={}, is_broken=False, looks_back=False)
+        ),
     )
 
     def of(**model_kwargs):
