@@ -504,8 +504,9 @@ class ESMFeaturizer(FamilyEstimator):
             return dict(zip(plan.blocks.labels, chain.from_iterable(packings), strict=True))
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def _members(self, local_files_only=None):
-        return with_layers(super()._members(local_files_only, self.causal), self.layer)
+    def _members(self, local_files_only=None, causal=None):
+        causal = self.causal if causal is None else causal
+        return with_layers(super()._members(local_files_only, causal), self.layer)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns, ``<block>__<column>``.
