@@ -79,9 +79,14 @@ class MemberRun:
         """Columns of all hidden states."""
         return self.member.width * len(self.layers)
 
+    @property
+    def layer_width(self):
+        """Columns of one hidden state."""
+        return self.width // len(self.layers)
+
     def columns_of_layers(self, start=0):
         """Return the columns of each hidden state, of which the first begins at ``start``."""
-        edges = range(start, start + self.width + 1, self.member.width)
+        edges = range(start, start + self.width + 1, self.layer_width)
         return [slice(*ends) for ends in pairwise(edges)]
 
     def of_layers(self, layers):
@@ -320,7 +325,7 @@ class MemberRun:
 
         rows : ndarray of shape (len(found), width), float32
         """
-        found, rows = [], [np.empty((0, self.member.width), dtype=np.float32)]
+        found, rows = [], [np.empty((0, self.layer_width), dtype=np.float32)]
         for window, part in self._windows(texts, cache):
             space = self.identity(window, layer)
             known, of_part = cache.get(space, [texts[i] for i in part])
@@ -355,7 +360,7 @@ class MemberRun:
             # A digest, as of all sequences in the file.
             "reference": None if reference is None else digest(reference),
             "model_kwargs": described(self.model_kwargs),
-            "width": self.member.width,
+            "width": self.layer_width,
             # Not among what others are filed under.
             **({} if self.member.prompt is None else {"prompt": self.member.prompt}),
         }
