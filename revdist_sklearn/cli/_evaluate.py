@@ -138,11 +138,13 @@ def _layered(featurizer, numbers):
             f"--layers {' '.join(map(str, numbers))} names no two hidden states to compare; give "
             f"different integers in [0, {last.depth}], or none for all layers."
         )
-    return clone(featurizer).set_params(
+    layered = clone(featurizer).set_params(
         models=[last.source],
         revision=None if last.revision is None else [last.revision],
         layer=sorted(set(numbers), reverse=True),
     )
+    layered.embedding_plan("residue")  # a layer that there is not is told before the work
+    return layered
 
 
 def _layers(arguments, featurizer, corpus, sequences):

@@ -189,15 +189,18 @@ def _parts(run, columns, lacks):
         The texts that lack just these. One part at least is yielded, of no texts where all is
         there.
     """
-    wanted, of_text = np.unique(lacks, axis=0, return_inverse=True)
-    parts = [k for k, layers in enumerate(wanted) if layers.any()]
+    # By what they lack, a byte a layer: a sort of so many rows would take seconds.
+    alike: dict[bytes, list[int]] = {}
+    flags, n = lacks.tobytes(), len(columns)
+    for i in range(len(lacks)):
+        alike.setdefault(flags[i * n : (i + 1) * n], []).append(i)
+    parts = [([k for k, lack in enumerate(key) if lack], texts) for key, texts in alike.items()]
+    parts = [(some, missing) for some, missing in parts if some]
     if not parts:
         yield run, columns, []
-    for k in parts:
-        some = np.flatnonzero(wanted[k])
-        missing = np.flatnonzero(of_text.ravel() == k).tolist()
+    for some, missing in parts:
         yield (
-            run.of_layers(tuple(run.layers[i] for i in some)),
-            [columns[i] for i in some],
+            run.of_layers(tuple(run.layers[k] for k in some)),
+            [columns[k] for k in some],
             missing,
         )
