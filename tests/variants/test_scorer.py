@@ -344,7 +344,7 @@ def test_the_landscape_holds_the_scores_of_all_single_substitutions(tiny_family,
     names = [f"tiny_{n}__{score}" for n in ("08", "12", "16")]
     assert frame.columns.tolist() == ["mutant", "position", "wild_type", "residue", *names]
     row = frame[frame["mutant"] == "T4W"]
-    assert row[["position", "wild_type", "residue"]].to_numpy().tolist() == [[4, "T", "W"]]
+    assert [row[name].item() for name in ("position", "wild_type", "residue")] == [4, "T", "W"]
     scorer.set_params(reference="MKXT")
     assert_close(row[names], scorer.transform(["MKXW"]))
     pd.testing.assert_frame_equal(scorer.score_landscape(), frame)
