@@ -21,6 +21,7 @@ from ..embedding._sequences import (
     warn_of_nucleotides,
 )
 from ..models._head import check_head
+from ..models._loading import described
 from ..models._residues import AMINO_ACIDS
 from ._head_run import COPIES, LogProbabilities, MutantScores, PseudoLikelihoods, ScorePlan
 from ._landscape import single_substitutions
@@ -421,7 +422,8 @@ class ESMVariantScorer(FamilyEstimator):
         return plan
 
     def _of_table(self):
-        return {name: getattr(self, name) for name in OF_TABLE}
+        parameters = {name: getattr(self, name) for name in OF_TABLE}
+        return {**parameters, "model_kwargs": described(self.model_kwargs)}
 
     def _is_kept(self):
         """Return whether what ``fit`` kept is of the parameters as they are."""

@@ -21,6 +21,7 @@ from transformers import EsmForMaskedLM, EsmTokenizer
 
 from revdist_sklearn import ESMFeaturizer, ESMVariantScorer
 from revdist_sklearn.embedding._cache import cache_info
+from revdist_sklearn.interop import TRUSTED_TYPES
 from revdist_sklearn.models import _loading
 from revdist_sklearn.models._residues import AMINO_ACIDS
 from revdist_sklearn.variants import _head_run, _scorer
@@ -307,7 +308,14 @@ def test_the_reference_is_scored_once_by_a_fitted_pseudo_likelihood(tiny_family,
 
 
 @pytest.mark.parametrize(
-    "change", [{"score": "wild_type"}, {"reference": "A" * 10 + "XISF"}, {"models": None}]
+    "change",
+    [
+        {"score": "wild_type"},
+        {"reference": "A" * 10 + "XISF"},
+        {"models": None},
+        {"dtype": "float16"},
+        {"model_kwargs": {"attn_implementation": "eager"}},
+    ],
 )
 def test_what_fit_kept_is_of_its_parameters_alone(tiny_family, change):
     if "models" in change:
@@ -623,3 +631,19 @@ def test_callbacks_hear_of_the_table(tiny_family):
         scorer = ESMVariantScorer(tiny_family[:2], reference=WILD_TYPE, score=score)
         scorer.set_callbacks(recorder).fit(VARIANTS)
         assert recorder.heard == ["setup", *heard, "teardown"]
+
+
+def test_a_fitted_scorer_goes_through_skops(tiny_family, no_models):
+    skops = pytest.importorskip("skops.io")
+    scorer = ESMVariantScorer(tiny_family, reference=WILD_TYPE).fit(VARIANTS)
+    expected = scorer.transform(VARIANTS[:3])
+    loaded = skops.loads(skops.dumps(scorer), trusted=TRUSTED_TYPES)
+    no_models()
+    np.testing.assert_array_equal(loaded.transform(VARIANTS[:3]), expected)
+
+
+def test_a_table_of_other_settings_is_not_taken(tiny_family):
+    scorer = ESMVariantScorer(tiny_family, reference=WILD_TYPE).fit(VARIANTS)
+    assert scorer._is_kept()
+    for change in ({"model_kwargs": {"attn_implementation": "eager"}}, {"dtype": "bfloat16"}):
+        assert not clone(scorer).fit(VARIANTS).set_params(**change)._is_kept()
