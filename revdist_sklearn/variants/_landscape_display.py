@@ -154,7 +154,7 @@ class LandscapeDisplay:
             images[0, 0],
             ax=list(axes.ravel()),
             pad=0.01,
-            aspect=40,
+            aspect=15 * axes.size,  # a fifth of an inch, whatever the height
             extend=ends.get((bool(below), bool(above)), "neither"),
             extendfrac=0.02,
         )

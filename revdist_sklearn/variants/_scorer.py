@@ -21,6 +21,7 @@ from ..embedding._sequences import (
     warn_of_nucleotides,
 )
 from ..models._head import check_head
+from ..models._loading import described
 from ..models._residues import AMINO_ACIDS
 from ._head_run import COPIES, LogProbabilities, MutantScores, PseudoLikelihoods, ScorePlan
 from ._landscape import single_substitutions
@@ -96,8 +97,8 @@ class ESMVariantScorer(FamilyEstimator):
         What makes one column of those of all models; None leaves them.
 
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
-        In what the models compute; the softmax is in float32. bfloat16 keeps 8 bits of a logit,
-        which the ratios of similar residues are differences of.
+        In what the models compute; the softmax is in float32. Of the spread of single mutants,
+        scores of the bundled models are off by 0.1 to 0.2% in float16, 1 to 2% in bfloat16.
 
     device, max_length, revision, local_files_only, token, model_kwargs, token_budget, n_jobs
         As in :class:`ESMFeaturizer`.
@@ -402,8 +403,8 @@ class ESMVariantScorer(FamilyEstimator):
         frame = single_substitutions(text)
         if frame.empty:
             raise ValueError(
-                f"The reference has none of the twenty amino acids {AMINO_ACIDS}, so that there is "
-                "no substitution to score."
+                f"The reference has none of the twenty amino acids {AMINO_ACIDS}, so that there "
+                "is no substitution to score."
             )
         # What is beyond a limit at which sequences are cut.
         rest = scorer.reference[len(text) :]
@@ -421,7 +422,8 @@ class ESMVariantScorer(FamilyEstimator):
         return plan
 
     def _of_table(self):
-        return {name: getattr(self, name) for name in OF_TABLE}
+        parameters = {name: getattr(self, name) for name in OF_TABLE}
+        return {**parameters, "model_kwargs": described(self.model_kwargs)}
 
     def _is_kept(self):
         """Return whether what ``fit`` kept is of the parameters as they are."""

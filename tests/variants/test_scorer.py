@@ -21,6 +21,7 @@ from transformers import EsmForMaskedLM, EsmTokenizer
 
 from revdist_sklearn import ESMFeaturizer, ESMVariantScorer
 from revdist_sklearn.embedding._cache import cache_info
+from revdist_sklearn.interop import TRUSTED_TYPES
 from revdist_sklearn.models import _loading
 from revdist_sklearn.models._residues import AMINO_ACIDS
 from revdist_sklearn.variants import _head_run, _scorer
@@ -307,7 +308,14 @@ def test_the_reference_is_scored_once_by_a_fitted_pseudo_likelihood(tiny_family,
 
 
 @pytest.mark.parametrize(
-    "change", [{"score": "wild_type"}, {"reference": "A" * 10 + "XISF"}, {"models": None}]
+    "change",
+    [
+        {"score": "wild_type"},
+        {"reference": "A" * 10 + "XISF"},
+        {"models": None},
+        {"dtype": "float16"},
+        {"model_kwargs": {"attn_implementation": "eager"}},
+    ],
 )
 def test_what_fit_kept_is_of_its_parameters_alone(tiny_family, change):
     if "models" in change:
@@ -344,7 +352,7 @@ def test_the_landscape_holds_the_scores_of_all_single_substitutions(tiny_family,
     names = [f"tiny_{n}__{score}" for n in ("08", "12", "16")]
     assert frame.columns.tolist() == ["mutant", "position", "wild_type", "residue", *names]
     row = frame[frame["mutant"] == "T4W"]
-    assert row[["position", "wild_type", "residue"]].to_numpy().tolist() == [[4, "T", "W"]]
+    assert [row[name].item() for name in ("position", "wild_type", "residue")] == [4, "T", "W"]
     scorer.set_params(reference="MKXT")
     assert_close(row[names], scorer.transform(["MKXW"]))
     pd.testing.assert_frame_equal(scorer.score_landscape(), frame)
@@ -474,6 +482,11 @@ def test_variants_that_would_be_cut_to_one_length_are_still_of_two(tiny_family):
         pytest.raises(ValueError, match=r"Sequence 0 has 13 residues"),
     ):
         scorer.transform([WILD_TYPE[1:]])
+    with (
+        pytest.warns(UserWarning, match="cut"),
+        pytest.raises(ValueError, match=r"Sequence 0 has 5 residues"),
+    ):
+        scorer.transform([WILD_TYPE[:5]])
 
 
 @pytest.mark.parametrize("letter", "XBZUO")
@@ -551,3 +564,86 @@ def test_a_landscape_ends_where_sequences_are_cut(tiny_family):
     pd.testing.assert_frame_equal(frame, short, atol=TOLERANCE)
     with pytest.raises(ValueError, match="none of the twenty amino acids"):
         ESMVariantScorer(tiny_family[1]).score_landscape("XX")
+
+
+def test_cached_scores_are_of_one_reference(tiny_family, tmp_path):
+    others = ["AKTAYIAKQRXISF", "MKTAYIAKQRXISF"]
+    for score in ("mutant", "pseudo_likelihood", "masked", "wild_type"):
+        for reference in (WILD_TYPE, *others):
+            settings = {"reference": reference, "score": score}
+            found = ESMVariantScorer(tiny_family[1], cache_dir=tmp_path, **settings)
+            plain = ESMVariantScorer(tiny_family[1], **settings)
+            assert_close(found.transform(VARIANTS), plain.transform(VARIANTS))
+
+
+def test_windows_have_rows_of_their_own_in_a_cache(tiny_family, tmp_path):
+    for score in ("mutant", "pseudo_likelihood", "masked", "wild_type"):
+        for max_length in (None, 6, 8):
+            settings = {"reference": WILD_TYPE, "score": score, "max_length": max_length}
+            settings["too_long"] = "window"
+            found = ESMVariantScorer(tiny_family[1], cache_dir=tmp_path, **settings)
+            plain = ESMVariantScorer(tiny_family[1], **settings)
+            assert_close(found.transform(VARIANTS), plain.transform(VARIANTS))
+
+
+def test_differences_of_long_proteins_are_not_rounded_away(tiny_family, monkeypatch):
+    """A sum of 21,000 has steps of 0.002 in float32."""
+    monkeypatch.setattr(
+        _loading.Encoder,
+        "__call__",
+        lambda self, texts: ([torch.zeros(len(text), 12) for text in texts], torch.zeros(1, 12)),
+    )
+    log_p = np.full(20, -7.0)
+    log_p[0] += 1e-3  # alanine
+    monkeypatch.setattr(
+        _loading.Encoder,
+        "log_probabilities",
+        lambda self, states: torch.tensor(log_p, dtype=torch.float32).expand(len(states), 20),
+    )
+    scorer = ESMVariantScorer(tiny_family[1], reference="K" * 3000, score="pseudo_likelihood")
+    assert scorer.transform(["A" + "K" * 2999])[0, 0] == pytest.approx(1e-3, abs=1e-5)
+
+
+def test_callbacks_hear_of_the_table(tiny_family):
+    pytest.importorskip("sklearn.callback")
+
+    class Recorder:
+        def __init__(self):
+            self.heard = []
+
+        def setup(self, estimator, context):
+            self.heard.append("setup")
+
+        def teardown(self, estimator, context):
+            self.heard.append("teardown")
+
+        def on_fit_task_begin(self, estimator, context):
+            self.heard.append(context.task_name)
+
+        def on_fit_task_end(self, estimator, context):
+            pass
+
+    for score, heard in (
+        ("wild_type", ["fit", "tiny_08", "batch", "tiny_12", "batch"]),
+        ("mutant", ["fit"]),
+    ):
+        recorder = Recorder()
+        scorer = ESMVariantScorer(tiny_family[:2], reference=WILD_TYPE, score=score)
+        scorer.set_callbacks(recorder).fit(VARIANTS)
+        assert recorder.heard == ["setup", *heard, "teardown"]
+
+
+def test_a_fitted_scorer_goes_through_skops(tiny_family, no_models):
+    skops = pytest.importorskip("skops.io")
+    scorer = ESMVariantScorer(tiny_family, reference=WILD_TYPE).fit(VARIANTS)
+    expected = scorer.transform(VARIANTS[:3])
+    loaded = skops.loads(skops.dumps(scorer), trusted=TRUSTED_TYPES)
+    no_models()
+    np.testing.assert_array_equal(loaded.transform(VARIANTS[:3]), expected)
+
+
+def test_a_table_of_other_settings_is_not_taken(tiny_family):
+    scorer = ESMVariantScorer(tiny_family, reference=WILD_TYPE).fit(VARIANTS)
+    assert scorer._is_kept()
+    for change in ({"model_kwargs": {"attn_implementation": "eager"}}, {"dtype": "bfloat16"}):
+        assert not clone(scorer).fit(VARIANTS).set_params(**change)._is_kept()
