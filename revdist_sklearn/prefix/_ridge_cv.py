@@ -396,5 +396,5 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
             split = self._split(rows[0], targets[train], rows[1], weights[train])
             variances = out_of_fold_noise(split, targets[test], weights[test], d, self.alpha_)
             total += variances.sum(axis=0)
-            count += np.count_nonzero(weights[test])
+            count += int(np.count_nonzero(weights[test]))
         return total / count if count else np.full(len(total), np.nan)
