@@ -252,8 +252,8 @@ def test_in_a_pipeline_on_frames_and_after_a_pickle():
     model = make_pipeline(StandardScaler(), PrefixRidgeCV("all", alphas=ALPHAS))
     model.set_output(transform="pandas").fit(frame, y)
     _, std = model.predict(frame, return_std=True)
-    again = pickle.loads(pickle.dumps(model)).predict(frame, return_std=True)
-    assert_array_equal(again[1], std)
+    again = pickle.loads(pickle.dumps(model))
+    assert_array_equal(again.predict(frame, return_std=True)[1], std)
     search = clone(model[-1]).fit(X.astype(np.float32), y)
     narrow, wide = (search.predict(part, return_std=True) for part in (X.astype(np.float32), X))
     assert narrow[1].dtype == np.float64
