@@ -125,7 +125,8 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     less is chosen for each prefix. Sums are in float64 whatever the type of X.
 
     Memory beside X is two float64 copies of it (seven for ``cv="loo"``, four where the dual form
-    is taken), a few matrices of k^2 (n^2 in the dual form), and ``cv_scores_``, which for ``cv="loo"`` has n splits.
+    is taken), a few matrices of k^2 (n^2 in the dual form), and ``cv_scores_``, which for
+    ``cv="loo"`` has n splits.
 
     Cholesky's factor is exact to some 1e-16 over the smallest eigenvalue of the Gram matrix
     scaled to unit diagonal. Where that is below 1e-7, QR (primal) or a singular value
