@@ -318,8 +318,8 @@ class PrefixCurveDisplay:
         if stage_dims is None and blocks is not None and len(blocks) > 1:
             # What ends before the first prefix that there can be is no stage.
             least = getattr(search, "n_unpenalized", 0)
-            ends = zip(blocks.edges[1:], blocks.names or (), strict=True)
-            ends = [(edge, name) for edge, name in ends if edge >= least]
+            pairs = zip(blocks.edges[1:], blocks.labels, strict=True)
+            ends = [(edge, name) for edge, name in pairs if edge >= least]
             stage_dims = [edge for edge, _ in ends]
             if stage_names is None:
                 # Without the names of transformers, which a FeatureUnion puts before them.

@@ -124,8 +124,9 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     prefixes wider than that take the dual form, O(n (n + m) k + P A n^3); whichever costs
     less is chosen for each prefix. Sums are in float64 whatever the type of X.
 
-    Memory beside X is two float64 copies of it (seven for ``cv="loo"``), a few matrices of k^2
-    (n^2 in the dual form), and ``cv_scores_``, which for ``cv="loo"`` has n splits.
+    Memory beside X is two float64 copies of it (seven for ``cv="loo"``, four where the dual form
+    is taken), a few matrices of k^2 (n^2 in the dual form), and ``cv_scores_``, which for
+    ``cv="loo"`` has n splits.
 
     Cholesky's factor is exact to some 1e-16 over the smallest eigenvalue of the Gram matrix
     scaled to unit diagonal. Where that is below 1e-7, QR (primal) or a singular value
@@ -368,19 +369,22 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
 
     def _tell_more(self, X, y, sample_weight, splits):
         """Keep the coefficients of all prefixes, the leverage, and the variance of the noise."""
-        d, q = self.n_components_ - self.n_unpenalized, self.n_unpenalized
         targets, weights = self._encode(y, sample_weight)
-        rows, scale = self._scaled(X[:, : self.prefixes_[-1]], sample_weight)
-        split = self._split(rows, targets, rows[:1].copy(), weights)
-        coef, self._path_intercept = ridge_coefficients(split, self.prefixes_ - q, self.alpha_)
-        self._path_coef = coef / scale[:, None]
-        _, leverage = fit_with_leverage(split, d, self.alpha_)
-        scale = scale[: self.n_components_]
-        self._leverage = replace(leverage, mean=leverage.mean * scale, scale=scale)
+        self._fit_all_prefixes(X[:, : self.prefixes_[-1]], targets, weights)
         weights = np.ones(len(y)) if weights is None else weights
         self.noise_variance_ = self._noise(X[:, : self.n_components_], targets, weights, splits)
         if y.ndim == 1:
             self.noise_variance_ = float(self.noise_variance_[0])
+
+    def _fit_all_prefixes(self, X, targets, weights):
+        q, d = self.n_unpenalized, self.n_components_
+        X, scale = self._scaled(X, weights, order="F")
+        split = self._split(X, targets, X[:1].copy(), weights)
+        coef, self._path_intercept = ridge_coefficients(split, self.prefixes_ - q, self.alpha_)
+        self._path_coef = np.ascontiguousarray(coef / scale[:, None])
+        _, leverage = fit_with_leverage(split, d - q, self.alpha_)
+        mean, scale = leverage.mean * scale[:d], scale[:d]
+        self._leverage = replace(leverage, mean=mean, scale=scale)
 
     def _noise(self, X, targets, weights, splits):
         """Return the variance of the noise by rows that are left out, one a target."""
@@ -396,5 +400,5 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
             split = self._split(rows[0], targets[train], rows[1], weights[train])
             variances = out_of_fold_noise(split, targets[test], weights[test], d, self.alpha_)
             total += variances.sum(axis=0)
-            count += np.count_nonzero(weights[test])
+            count += int(np.count_nonzero(weights[test]))
         return total / count if count else np.full(len(total), np.nan)

@@ -581,6 +581,7 @@ def fit_with_leverage(split, d, alpha):
     Parameters
     ----------
     split : Split
+        Its X is overwritten.
 
     d : int
         From 0 to k.
@@ -601,17 +602,17 @@ def fit_with_leverage(split, d, alpha):
         directions = solve_triangular(L, np.eye(d), lower=True, check_finite=False).T
         w, filters = _product(directions, t), np.ones(d)
     elif d:
-        U, S, Vt = svd(X, full_matrices=False, check_finite=False)
+        U, S, Vt = svd(X, full_matrices=False, overwrite_a=True, check_finite=False)
         filters, directions, rest = 1 / (np.square(S) + alpha), Vt.T, 1 / alpha
         w = _product(directions, (S * filters)[:, None] * _product(U.T, split.y))
     leverage = Leverage(
-        mean=split.x_mean[: q + d],
+        mean=split.x_mean[: q + d].copy(),
         scale=np.ones(q + d),
         constant=float(
             np.square(split.N_test[0, : split.N.shape[1] - split.basis.shape[1]]).sum()
         ),
         basis=split.basis,
-        X_part=split.X_part[:, :d],
+        X_part=split.X_part[:, :d].copy(),
         directions=directions,
         filters=filters,
         rest=rest,

@@ -556,9 +556,9 @@ class PrefixSearch(BaseEstimator):
         if self.fit_intercept:
             self.intercept_ = intercept.reshape(np.shape(head.intercept_))[()]
 
-    def _scaled(self, X, sample_weight):
+    def _scaled(self, X, sample_weight, order="K"):
         """Return a copy of all rows in float64, and the scale by which they were divided."""
-        X = X.astype(np.float64)
+        X = X.astype(np.float64, order=order)
         if not self.scale:
             return X, np.ones(X.shape[1])
         scaler = StandardScaler(with_mean=False, copy=False).fit(X, sample_weight=sample_weight)

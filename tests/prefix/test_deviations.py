@@ -252,8 +252,8 @@ def test_in_a_pipeline_on_frames_and_after_a_pickle():
     model = make_pipeline(StandardScaler(), PrefixRidgeCV("all", alphas=ALPHAS))
     model.set_output(transform="pandas").fit(frame, y)
     _, std = model.predict(frame, return_std=True)
-    again = pickle.loads(pickle.dumps(model)).predict(frame, return_std=True)
-    assert_array_equal(again[1], std)
+    again = pickle.loads(pickle.dumps(model))
+    assert_array_equal(again.predict(frame, return_std=True)[1], std)
     search = clone(model[-1]).fit(X.astype(np.float32), y)
     narrow, wide = (search.predict(part, return_std=True) for part in (X.astype(np.float32), X))
     assert narrow[1].dtype == np.float64
@@ -309,3 +309,14 @@ def test_many_columns_take_no_matrix_of_columns_by_columns():
     tracemalloc.stop()
     assert peak < 20e6  # 3,000 x 3,000 would be 72 MB
     assert len(pickle.dumps(search)) < 2e6
+
+
+def test_rows_that_determine_their_own_prediction_are_left_out_by_a_fit_without_them():
+    X, y, _ = data(20, 6)
+    X[:, 2] = 0
+    X[3, 2] = 1e5
+    for q in (0, 3):
+        how = {"alphas": 1e-4, "scoring": "neg_mean_squared_error", "n_unpenalized": q}
+        closed = PrefixRidgeCV([6], cv="loo", **how).fit(X, y)
+        folds = PrefixRidgeCV([6], cv=list(LeaveOneOut().split(X)), **how).fit(X, y)
+        assert_allclose(closed.noise_variance_, folds.noise_variance_, rtol=1e-8)

@@ -33,6 +33,7 @@ def test_common_checks(estimator, check):
     [
         PrefixRidgeClassifierCV("all", cv="loo"),
         PrefixRidgeClassifierCV(scale=True, one_standard_error=True, scoring="balanced_accuracy"),
+        PrefixRidgeClassifierCV(n_unpenalized=1),
     ]
 )
 def test_common_checks_of_other_parameters(estimator, check):

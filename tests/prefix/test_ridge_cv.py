@@ -42,6 +42,8 @@ def test_common_checks(estimator, check):
     [
         PrefixRidgeCV("all", cv="loo"),
         PrefixRidgeCV(scale=True, one_standard_error=True, fit_intercept=False),
+        PrefixRidgeCV(n_unpenalized=1),
+        PrefixRidgeCV(n_unpenalized=1, cv="loo"),
     ]
 )
 def test_common_checks_of_other_parameters(estimator, check):

@@ -299,6 +299,38 @@ def test_what_is_left_of_a_penalised_copy_is_no_column(unit):
     assert_allclose(ours.cv_scores_, plain.cv_scores_, rtol=1e-9)
 
 
+def test_constants_but_for_rounding_are_constants():
+    X, y, w = data(30, 8)
+    idle = np.where(np.arange(30) % 3, 0.1 + 0.2, 0.3)[:, None]
+    ours = PrefixRidgeCV([4, 9], alphas=ALPHAS, n_unpenalized=4)
+    plain = PrefixRidgeCV([3, 8], alphas=ALPHAS, n_unpenalized=3)
+    ours.fit(np.hstack([idle, X]), y, sample_weight=w)
+    plain.fit(X, y, sample_weight=w)
+    assert_allclose(ours.cv_scores_, plain.cv_scores_, rtol=1e-9)
+
+
+def test_what_is_left_of_a_column_nearly_in_the_span_is_orthogonal_to_it():
+    X, y, w = data(30, 8)
+    X[:, 5] = 7 * X[:, 0] + X[:, 1] + 1e-6 * X[:, 5]
+    split = centred_split(X, y[:, None], X[:1], w, True, 3)
+    assert split.N.shape == (30, 4)
+    assert_allclose(split.N.T @ split.N, np.eye(4), atol=1e-14)
+    assert np.abs(split.N.T @ (split.X / np.linalg.norm(split.X, axis=0))).max() < 1e-14
+
+
+def test_leave_one_out_takes_the_primal_form_below_the_rows_left_alone(monkeypatch):
+    asked, choose_form = [], _ridge_path.choose_form
+
+    def spy(*args, **how):
+        asked.append(how["interpolates"])
+        return choose_form(*args, **how)
+
+    monkeypatch.setattr(_ridge_path, "choose_form", spy)
+    X, y, _ = data(30, 8, n_targets=1, scores="collinear")
+    list(leave_one_out_path(X, y, np.array([5]), ALPHAS, n_unpenalized=3))
+    assert asked == [30 - 1 - 2]  # the constant, and three columns of rank two
+
+
 # Which prefixes
 
 
