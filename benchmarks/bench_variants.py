@@ -52,9 +52,10 @@ PAIRS = (
 
 def bundled():
     """Yield name, mutants, scores and sequences of the scans of this package."""
-    for name, load in (
-        ("GB1 stability", load_gb1_stability),
-        ("amyloid", load_amyloid_nucleation),
+    # Greater is better, as for all scores: the target of GB1 is what a mutation costs.
+    for name, load, sign in (
+        ("GB1 stability", load_gb1_stability, -1),
+        ("amyloid", load_amyloid_nucleation, 1),
     ):
         scan = load()
         single = np.array([bool(re.fullmatch(r"[A-Z]\d+[A-Z]", m)) for m in scan.mutations])
@@ -62,7 +63,7 @@ def bundled():
         yield (
             name,
             [scan.mutations[i] for i in rows],
-            np.asarray(scan.target, dtype=float)[rows],
+            sign * np.asarray(scan.target, dtype=float)[rows],
             [scan.sequences[i] for i in rows],
         )
 
