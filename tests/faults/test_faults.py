@@ -101,7 +101,7 @@ def test_workers_that_are_up_say_nothing_of_an_interrupt(nursery, inputs, tmp_pa
     child.kill(signal.SIGINT, group=True)
     end = child.wait()
     assert end.code == 130 and "Traceback" not in end.text, end.text
-    assert end.text.splitlines()[-1].startswith("revdist embed: Interrupted")
+    assert end.last.startswith("revdist embed: Interrupted")
 
 
 def test_an_interrupt_that_an_import_turns_into_an_error_is_one(monkeypatch, capsys):

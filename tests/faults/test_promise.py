@@ -88,8 +88,7 @@ def test_a_cut_gz_is_one_line_before_the_work(command, cut, tmp_path, capsys, mo
 @pytest.mark.slow
 def test_a_worker_that_dies_is_one_line(nursery, inputs, tmp_path):
     end = nursery.start("embed_while_a_worker_dies", inputs, tmp_path).wait(patience=120)
-    *_, last = end.text.splitlines()
-    assert end.code == 2 and last.startswith("revdist embed: A worker died"), end.text
+    assert end.code == 2 and end.last.startswith("revdist embed: A worker died"), end.text
     assert "Traceback" not in end.text and not (tmp_path / "z.npz").exists()
 
 
