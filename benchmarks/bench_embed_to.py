@@ -1,6 +1,6 @@
 """Proteins to files: seconds beside ``transform`` in memory, and the memory of many proteins.
 
-    python benchmarks/bench_embed_to.py [--proteins 20000] [--peptides 1000000]
+    python benchmarks/bench_embed_to.py [--proteins 20000] [--peptides 1000000] [--kinds .h5 .parquet]
 
 Two tables. The first embeds UniProt-like proteins (the bundled sample, and shuffled copies of it)
 with esm2-nano: ``transform`` on the list held in memory and the chain on its result, ``embed_to``
@@ -8,7 +8,7 @@ into each kind of file, and a plain loop over transformers' own models, one prot
 part of them. Contestants alternate, each in a process of its own; the files must hold the same rows.
 The second runs ``embed_to`` over short peptides that are made as they are read, with a stub in place
 of the models, and gives the peak memory of the calling process, of which the arithmetic for ten
-million follows. Results are printed and written as JSON (``--output``).
+million follows. ``--peptides 0`` leaves it out. Results are printed and written as JSON (``--output``).
 """
 
 import argparse
@@ -163,6 +163,7 @@ def main():
     parser.add_argument("--proteins", type=int, default=20_000)
     parser.add_argument("--peptides", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--kinds", nargs="+", choices=[*FILES], default=[*FILES])
     parser.add_argument("--output", default="bench_embed_to.json")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -174,7 +175,7 @@ def main():
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
             found.setdefault("transform in memory", []).append(measured("in_memory", n, folder))
-            for kind in FILES:
+            for kind in arguments.kinds:
                 found.setdefault(f"embed_to, {kind}", []).append(
                     measured("to_file", n, folder, kind)
                 )
@@ -196,6 +197,9 @@ def main():
             f"| {name} | {statistics.median(seconds):.1f} | {ratio:.2f} | {memory} | {size} | "
             f"{difference} |"
         )
+    if not arguments.peptides:
+        Path(arguments.output).write_text(json.dumps({"proteins": found}, indent=1))
+        return
     some = []
     for k in (arguments.peptides // 10, arguments.peptides):
         with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,6 @@
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
@@ -200,10 +199,7 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_ = np.unique(y)
-        self._search(X, y, given, sample_weight, groups, params)
-        # One row of coefficients for two classes, whatever the version of scikit-learn.
-        self.coef_ = np.atleast_2d(self.coef_)
-        return self
+        return self._search(X, y, given, sample_weight, groups, params)
 
     def decision_function(self, X):
         """Return the decision values.
@@ -293,6 +289,3 @@ class PrefixRidgeClassifierCV(ClassifierMixin, PrefixSearch):
                 "left out changes the weights. Give them as a dict, or take cv=LeaveOneOut()."
             )
         return super()._why_no_closed_form()
-
-    def _head(self, **parameters):
-        return RidgeClassifier(class_weight=self.class_weight, **parameters)

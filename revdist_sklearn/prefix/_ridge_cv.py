@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
-from sklearn.linear_model import Ridge
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._ridge_path import (
@@ -12,6 +11,7 @@ from ._ridge_path import (
     leave_one_out_noise,
     out_of_fold_noise,
     ridge_coefficients,
+    with_gram,
 )
 from ._scores import GivenValues, flat, neg_mean_squared_error, r2
 from ._search import PrefixSearch
@@ -124,8 +124,8 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
     prefixes wider than that take the dual form, O(n (n + m) k + P A n^3); whichever costs
     less is chosen for each prefix. Sums are in float64 whatever the type of X.
 
-    Memory beside X is two float64 copies of it (seven for ``cv="loo"``, four where the dual form
-    is taken), a few matrices of k^2 (n^2 in the dual form), and ``cv_scores_``, which for
+    Memory beside X is three float64 copies of it (seven for ``cv="loo"``, four where the dual
+    form is taken), a few matrices of k^2 (n^2 in the dual form), and ``cv_scores_``, which for
     ``cv="loo"`` has n splits.
 
     Cholesky's factor is exact to some 1e-16 over the smallest eigenvalue of the Gram matrix
@@ -175,6 +175,7 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
 
     _default_scoring = "r2"
     _leave_one_out_score = "neg_mean_squared_error"
+    _keeps_grams = True
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, groups=None, **params):
@@ -364,29 +365,33 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         errors = predictions - y.reshape(len(y), 1, 1, -1)
         return -np.square(errors).mean(axis=3)
 
-    def _head(self, **parameters):
-        return Ridge(**parameters)
-
-    def _tell_more(self, X, y, sample_weight, splits):
-        """Keep the coefficients of all prefixes, the leverage, and the variance of the noise."""
-        targets, weights = self._encode(y, sample_weight)
-        self._fit_all_prefixes(X[:, : self.prefixes_[-1]], targets, weights)
-        weights = np.ones(len(y)) if weights is None else weights
-        self.noise_variance_ = self._noise(X[:, : self.n_components_], targets, weights, splits)
-        if y.ndim == 1:
-            self.noise_variance_ = float(self.noise_variance_[0])
-
-    def _fit_all_prefixes(self, X, targets, weights):
+    def _refit(self, X, y, sample_weight):
+        """Fit every prefix to all rows, and keep the leverage of the chosen one."""
         q, d = self.n_unpenalized, self.n_components_
-        X, scale = self._scaled(X, weights, order="F")
-        split = self._split(X, targets, X[:1].copy(), weights)
+        split, scale = self._split_of_all(X[:, : self.prefixes_[-1]], y, sample_weight)
+        split = with_gram(split, self.prefixes_ - q)
         coef, self._path_intercept = ridge_coefficients(split, self.prefixes_ - q, self.alpha_)
         self._path_coef = np.ascontiguousarray(coef / scale[:, None])
         _, leverage = fit_with_leverage(split, d - q, self.alpha_)
         mean, scale = leverage.mean * scale[:d], scale[:d]
         self._leverage = replace(leverage, mean=mean, scale=scale)
+        chosen = np.searchsorted(self.prefixes_, d)
+        self._keep(self._path_coef[chosen, :d], self._path_intercept[chosen])
+        if len(self.coef_) == 1:  # as of Ridge, also for a column of targets
+            self.coef_ = self.coef_[0]
+        if y.ndim == 1:
+            self.intercept_ = float(np.ravel(self.intercept_)[0])
 
-    def _noise(self, X, targets, weights, splits):
+    def _tell_more(self, X, y, sample_weight, splits, grams):
+        """Keep the variance of the noise."""
+        targets, weights = self._encode(y, sample_weight)
+        weights = np.ones(len(y)) if weights is None else weights
+        X = X[:, : self.n_components_]
+        self.noise_variance_ = self._noise(X, targets, weights, splits, grams)
+        if y.ndim == 1:
+            self.noise_variance_ = float(self.noise_variance_[0])
+
+    def _noise(self, X, targets, weights, splits, grams):
         """Return the variance of the noise by rows that are left out, one a target."""
         how = self.fit_intercept, self.n_unpenalized
         if splits is None:
@@ -395,9 +400,10 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
             return leave_one_out_noise(X, targets, weights, self.alpha_, *how).mean(axis=0)
         d = self.n_components_ - self.n_unpenalized
         total, count = np.zeros(targets.shape[1]), 0
-        for train, test in splits:
+        for (train, test), gram in zip(splits, grams, strict=True):
             rows = self._columns(X, train, test, weights[train])
             split = self._split(rows[0], targets[train], rows[1], weights[train])
+            split = replace(split, gram=gram)
             variances = out_of_fold_noise(split, targets[test], weights[test], d, self.alpha_)
             total += variances.sum(axis=0)
             count += int(np.count_nonzero(weights[test]))

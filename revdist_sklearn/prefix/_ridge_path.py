@@ -130,6 +130,9 @@ class Split:
 
     y_part : ndarray of shape (rank, n_targets)
         The same of the targets.
+
+    gram : ndarray of shape (d, d), default=None
+        X_d^T X_d, of which the lower half is valid, where it is known.
     """
 
     X: np.ndarray
@@ -143,6 +146,7 @@ class Split:
     basis: np.ndarray
     X_part: np.ndarray
     y_part: np.ndarray
+    gram: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,37 @@ def centred_split(
         y_part=np.zeros((0, n_targets)),
     )
     return _projected(split, X[:, :q], X_test[:, :q]) if q else split
+
+
+def with_gram(split, prefixes, n_alphas=1):
+    """Return the split with the Gram matrix that the primal form takes for these prefixes.
+
+    What is then asked of it for the same rows and alphas or others makes none of its own.
+
+    Parameters
+    ----------
+    split : Split
+
+    prefixes : ndarray of int, shape (n_prefixes,)
+        As in :func:`ridge_path`.
+
+    n_alphas : int, default=1
+
+    Returns
+    -------
+    split : Split
+        As it was where all prefixes take the dual form.
+    """
+    prefixes = prefixes[prefixes > 0]
+    n_primal = choose_form(len(split.X), len(split.X_test), prefixes, n_alphas)
+    return replace(split, gram=_gram(split, prefixes[n_primal - 1])) if n_primal else split
+
+
+def _gram(split, d):
+    """Return X_d^T X_d, of which the lower half is valid."""
+    if split.gram is not None and len(split.gram) >= d:
+        return split.gram[:d, :d]
+    return dsyrk(1.0, split.X[:, :d], trans=1, lower=1)
 
 
 def _centre(w, *parts):
@@ -729,7 +764,7 @@ def _primal_factors(split, prefixes, alphas):
     if not len(prefixes):
         return
     X, y = split.X[:, : prefixes[-1]], split.y
-    gram, moment = dsyrk(1.0, X, trans=1, lower=1), _product(X.T, y)
+    gram, moment = _gram(split, prefixes[-1]), _product(X.T, y)
     for j, alpha in enumerate(alphas):
         L, least = _cholesky(gram, alpha)
         if least >= LEAST_EIGENVALUE:
@@ -776,7 +811,7 @@ def _cholesky(gram, alpha):
 
     The factor is None where there is none, and the eigenvalue 0.
     """
-    A = gram.copy()
+    A = gram.copy(order="F")
     A.flat[:: len(A) + 1] += alpha
     scale = np.sqrt(np.diag(A))
     try:

@@ -33,11 +33,11 @@ from ..base._threads import one_thread_of_blas
 from ..base._validation import check_integer
 from ..base._warnings import warn
 from ._ridge_path import (
-    LEAST_EIGENVALUE,
     centred_split,
     leave_one_out_path,
     ridge_coefficients,
     ridge_path,
+    with_gram,
 )
 
 # A tuple, as an array for a default breaks the printing of estimators.
@@ -215,9 +215,11 @@ class PrefixSearch(BaseEstimator):
       what the functions of ``_prefix_scores`` are told besides;
     - ``_given(X, predictions, *told)``: what any other scorer is called with;
     - ``_row_scores(y, all_y, predictions, *told)``: of single rows, for leave-one-out;
-    - ``_head(**parameters)``: scikit-learn's estimator of one prefix and alpha;
+    - ``_keeps_grams``: whether ``_tell_more`` wants the splits' Gram matrices;
     - ``_check_targets(y)``, where not all targets can be fitted.
     """
+
+    _keeps_grams = False
 
     _parameter_constraints: dict = {  # noqa: RUF012
         "prefixes": [
@@ -313,13 +315,13 @@ class PrefixSearch(BaseEstimator):
             _check_weights(sample_weight, "X")
         self._check_targets(y if sample_weight is None else y[sample_weight > 0])
         with one_thread_of_blas(X.size * min(X.shape)):
-            splits = None
+            splits = grams = None
             if self._leaves_one_out():
                 self.cv_scores_, least = self._leave_one_out(X, y, sample_weight)
             else:
                 given = indexable(*given)
                 splits = self._splits(y, given, for_splitter)
-                self.cv_scores_, least = self._folds(
+                self.cv_scores_, least, grams = self._folds(
                     X, y, sample_weight, given, splits, for_scorer
                 )
         self.n_splits_ = self.cv_scores_.shape[2]
@@ -328,14 +330,16 @@ class PrefixSearch(BaseEstimator):
         self.alpha_ = float(self.alphas_[a])
         self.best_score_ = float(self.cv_scores_[p, a].mean())
         self._warn(least)
-        solver = "cholesky" if least[a] >= LEAST_EIGENVALUE else "svd"
-        self._refit(X, y, sample_weight, solver)
         with one_thread_of_blas(X.size * min(X.shape)):
-            self._tell_more(X, y, sample_weight, splits)
+            self._refit(X, y, sample_weight)
+            self._tell_more(X, y, sample_weight, splits, grams)
         return self
 
-    def _tell_more(self, X, y, sample_weight, splits):
-        """Keep what else is asked of the chosen candidate; splits are None for leave-one-out."""
+    def _tell_more(self, X, y, sample_weight, splits, grams):
+        """Keep what else is asked of the chosen candidate.
+
+        For leave-one-out there are no splits; ``grams`` has the Gram matrix of each, or None.
+        """
 
     def _check_unpenalized(self, n_features):
         return check_integer(
@@ -380,37 +384,45 @@ class PrefixSearch(BaseEstimator):
         return splits
 
     def _folds(self, X, y, sample_weight, given, splits, for_scorer):
-        """Return the scores of all candidates in all splits, and each alpha's least eigenvalue."""
+        """Return scores of all candidates, alphas' least eigenvalues, and splits' Gram matrices.
+
+        The last are None where nobody wants them, or all would take more memory than a copy of X.
+        """
+        kept = self._keeps_grams and len(splits) * self.prefixes_[-1] ** 2 <= X.size
         scores = np.empty((len(self.prefixes_), len(self.alphas_), len(splits)))
         least = np.ones(len(self.alphas_))
         failures: list[Exception] = []
+        grams = []
         for i, (train, test) in enumerate(splits):
             weights = None if sample_weight is None else sample_weight[train]
             score = self._score_of_rows(given, y, test, for_scorer, failures)
-            scores[..., i], its = self._fold(X, y, weights, train, test, score, f"Split {i}")
+            scores[..., i], its, gram = self._fold(X, y, weights, train, test, score, f"Split {i}")
             least = np.minimum(least, its)
+            grams.append(gram if kept else None)
         if failures and np.isnan(scores.mean(axis=2)).all():
             raise ValueError(
                 f"scoring={self.scoring!r} failed for all {scores[..., 0].size} candidates, in "
                 f"one or more of the {len(splits)} splits each; the first time with "
                 f"{failures[0]!r}"
             ) from failures[0]
-        return scores, least
+        return scores, least, grams
 
     def _fold(self, X, y, weights, train, test, score, where):
-        """Return the scores of all candidates in one split, and each alpha's least eigenvalue."""
+        """Return scores of all candidates, alphas' least eigenvalues, and the Gram matrix."""
         targets, all_weights, *told = self._encode(y[train], weights)
         _check_weights(all_weights, where)
         X_train, X_test = self._columns(X[:, : self.prefixes_[-1]], train, test, weights)
         split = self._split(X_train, targets, X_test, all_weights)
         scores = np.empty((len(self.prefixes_), len(self.alphas_)))
         least = np.ones(len(self.alphas_))
-        for part in ridge_path(split, self.prefixes_ - self.n_unpenalized, self.alphas_):
+        penalised = self.prefixes_ - self.n_unpenalized
+        split = with_gram(split, penalised, len(self.alphas_))
+        for part in ridge_path(split, penalised, self.alphas_):
             shape = part.values.shape
             candidates = part.values.reshape(shape[0], -1, shape[3])
             scores[part.prefixes, part.alphas] = score(candidates, *told).reshape(shape[1:3])
             least[part.alphas] = np.minimum(least[part.alphas], part.least)
-        return scores, least
+        return scores, least, split.gram
 
     def _columns(self, X, train, test, weights):
         """Return training and test rows in float64, scaled where asked for."""
@@ -535,30 +547,28 @@ class PrefixSearch(BaseEstimator):
                     UserWarning,
                 )
 
-    def _refit(self, X, y, sample_weight, solver):
-        """Fit the chosen head; its coefficients are those of columns as they come."""
-        X, scale = self._scaled(X[:, : self.n_components_], sample_weight)
-        parameters = {"fit_intercept": self.fit_intercept, "solver": solver, "copy_X": False}
-        head = self._head(alpha=self.alpha_, **parameters)
-        if not self.n_unpenalized:
-            head.fit(X, y, sample_weight=sample_weight)
-            self.coef_ = head.coef_ / scale
-            self.intercept_ = head.intercept_
-            return
-        # The shapes are those of the head, on no column that tells it anything.
-        head.fit(np.zeros((len(X), 1)), y, sample_weight=sample_weight)
-        targets, weights, *_ = self._encode(y, sample_weight)
-        split = self._split(X, targets, X[:1].copy(), weights)
-        penalised = np.array([self.n_components_ - self.n_unpenalized])
+    def _refit(self, X, y, sample_weight):
+        """Fit the chosen candidate to all rows."""
+        d = self.n_components_
+        split, scale = self._split_of_all(X[:, :d], y, sample_weight)
+        penalised = np.array([d - self.n_unpenalized])
         [coef], [intercept] = ridge_coefficients(split, penalised, self.alpha_)
-        self.coef_ = (coef.T / scale).reshape(*head.coef_.shape[:-1], -1)
-        self.intercept_ = head.intercept_
-        if self.fit_intercept:
-            self.intercept_ = intercept.reshape(np.shape(head.intercept_))[()]
+        self._keep(coef / scale[:, None], intercept)
 
-    def _scaled(self, X, sample_weight, order="K"):
+    def _split_of_all(self, X, y, sample_weight):
+        """Return a split of all rows, and the scale of its columns; one row is to be predicted."""
+        X, scale = self._scaled(X, sample_weight)
+        targets, weights, *_ = self._encode(y, sample_weight)
+        return self._split(X, targets, X[:1].copy(), weights), scale
+
+    def _keep(self, coef, intercept):
+        """Keep coefficients of shape (d, n_targets) and intercepts, shaped as Ridge's are."""
+        self.coef_ = np.ascontiguousarray(coef.T)
+        self.intercept_ = intercept if self.fit_intercept else 0.0
+
+    def _scaled(self, X, sample_weight):
         """Return a copy of all rows in float64, and the scale by which they were divided."""
-        X = X.astype(np.float64, order=order)
+        X = X.astype(np.float64, order="F")
         if not self.scale:
             return X, np.ones(X.shape[1])
         scaler = StandardScaler(with_mean=False, copy=False).fit(X, sample_weight=sample_weight)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import LinAlgWarning
+from scipy.linalg.blas import dsyrk
 from sklearn.base import clone
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, WhiteKernel
@@ -16,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from revdist_sklearn import PrefixRidgeClassifierCV, PrefixRidgeCV
+from revdist_sklearn.prefix import _ridge_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:The chosen alpha")
 ALPHAS = np.logspace(-3, 3, 4)
@@ -320,3 +322,29 @@ def test_rows_that_determine_their_own_prediction_are_left_out_by_a_fit_without_
         closed = PrefixRidgeCV([6], cv="loo", **how).fit(X, y)
         folds = PrefixRidgeCV([6], cv=list(LeaveOneOut().split(X)), **how).fit(X, y)
         assert_allclose(closed.noise_variance_, folds.noise_variance_, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "k", "n_grams"), [(200, 12, 6), (50, 12, 11), (200, 41, 11)])
+@pytest.mark.parametrize("q", [0, 2])
+def test_each_gram_matrix_is_made_once_where_all_of_them_are_small(monkeypatch, n, k, n_grams, q):
+    # One a fold and one of all rows; where those of the folds take more than a copy of X, each
+    # fold's is made again for the noise, of the chosen prefix.
+    made = []
+
+    def counted(alpha, a, **how):
+        made.append(a.shape)
+        return dsyrk(alpha, a, **how)
+
+    X, y, _ = data(n, k)
+    expected = PrefixRidgeCV([k // 2, k], alphas=[0.1, 1.0], n_unpenalized=q).fit(X, y)
+    monkeypatch.setattr(_ridge_path, "dsyrk", counted)
+    search = PrefixRidgeCV([k // 2, k], alphas=[0.1, 1.0], n_unpenalized=q).fit(X, y)
+    assert len(made) == n_grams
+    monkeypatch.setattr(PrefixRidgeCV, "_keeps_grams", False)
+    without = PrefixRidgeCV([k // 2, k], alphas=[0.1, 1.0], n_unpenalized=q).fit(X, y)
+    assert len(made) == n_grams + 11
+    for other in (expected, without):
+        assert_allclose(search.noise_variance_, other.noise_variance_, rtol=1e-12)
+        assert_allclose(search.predict(X, return_std=True), other.predict(X, return_std=True))
+    chosen = search.prefixes_.tolist().index(search.n_components_)
+    assert_allclose(search.predict_all_prefixes(X)[:, chosen], search.predict(X), rtol=1e-12)
