@@ -1,63 +1,96 @@
 """``revdist evaluate``: scores of all representations on measured variants."""
 
 import json
+import time
 from pathlib import Path
 
 from sklearn.base import clone
+from tqdm.auto import tqdm
 
 from .. import ReverseDistiller, corpus_moments
 from .._corpus import warn_if_few_proteins
-from .._evaluation import (
-    Layers,
-    Representations,
-    check_rows,
-    evaluate,
-    format_table,
-    not_single,
-)
+
 from ..base._units import as_size
-from ..embedding._sequences import listed
+from ..evaluation._data_set import Family
+from ..evaluation._files import (
+    evaluate_files,
+    format_scores,
+    name_of,
+    scores_csv,
+    tables_of,
+    write_text,
+)
+from ..evaluation._pictures import pictures_of
+from ..evaluation._page import page
+from ..evaluation._run import Plan
+from ..evaluation._summary import format_summary, summarise
 from ._messages import note, say
 from ._options import (
     DISTILLER,
     add_models,
+    add_table_columns,
     corpus_of,
-    distiller_of,
+    distillers_of,
     featurizer_of,
+    head_of,
     kept_moments,
+    reading_of,
     remembering,
     telling_what_is_kept,
 )
-from ._outputs import check_file, write_file
-from ._readers import read_measurements
+from ._outputs import check_folder
 from ._stages import describe_stages, format_stages
+from ._versions import versions
 
 HELP = "score all representations on measured variants"
 EXAMPLE = "revdist evaluate scan.csv --models esm2-nano:64"
+KINDS = "random", "position", "contiguous", "modulo", "n_mutations"
+PAGE, FIGURES, SCORES, KEPT = "evaluation.html", "evaluation.json", "scores.csv", "data_sets"
 
 
 def add_arguments(parser):
     """Add the options of this command."""
     add_models(parser)
     parser.add_argument(
-        "csv",
-        help="table with sequences and measurements (CSV, plain or gzip); - is standard input",
+        "files",
+        nargs="+",
+        help="tables with sequences and measurements (CSV, plain or packed), or folders of them; "
+        "- is standard input",
     )
-    parser.add_argument("--distiller", help=DISTILLER)
+    parser.add_argument("--distiller", nargs="+", help=DISTILLER + "; further ones add rows")
     parser.add_argument(
         "--fasta", help="corpus of the baselines (default: the bundled UniProt sample)"
     )
+    add_table_columns(parser)
     parser.add_argument(
-        "--sequence-column",
-        default="mutated_sequence",
-        help="whole sequences of the variants (default: mutated_sequence)",
+        "--splits",
+        nargs="+",
+        metavar="KIND",
+        help=f"{', '.join(KINDS)}, protein (of residues), or a column fold_.. of the table "
+        "(default: random, position where mutations are known, and columns fold_..)",
     )
     parser.add_argument(
-        "--target-column", default="DMS_score", help="measurements (default: DMS_score)"
+        "--seeds", type=int, default=1, help="repeats of drawn splits (default: 1)"
     )
     parser.add_argument(
-        "--mutation-column",
-        help="single substitutions such as T2A, for folds by position (default: mutant)",
+        "--n-train",
+        type=sizes,
+        default=(),
+        metavar="16,48,96",
+        help="learning curves: training parts of so many rows",
+    )
+    parser.add_argument(
+        "--draws", type=int, default=20, help="draws of each training part (default: 20)"
+    )
+    parser.add_argument(
+        "--head",
+        metavar="PACKAGE.CLASS",
+        help="estimator in place of ridge, such as sklearn.neighbors.KNeighborsRegressor",
+    )
+    parser.add_argument(
+        "--no-scores",
+        action="store_true",
+        help="leave out the models' own scores of variants, alone and beside each row",
     )
     parser.add_argument(
         "--layers",
@@ -68,32 +101,68 @@ def add_arguments(parser):
         "chosen inside the folds, and all as a chain; hidden states N, 0 being the embeddings "
         "(default: all but these). A second pass over the corpus",
     )
-    parser.add_argument("--output", help="JSON file of all figures")
+    parser.add_argument(
+        "--output",
+        help=f"folder of {PAGE}, {FIGURES} and {SCORES}; the same command goes on with what is "
+        "there",
+    )
+
+
+def sizes(text):
+    """Return the numbers of a list with commas."""
+    return tuple(int(part) for part in text.split(","))
 
 
 def run(arguments):
-    """Score and print the table."""
+    """Score, print the tables and write the page."""
+    start = time.perf_counter()
     if arguments.output is not None:
-        check_file("--output", arguments.output, (".json",))
-    table = read_measurements(
-        arguments.csv,
-        arguments.sequence_column,
-        arguments.target_column,
-        arguments.mutation_column,
-    )
+        check_folder("--output", arguments.output)
+    files = tables_of(arguments.files)
     featurizer = featurizer_of(arguments)
-    sequences = table.prepared(featurizer)
-    check_rows(sequences)
-    mutations = table.mutations
-    if mutations is not None and (several := not_single(mutations)):
-        shown = listed(table.labels[i] for i in several)
-        note(
-            f"No folds by position: {len(several)} of {len(mutations)} mutations are no single "
-            f"substitutions: {shown}. Without these rows there are such folds."
-        )
-        mutations = None
+    if len(files) > 1:  # workers take files, and no workers of their own
+        featurizer.set_params(n_jobs=None)
     layered = None if arguments.layers is None else _layered(featurizer, arguments.layers)
-    distiller = distiller_of(arguments, featurizer)
+    distiller, others = distillers_of(arguments, featurizer)
+    family, corpus = _family(arguments, featurizer, layered, distiller, others)
+    plan = Plan(
+        kinds=None if arguments.splits is None else tuple(arguments.splits),
+        n_seeds=arguments.seeds,
+        n_train=arguments.n_train,
+        n_draws=arguments.draws,
+        head=head_of(arguments.head),
+    )
+    say(format_stages(describe_stages(family.distiller)) + "\n")
+    data_sets, failed = _data_sets(arguments, files, family, plan, corpus)
+    for name, data_set in data_sets.items():
+        say(f"{name}: mean {data_set['metric']} ± spread over folds")
+        say(format_scores({name: data_set}))
+        say("\n".join(["", *data_set["verdict"], ""]))
+    metrics = {data_set["metric"] for data_set in data_sets.values()}
+    summary = [row for metric in sorted(metrics) for row in summarise(data_sets, metric)]
+    if len(data_sets) > 1:
+        say(format_summary(summary))
+    figures = {
+        "models": list(family.moments.blocks.labels),
+        "distiller": arguments.distiller[0] if arguments.distiller else f"fitted on {corpus}",
+        "corpus": str(corpus),
+        "stage_dims": family.distiller.stage_dims_.tolist(),
+        "stages": describe_stages(family.distiller),
+        "data_sets": data_sets,
+        "failed": failed,
+        "summary": summary if len(data_sets) > 1 else [],
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    if arguments.output is not None:
+        _write(Path(arguments.output), figures, family)
+    if failed:
+        told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
+        raise ValueError(f"{len(failed)} of {len(files)} files were not scored:\n{told}")
+
+
+def _family(arguments, featurizer, layered, distiller, others):
+    """Return the family and the corpus of its baselines."""
     # The baselines' PCA needs the moments of a corpus, also where a distiller is given.
     corpus = corpus_of(arguments.fasta, featurizer)
     warn_if_few_proteins(corpus.sequences)
@@ -106,21 +175,57 @@ def run(arguments):
         )
     if distiller is None:
         distiller = ReverseDistiller().fit_moments(moments)
-    layers = None if layered is None else _layers(arguments, layered, corpus, sequences)
-    X = featurizer.transform(sequences)
-    scores = evaluate(
-        Representations(distiller, moments), X, table.target, mutations=mutations, layers=layers
-    )
-    if mutations is not None and not any(row["folds"] == "position" for row in scores):
-        note(_no_positions(table))
-    name = Path(arguments.csv).name.split(".")[0] or arguments.csv
-    say(format_stages(describe_stages(distiller)) + "\n")
-    say(f"Spearman correlation of ridge, mean ± spread over five folds ({len(table.target)} rows)")
-    say(format_table({name: scores}))
-    if arguments.output is not None:
-        figures = {"baselines": str(corpus), "scores": {name: scores}}
-        text = json.dumps(figures, indent=1) + "\n"
-        write_file(arguments.output, lambda file: file.write(text.encode()))
+    layers = None if layered is None else (layered, _layers(arguments, layered, corpus))
+    family = Family(featurizer, distiller, moments, others, layers, not arguments.no_scores)
+    return family, corpus
+
+
+def _data_sets(arguments, files, family, plan, corpus):
+    """Return the figures of the data sets by name, and what was wrong with files."""
+    folder = None if arguments.output is None else Path(arguments.output) / KEPT
+    source = {
+        "sequence": arguments.sequence_column,
+        "target": arguments.target_column,
+        "models": family.featurizer.models,
+        "distiller": arguments.distiller[0] if arguments.distiller else "esm2-nano",
+    }
+    data_sets, failed = {}, {}
+    with tqdm(total=len(files), unit="file", disable=len(files) == 1 or None, leave=False) as bar:
+        for file, figures, fault, was_kept in evaluate_files(
+            files,
+            family,
+            plan,
+            reading_of(arguments),
+            folder=folder,
+            n_jobs=arguments.n_jobs if len(files) > 1 else None,
+            source=source,
+        ):
+            bar.update()
+            if fault is not None:
+                failed[file] = fault
+                continue
+            if was_kept:
+                note(f"{name_of(file)} is in {folder} already.")
+            for sentence in figures["notes"]:
+                note(f"{name_of(file)}: {sentence}")
+            data_sets[name_of(file)] = figures
+    if not data_sets:
+        told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
+        raise ValueError(told if len(files) == 1 else f"No file could be scored.\n{told}")
+    return {name_of(file): data_sets[name_of(file)] for file in files if file not in failed}, failed
+
+
+def _write(folder, figures, family):
+    """Write the page, all figures and the scores."""
+    write_text(folder / FIGURES, json.dumps(figures, indent=1) + "\n")
+    write_text(folder / SCORES, scores_csv(figures["data_sets"]))
+    pictures = []
+    try:
+        pictures = pictures_of(figures, family)
+    except ImportError:
+        note('The page has no pictures: matplotlib is missing (pip install "revdist_sklearn[plot]").')
+    write_text(folder / PAGE, page(figures, pictures))
+    say(f"Written: {folder / PAGE}, {folder / FIGURES} and {folder / SCORES}")
 
 
 def _layered(featurizer, numbers):
@@ -147,8 +252,8 @@ def _layered(featurizer, numbers):
     return layered
 
 
-def _layers(arguments, featurizer, corpus, sequences):
-    """Return the layers of a featurizer with several, on the corpus and on variants."""
+def _layers(arguments, featurizer, corpus):
+    """Return the moments of several layers on the corpus."""
     plan = featurizer.embedding_plan("residue")
     kept = kept_moments(arguments, featurizer, corpus)
     width = plan.blocks.n_columns
@@ -157,20 +262,6 @@ def _layers(arguments, featurizer, corpus, sequences):
         f"take {as_size(16 * width**2)}; {remembering(kept)}."
     )
     with telling_what_is_kept(kept):
-        moments = corpus_moments(
+        return corpus_moments(
             featurizer, corpus.sequences, n_jobs=arguments.n_jobs, checkpoint=kept
         )
-    return Layers(moments, featurizer.transform(sequences), featurizer.layer)
-
-
-def _no_positions(table):
-    """Return why a table of single substitutions has no folds by position."""
-    message = (
-        "No folds by position: rows of one position, or of one sequence, stay together, and that "
-        "leaves too few groups for five folds with five inside of each."
-    )
-    wild = [i for i, mutation in enumerate(table.mutations) if mutation[0] == mutation[-1]]
-    if wild:
-        shown = listed(table.labels[i] for i in wild)
-        message += f" {len(wild)} rows are of the wild type, at several positions: {shown}."
-    return message

@@ -4,6 +4,7 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from .. import ESMFeaturizer, Moments, ReverseDistiller
@@ -189,7 +190,18 @@ def distiller_of(arguments, featurizer):
     """Return the distiller of ``--distiller``, of the models of the featurizer, or None."""
     if arguments.distiller is None:
         return None
-    distiller = ReverseDistiller.from_pretrained(arguments.distiller)
+    return _checked_distiller(arguments.distiller, arguments, featurizer)
+
+
+def distillers_of(arguments, featurizer):
+    """Return the first distiller of ``--distiller`` or None, and names and distillers behind it."""
+    first, *rest = arguments.distiller or [None]
+    others = tuple((path, _checked_distiller(path, arguments, featurizer)) for path in rest)
+    return first and _checked_distiller(first, arguments, featurizer), others
+
+
+def _checked_distiller(path, arguments, featurizer):
+    distiller = ReverseDistiller.from_pretrained(path)
     # Models beyond the prefix need not be those of the fit.
     d = getattr(arguments, "n_components", None)
     needed = distiller if d is None else distiller.truncate(d)
@@ -201,3 +213,67 @@ def distiller_of(arguments, featurizer):
         n=None if d is None else len(needed.blocks_),
     )
     return distiller
+
+
+def add_table_columns(parser):
+    """Add the options that say what a table of measurements holds."""
+    parser.add_argument(
+        "--sequence-column",
+        default="mutated_sequence",
+        help="whole sequences of the variants (default: mutated_sequence)",
+    )
+    parser.add_argument(
+        "--target-column", default="DMS_score", help="measurements (default: DMS_score)"
+    )
+    parser.add_argument(
+        "--mutation-column",
+        help="mutations such as T2A, T2A:K4R or p.Thr2Ala (default: mutant, where there is one)",
+    )
+    parser.add_argument(
+        "--wild-type", help="FASTA file with the sequence of the wild type (default: by mutations)"
+    )
+    parser.add_argument(
+        "--task",
+        choices=["regression", "classification", "residues"],
+        help="what the measurements are (default: by themselves); residues: a label a residue",
+    )
+    parser.add_argument(
+        "--censored",
+        choices=["limit", "drop"],
+        default="limit",
+        help="values such as >100: taken as their limit, or left out (default: limit)",
+    )
+
+
+def reading_of(arguments):
+    """Return the keywords of ``read_table`` that the options of ``add_table_columns`` give."""
+    wild_type = None
+    if arguments.wild_type is not None:
+        found = read_fasta(arguments.wild_type, option="--wild-type")
+        if len(found.sequences) != 1:
+            raise ValueError(
+                f"--wild-type {arguments.wild_type} has {len(found.sequences)} records; give one."
+            )
+        wild_type = found.sequences[0]
+    return {
+        "sequence_column": arguments.sequence_column,
+        "target_column": arguments.target_column,
+        "mutation_column": arguments.mutation_column,
+        "wild_type": wild_type,
+        "task": arguments.task,
+        "censored": arguments.censored,
+    }
+
+
+def head_of(path):
+    """Return the estimator of ``--head``, with its defaults, or None."""
+    if path is None:
+        return None
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"--head {path} is no estimator that can be made without arguments ({error}); give the "
+            "path of its class, such as sklearn.neighbors.KNeighborsRegressor."
+        ) from error

@@ -1,0 +1,274 @@
+"""One data set from its file to its figures: rows, scores, verdict and code."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..embedding._featurizer import ESMFeaturizer
+from ..method._distiller import ReverseDistiller
+from ..method._moments import Moments
+from ..models._head import check_head
+from ..variants._scorer import OF_FEATURIZER, ESMVariantScorer
+from ._rows import (
+    Representations,
+    Rows,
+    family_rows,
+    layer_rows,
+    mutation_features,
+    one_hot,
+    scaled_together,
+)
+from ._run import LEAST_ROWS, score_rows
+from ._verdict import code, verdict
+
+# Variants by which the seconds of a model are measured.
+SAMPLE = 16
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models of an evaluation, and what of them does not depend on the data set.
+
+    Parameters
+    ----------
+    featurizer : ESMFeaturizer
+
+    distiller : ReverseDistiller
+
+    moments : Moments
+        Of the corpus of the baselines.
+
+    others : tuple of (str, ReverseDistiller), default=()
+        Further fitted distillers.
+
+    layers : tuple of (ESMFeaturizer, Moments), default=None
+        Of several layers of the last model.
+
+    scores : bool, default=True
+        Whether the models' own scores of variants are rows, alone and beside every other one.
+    """
+
+    featurizer: ESMFeaturizer
+    distiller: ReverseDistiller
+    moments: Moments
+    others: tuple = ()
+    layers: tuple | None = None
+    scores: bool = True
+
+    def representations(self):
+        """Return what is linear in the embeddings."""
+        return Representations(self.distiller, self.moments)
+
+    def identity(self):
+        """Return what figures depend on; can be written as JSON."""
+        arrays = [self.moments.mean, self.moments.residue.covariance]
+        for distiller in (self.distiller, *(other for _, other in self.others)):
+            arrays += [distiller.components_, distiller.mean_]
+        found = hashlib.sha256()
+        for array in arrays:
+            found.update(np.ascontiguousarray(array).tobytes())
+        layers = None if self.layers is None else self.layers[0].embedding_plan().identity()
+        return {
+            "models": self.featurizer.embedding_plan().identity(),
+            "fits": found.hexdigest(),
+            "others": [name for name, _ in self.others],
+            "layers": layers,
+            "scores": self.scores,
+        }
+
+    def without_head(self):
+        """Return the message for a member that has no language-model head, or None."""
+        for member in self.featurizer.embedding_plan("residue").members:
+            try:
+                check_head(member)
+            except ValueError as error:
+                return str(error)
+        return None
+
+    def costs(self, sequences):
+        """Return what it takes to run each member: parameters, and seconds for 1,000 proteins.
+
+        Parameters
+        ----------
+        sequences : list of str
+            The first of them are embedded, without cache.
+
+        Returns
+        -------
+        costs : list of dict
+            ``name``, ``parameters``, ``seconds``.
+        """
+        sample, found = sequences[:SAMPLE], []
+        for run, _ in self.featurizer.embedding_plan().runs():
+            encoder = run.encoder()
+            run.pooled(sample[:1])  # what the first batch prepares
+            start = time.perf_counter()
+            run.pooled(sample)
+            seconds = (time.perf_counter() - start) / len(sample) * 1000
+            count = sum(tensor.numel() for tensor in encoder.model.parameters())
+            found.append(
+                {"name": run.member.block, "parameters": count, "seconds": round(seconds, 2)}
+            )
+        return found
+
+
+def rows_of(variants, X, family, *, curve=(), notes):
+    """Return all rows of a data set.
+
+    Parameters
+    ----------
+    variants : Variants
+
+    X : ndarray of shape (n_variants, D)
+        Its embeddings.
+
+    family : Family
+
+    curve : sequence of int, default=()
+        Widths between the stages.
+
+    notes : list of str
+        Gains a sentence for each row that cannot be.
+
+    Returns
+    -------
+    rows : list of Rows
+    """
+    representations = family.representations()
+    of_family = family_rows(representations, X, others=family.others, curve=curve)
+    embedding = next(rows for rows in of_family if rows.kind == "distilled")
+    everyone = tuple(range(len(representations.names)))
+    tables = []
+
+    def alone(kind, name, features, members=(), **how):
+        return Rows(kind, (name,), (features.shape[1],), (members,), features, **how)
+
+    if all(m is not None for m in variants.mutations):
+        features = mutation_features(variants.mutations)
+        tables.append(alone("mutation", "position, wild type, mutant", features))
+    else:
+        unknown = sum(m is None for m in variants.mutations)
+        notes.append(
+            f"No row of position, wild type and mutant: of {unknown} rows the mutations are not "
+            "known."
+        )
+    if len(set(map(len, variants.sequences))) == 1:
+        letters = one_hot(variants.sequences)
+        tables.append(alone("one_hot", "one-hot", letters))
+        both = scaled_together(letters, embedding.features)
+        tables.append(alone("one_hot_and_embedding", "one-hot + embedding", both, everyone))
+    else:
+        notes.append("No one-hot rows: sequences differ in length.")
+    if family.layers is not None:
+        featurizer, moments = family.layers
+        states = np.asarray(featurizer.transform(variants.sequences), dtype=np.float64)
+        tables += layer_rows(moments, states, featurizer.layer, everyone[-1])
+    rows = [*tables, *of_family]
+    scores = _scores(variants, family, notes) if family.scores else None
+    if scores is None:
+        return rows
+    blocks = [*representations.names]
+    zero_shot = [
+        alone("score", f"score of {name}", scores[:, [i]], (i,), is_score=True)
+        for i, name in enumerate(blocks)
+    ]
+    if len(blocks) > 1:
+        for name, made in (("mean", np.mean), ("minimum", np.min)):
+            column = made(scores, axis=1)[:, None]
+            zero_shot.append(
+                alone("score", f"{name} score of the family", column, everyone, is_score=True)
+            )
+    mean = scores.mean(axis=1)[:, None]
+    return [*zero_shot, *rows, *(each.beside(mean, everyone) for each in rows)]
+
+
+def _scores(variants, family, notes):
+    """Return the models' own scores of the variants, or None with a note that says why."""
+    missing = "No scores of the models themselves: "
+    if variants.task == "residues":
+        return None
+    if variants.wild_type is None:
+        notes.append(f"{missing}the wild type is not known; give it, or a column of mutations.")
+        return None
+    if any(len(text) != len(variants.wild_type) for text in variants.sequences):
+        notes.append(f"{missing}sequences differ in length from the wild type.")
+        return None
+    if (why := family.without_head()) is not None:
+        notes.append(f"{missing}{why}")
+        return None
+    shared = {name: getattr(family.featurizer, name) for name in OF_FEATURIZER}
+    scorer = ESMVariantScorer(**shared, reference=variants.wild_type, joint=False)
+    try:
+        return np.asarray(scorer.transform(variants.sequences), dtype=np.float64)
+    except ValueError as error:
+        notes.append(f"{missing}{error}")
+        return None
+
+
+def evaluate_variants(variants, family, plan, *, curve=(), source=None, progress=None):
+    """Return the figures of one data set.
+
+    Parameters
+    ----------
+    variants : Variants
+
+    family : Family
+
+    plan : Plan
+        What is scored.
+
+    curve : sequence of int, default=()
+        Widths between the stages, for curves.
+
+    source : dict, default=None
+        For the code that is recommended: ``path``, ``sequence``, ``target``,
+        ``models`` and ``distiller``.
+
+    progress : callable, default=None
+        As in :func:`score_rows`.
+
+    Returns
+    -------
+    figures : dict
+        ``task``, ``metric``, ``protein``, ``counts``, ``notes``, ``rows``, ``costs``,
+        ``verdict`` and ``code``.
+
+    Raises
+    ------
+    ValueError
+        If there are too few rows, or as the featurizer and the splits.
+    """
+    check_enough(variants)
+    notes = list(variants.notes)
+    X = np.asarray(family.featurizer.transform(variants.sequences), dtype=np.float64)
+    groups = rows_of(variants, X, family, curve=curve, notes=notes)
+    rows = score_rows(variants, groups, plan, notes=notes, progress=progress)
+    metric = next(iter(rows[0]["scores"]))
+    costs = family.costs(variants.sequences)
+    lines, choice = verdict(rows, metric, costs)
+    return {
+        "task": variants.task,
+        "metric": metric,
+        "protein": variants.wild_type or variants.name,
+        "counts": dict(variants.counts),
+        "notes": notes,
+        "costs": costs,
+        "verdict": lines,
+        "choice": choice["row"],
+        "code": None if source is None else code(choice, task=variants.task, **source),
+        "rows": rows,
+    }
+
+
+def check_enough(variants):
+    """Raise where there are too few distinct sequences for folds inside of folds."""
+    n = len(variants.sequences)
+    if n < LEAST_ROWS:
+        raise ValueError(
+            f"{n} distinct sequences are too few for five folds with five inside of each, of two "
+            f"rows or more; measure {LEAST_ROWS} at least."
+        )
+
+

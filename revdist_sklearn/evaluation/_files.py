@@ -1,0 +1,209 @@
+"""Many data sets: each kept when it is done, gone on with, and one fault does not stop the rest."""
+
+import csv
+import hashlib
+import io
+import json
+from functools import partial
+from pathlib import Path
+
+from .. import __version__
+from ..base._files import make_folder, replace_file
+from ..base._identity import digest
+from ..embedding._workers import as_they_come, in_order
+from ._data_set import evaluate_variants
+from ._page import spread
+from ._table import read_table
+
+# Of the figures of a data set; another one is computed anew.
+FORMAT = 1
+ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.bz2", ".csv.xz", ".csv.zst")
+# What goes wrong with a file and with what is in it.
+AT_FAULT = (ValueError, TypeError, OSError)
+
+
+def tables_of(paths):
+    """Return the files that are named, and those in the folders that are.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        Of a folder its tables are taken, by name; no folders in it.
+
+    Returns
+    -------
+    files : list of str
+
+    Raises
+    ------
+    ValueError
+        If a folder has no table, or two files give data sets of one name.
+    """
+    files = []
+    for path in paths:
+        if str(path) == "-" or not Path(path).is_dir():
+            files.append(str(path))
+            continue
+        found = sorted(str(p) for p in Path(path).iterdir() if p.name.lower().endswith(ENDINGS))
+        if not found:
+            raise ValueError(f"The folder {path} has no table ({', '.join(ENDINGS)}).")
+        files += found
+    names: dict[str, str] = {}
+    for file in files:
+        other = names.setdefault(name_of(file), file)
+        if other != file:
+            raise ValueError(
+                f"{other} and {file} are both the data set {name_of(file)!r}; rename one."
+            )
+    return list(dict.fromkeys(files))
+
+
+def name_of(path):
+    """Return the name of a file's data set."""
+    return Path(path).name.split(".")[0] or str(path)
+
+
+def evaluate_files(files, family, plan, reading, *, folder=None, n_jobs=None, **how):
+    """Yield the figures of each file when it is done, or what is wrong with it.
+
+    Parameters
+    ----------
+    files : list of str
+
+    family : Family
+
+    plan : Plan
+
+    reading : dict
+        Keywords of :func:`read_table`.
+
+    folder : path-like, default=None
+        Where the figures of each data set are kept, and found again.
+
+    n_jobs : int, default=None
+        Files at a time, as in joblib.
+
+    **how
+        Keywords of :func:`evaluate_variants`, with ``source`` for all.
+
+    Yields
+    ------
+    file : str
+
+    figures : dict or None
+        None where the file is at fault.
+
+    fault : str or None
+
+    was_kept : bool
+        Whether they were found.
+    """
+    kept = None if folder is None else Path(folder)
+    if kept is not None:
+        make_folder(kept)
+    identity = {
+        "family": family.identity(),
+        "plan": [plan.kinds, plan.n_seeds, plan.n_train, plan.n_draws, repr(plan.head)],
+        "reading": reading,
+        "version": __version__,
+        "curve": list(how.get("curve", ())),
+    }
+    one = partial(_one, family, plan, reading, identity, kept, how)
+    run = in_order if n_jobs in (None, 1) else as_they_come
+    yield from run(one, ((file,) for file in files), n_jobs)
+
+
+def _one(family, plan, reading, identity, kept, how, file):
+    path = None if kept is None else kept / f"{name_of(file)}.json"
+    try:
+        key = None if file == "-" else digest({**identity, "file": _sha256(file)})
+        if path is not None and key is not None and (found := _read(path, key)) is not None:
+            return file, found, None, True
+        variants = read_table(file, **reading)
+        source = how.get("source")
+        if source is not None:
+            source = {**source, "path": file}
+        figures = evaluate_variants(variants, family, plan, **{**how, "source": source})
+    except AT_FAULT as error:
+        return file, None, str(error) or type(error).__name__, False
+    if path is not None and key is not None:
+        text = json.dumps({"format": FORMAT, "key": key, **figures}, indent=1) + "\n"
+        write_text(path, text)
+    return file, figures, None, False
+
+
+def _sha256(path):
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def _read(path, key):
+    """Return kept figures, or None where there are none of this key."""
+    try:
+        found = json.loads(path.read_text())
+        wanted = found.pop("format") == FORMAT and found.pop("key") == key
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if wanted else None
+
+
+def write_text(path, text):
+    """Write a text file in one step."""
+    replace_file(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def scores_csv(data_sets):
+    """Return all scores as CSV, a line a data set, row, split, metric and fold."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        ["data_set", "row", "kind", "width", "split", "n_train", "metric", "fold", "score"]
+    )
+    for name, data_set in data_sets.items():
+        for row in data_set["rows"]:
+            for metric, scores in row["scores"].items():
+                for fold, score in zip(row["folds"], scores, strict=True):
+                    n = "" if row["n_train"] is None else row["n_train"]
+                    writer.writerow(
+                        [name, row["row"], row["kind"], row["width"], row["split"], n, metric]
+                        + [fold, score]
+                    )
+    return stream.getvalue()
+
+
+def format_scores(data_sets, metric=None):
+    """Return the scores of data sets as a table of text, means ± standard deviations.
+
+    Parameters
+    ----------
+    data_sets : dict of str to dict
+
+    metric : str, default=None
+        None takes the first of each.
+
+    Returns
+    -------
+    text : str
+    """
+    columns, cells = [], {}
+    for name, data_set in data_sets.items():
+        which = data_set["metric"] if metric is None else metric
+        for row in data_set["rows"]:
+            if not row["in_table"] or which not in row["mean"]:
+                continue
+            n = "" if row["n_train"] is None else f", {row['n_train']} rows"
+            column = name, f"{row['split']}{n}"
+            if column not in columns:
+                columns.append(column)
+            cells[column, row["row"]] = spread(row["mean"][which], row["std"][which])
+    labels = list(dict.fromkeys(label for _, label in cells))
+    head = [["", *(name for name, _ in columns)], ["", *(split for _, split in columns)]]
+    body = [[label, *(cells.get((c, label), "-") for c in columns)] for label in labels]
+    widths = [max(map(len, column)) for column in zip(*head, *body, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in head + body
+    )

@@ -1,0 +1,113 @@
+"""Three lines for the biologist, and ten of Python."""
+
+import numpy as np
+
+from ._summary import differences
+
+# Rows that are embeddings which a pipeline of sequences gives as they stand.
+DEPLOYABLE = ("distilled", "raw")
+
+
+def verdict(rows, metric, costs):
+    """Return what the rows of one data set say, in three lines.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Results of one data set.
+
+    metric : str
+
+    costs : list of dict
+        Of each member ``"name"``, ``"parameters"`` and ``"seconds"`` for a thousand variants.
+
+    Returns
+    -------
+    lines : list of str of length 3
+
+    choice : dict
+        The result of the row that is recommended.
+    """
+    kind = preferred_split(rows)
+    rows = [r for r in rows if r["split"] == kind and r["n_train"] is None]
+    best = max((r for r in rows if r["members"]), key=lambda r: _mean(r, metric))
+    error = _standard_error(best["scores"][metric])
+    able = [r for r in rows if r["kind"] in DEPLOYABLE and r["in_table"]]
+    within = [r for r in able if _mean(r, metric) >= _mean(best, metric) - error]
+    how = f"within one standard error ({error:.3f}) of the best row, {best['row']}"
+    if not within:
+        within = [max(able, key=lambda r: _mean(r, metric))]
+        how = f"short of the best row, {best['row']}, by more than its standard error ({error:.3f})"
+    choice = min(within, key=lambda r: (_cost(r, costs, "parameters"), r["width"]))
+    names = " and ".join(costs[i]["name"] for i in choice["members"])
+    where = "random folds" if kind == "random" else f"folds by {kind}"
+    lines = [
+        f"{choice['row']}, {choice['width']} columns: {metric} {_mean(choice, metric):.3f} in {where}, "
+        f"{how} with {_mean(best, metric):.3f}.",
+        f"It runs {names}: {_cost(choice, costs, 'parameters'):,.0f} parameters, "
+        f"{_cost(choice, costs, 'seconds'):.1f} s for 1,000 variants of this length on this machine.",
+        _against_table(rows, best, metric, where),
+    ]
+    return lines, choice
+
+
+def preferred_split(rows):
+    """Return the kind of split that is asked first: by position where there is one."""
+    kinds = dict.fromkeys(r["split"] for r in rows if r["n_train"] is None)
+    return "position" if "position" in kinds else next(iter(kinds))
+
+
+def _mean(row, metric):
+    mean = row["mean"][metric]
+    return -np.inf if mean is None else mean
+
+
+def _standard_error(scores):
+    scores = np.array([score for score in scores if score is not None])
+    return float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else 0.0
+
+
+def _cost(row, costs, what):
+    return sum(costs[i][what] for i in row["members"])
+
+
+def _against_table(rows, best, metric, where):
+    """Return whether a language model beats the table of positions."""
+    tables = [r for r in rows if r["kind"] == "mutation"]
+    if not tables:
+        return "No table of positions to compare with: the variants' mutations are not known."
+    table = tables[0]
+    difference = differences(best, table, metric)
+    gain, error = difference.mean(), _standard_error(difference)
+    does = "beats" if gain > error else "does not beat" if gain <= 0 else "hardly beats"
+    return (
+        f"A language model {does} the table of positions, which has {_mean(table, metric):.3f}: "
+        f"{gain:+.3f} ± {error:.3f} (standard error over folds) in {where}."
+    )
+
+
+CODE = """\
+import joblib, pandas as pd
+from sklearn.pipeline import make_pipeline
+from revdist_sklearn import ESMFeaturizer, PrefixRidge{C}CV, ReverseDistiller, compact
+from sklearn.frozen import FrozenEstimator
+table = pd.read_csv({path!r}, sep=None, engine="python")
+X, y = table[{sequence!r}].str.upper(), table[{target!r}]
+steps = ESMFeaturizer({models!r}), FrozenEstimator(ReverseDistiller.from_pretrained({distiller!r}))
+model = compact(make_pipeline(*steps, PrefixRidge{C}CV([{width}])).fit(X.tolist(), y))
+joblib.dump(model, "model.joblib")
+print(joblib.load("model.joblib").predict(X[:3].tolist()))
+"""
+
+
+def code(choice, *, path, sequence, target, models, distiller, task):
+    """Return ten lines of Python that fit, save and use what was recommended."""
+    return CODE.format(
+        C="Classifier" if task == "classification" else "",
+        path=str(path),
+        sequence=sequence,
+        target=target,
+        models=models,
+        distiller=str(distiller),
+        width=choice["width"],
+    )
