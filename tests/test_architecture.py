@@ -22,7 +22,18 @@ MAY_IMPORT = {
     "datasets": set(),
     "top": {"base", "models", "embedding", "method", "prefix", "variants", "datasets"},
     "library": {"base", "models", "embedding", "method", "top"},
-    "cli": {"base", "models", "embedding", "method", "prefix", "datasets", "library", "top"},
+    "evaluation": {"base", "models", "embedding", "method", "prefix", "variants", "top"},
+    "cli": {
+        "base",
+        "models",
+        "embedding",
+        "method",
+        "prefix",
+        "datasets",
+        "library",
+        "evaluation",
+        "top",
+    },
 }
 # To be read beside the paper: arrays in, arrays out.
 KERNELS = {

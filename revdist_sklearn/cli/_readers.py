@@ -1,15 +1,14 @@
 """Readers of what users bring: FASTA and tables of measurements."""
 
 import csv
-import io
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from .._evaluation import other_wild_types, position_offset
-from ..base._unpack import CHUNK, UnpackedFile, file_name
+from ..base._unpack import file_name
 from ..embedding._sequences import listed, nucleotides
+from ..evaluation._cells import long_cells, open_table
 from ..library._fasta import FastaReader
 from ._messages import note
 
@@ -184,7 +183,7 @@ def read_measurements(path, sequence_column, target_column, mutation_column=None
 def _read_table(path):
     """Return the header, the rows, and the line in which each row ends."""
     rows, lines = [], []
-    with _open(path, "table") as text, _long_cells():
+    with open_table(path, "table") as text, long_cells():
         reader = csv.reader(text)
         try:
             header = [name.strip() for name in next(reader, [])]
@@ -208,16 +207,6 @@ def _read_table(path):
             "quote missing?"
         )
     return header, rows, lines
-
-
-@contextmanager
-def _long_cells():
-    """Let a cell be as long as a protein may be; the limit is one of the whole process."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _separator_hint(header):
@@ -286,18 +275,3 @@ def _tell_replicates(sequences, labels):
             f"({labels[again[0]]} that of {earlier}, ..): they are kept on the same side of each "
             "split."
         )
-
-
-@contextmanager
-def _open(path, option):
-    """Yield the lines of a text file, unpacked, with or without a byte-order mark."""
-    name = file_name(path, option)
-    try:
-        with io.BufferedReader(UnpackedFile(path, name), CHUNK) as stream:  # type: ignore[arg-type]
-            with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
-                yield lines
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{name} is no text in UTF-8 ({error.reason}: {error.object[error.start]:#04x}). Save "
-            "it as UTF-8, or if it is packed, as .gz, .bz2, .xz or .zst."
-        ) from error

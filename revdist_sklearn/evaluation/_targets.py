@@ -208,20 +208,17 @@ def residue_labels(account, rows, texts, targets, group):
         rows[np.isin(group, left)],
         f"are of a sequence whose rows differ in {account.target}, and are left out",
     )
-    target = [found[g] for g in range(len(found))]
-    check_contrast(
-        account, np.concatenate([found[g] for g in found if g not in set(unequal)] or [[]])
-    )
-    return target, left
+    kept = [found[g] for g in found if g not in set(unequal)]
+    check_contrast(account, {label for labels in kept for label in set(labels.tolist())})
+    return [found[g] for g in range(len(found))], left
 
 
-def check_contrast(account, target):
-    """Raise where nothing is left, or all targets are the same."""
-    values = set(target.tolist())
+def check_contrast(account, values):
+    """Raise where nothing is left, or the set of all targets has one alone."""
     if len(values) == 1:
         raise ValueError(
-            f"{account.source}: {account.target} is {shown(values.pop())} in all {len(target)} "
-            "sequences, so that there is nothing to tell apart. Name another column with "
+            f"{account.source}: {account.target} is {shown(values.pop())} everywhere, so that "
+            "there is nothing to tell apart. Name another column with "
             "--target-column (target_column in Python)."
         )
     if not values:
