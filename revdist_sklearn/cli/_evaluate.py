@@ -9,7 +9,6 @@ from tqdm.auto import tqdm
 
 from .. import ReverseDistiller, corpus_moments
 from .._corpus import warn_if_few_proteins
-
 from ..base._units import as_size
 from ..evaluation._data_set import Family
 from ..evaluation._files import (
@@ -20,8 +19,8 @@ from ..evaluation._files import (
     tables_of,
     write_text,
 )
-from ..evaluation._pictures import pictures_of
 from ..evaluation._page import page
+from ..evaluation._pictures import pictures_of
 from ..evaluation._run import Plan
 from ..evaluation._summary import format_summary, summarise
 from ._messages import note, say
@@ -212,7 +211,9 @@ def _data_sets(arguments, files, family, plan, corpus):
     if not data_sets:
         told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
         raise ValueError(told if len(files) == 1 else f"No file could be scored.\n{told}")
-    return {name_of(file): data_sets[name_of(file)] for file in files if file not in failed}, failed
+    return {
+        name_of(file): data_sets[name_of(file)] for file in files if file not in failed
+    }, failed
 
 
 def _write(folder, figures, family):
@@ -223,7 +224,9 @@ def _write(folder, figures, family):
     try:
         pictures = pictures_of(figures, family)
     except ImportError:
-        note('The page has no pictures: matplotlib is missing (pip install "revdist_sklearn[plot]").')
+        note(
+            'The page has no pictures: matplotlib is missing (pip install "revdist_sklearn[plot]").'
+        )
     write_text(folder / PAGE, page(figures, pictures))
     say(f"Written: {folder / PAGE}, {folder / FIGURES} and {folder / SCORES}")
 

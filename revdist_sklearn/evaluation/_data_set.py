@@ -15,6 +15,7 @@ from ._rows import (
     Representations,
     Rows,
     family_rows,
+    ladder,
     layer_rows,
     mutation_features,
     one_hot,
@@ -103,18 +104,57 @@ class Family:
         sample, found = sequences[:SAMPLE], []
         for run, _ in self.featurizer.embedding_plan().runs():
             encoder = run.encoder()
-            run.pooled(sample[:1])  # what the first batch prepares
+            list(run.pooled(sample[:1]))  # what the first batch prepares
             start = time.perf_counter()
-            run.pooled(sample)
+            list(run.pooled(sample))
             seconds = (time.perf_counter() - start) / len(sample) * 1000
-            count = sum(tensor.numel() for tensor in encoder.model.parameters())
             found.append(
-                {"name": run.member.block, "parameters": count, "seconds": round(seconds, 2)}
+                {
+                    "name": run.member.block,
+                    "parameters": encoder.n_parameters,
+                    "seconds": float(f"{seconds:.3g}"),
+                }
             )
         return found
 
 
-def rows_of(variants, X, family, *, curve=(), notes):
+def residue_rows(residues, X, family):
+    """Return all rows of proteins with labelled residues.
+
+    Parameters
+    ----------
+    residues : Residues
+
+    X : ndarray of shape (n_residues, D)
+        Embeddings of the residues, protein after protein.
+
+    family : Family
+
+    Returns
+    -------
+    rows : list of Rows
+    """
+    representations = family.representations()
+    letters = np.frombuffer("".join(residues.sequences).encode(), dtype=np.uint8)
+    features = (letters[:, None] == np.unique(letters)).astype(np.float64)
+    alone = Rows("one_hot", ("residue alone",), (features.shape[1],), ((),), features)
+    return [alone, *family_rows(representations, X, others=family.others)]
+
+
+def embedded_residues(featurizer, sequences):
+    """Return the embeddings of residues, of shape (n_residues, D), protein after protein."""
+    parts = [np.asarray(rows) for rows, _ in featurizer.iter_residues(sequences)]
+    X = np.concatenate(parts).astype(np.float64)
+    n = sum(map(len, sequences))
+    if len(X) != n:
+        raise ValueError(
+            f"{n - len(X)} of {n} residues have no embedding, because proteins are cut at the "
+            "length limit; give a larger --max-length, or --too-long window."
+        )
+    return X
+
+
+def rows_of(variants, X, family, *, curve=None, notes):
     """Return all rows of a data set.
 
     Parameters
@@ -126,8 +166,8 @@ def rows_of(variants, X, family, *, curve=(), notes):
 
     family : Family
 
-    curve : sequence of int, default=()
-        Widths between the stages.
+    curve : sequence of int, default=None
+        Widths between the stages; None is the middle before each.
 
     notes : list of str
         Gains a sentence for each row that cannot be.
@@ -137,6 +177,7 @@ def rows_of(variants, X, family, *, curve=(), notes):
     rows : list of Rows
     """
     representations = family.representations()
+    curve = ladder(representations.stage_dims) if curve is None else curve
     of_family = family_rows(representations, X, others=family.others, curve=curve)
     embedding = next(rows for rows in of_family if rows.kind == "distilled")
     everyone = tuple(range(len(representations.names)))
@@ -187,8 +228,6 @@ def rows_of(variants, X, family, *, curve=(), notes):
 def _scores(variants, family, notes):
     """Return the models' own scores of the variants, or None with a note that says why."""
     missing = "No scores of the models themselves: "
-    if variants.task == "residues":
-        return None
     if variants.wild_type is None:
         notes.append(f"{missing}the wild type is not known; give it, or a column of mutations.")
         return None
@@ -207,7 +246,7 @@ def _scores(variants, family, notes):
         return None
 
 
-def evaluate_variants(variants, family, plan, *, curve=(), source=None, progress=None):
+def evaluate_variants(variants, family, plan, *, curve=None, source=None, progress=None):
     """Return the figures of one data set.
 
     Parameters
@@ -219,8 +258,8 @@ def evaluate_variants(variants, family, plan, *, curve=(), source=None, progress
     plan : Plan
         What is scored.
 
-    curve : sequence of int, default=()
-        Widths between the stages, for curves.
+    curve : sequence of int, default=None
+        As in :func:`rows_of`.
 
     source : dict, default=None
         For the code that is recommended: ``path``, ``sequence``, ``target``,
@@ -242,8 +281,12 @@ def evaluate_variants(variants, family, plan, *, curve=(), source=None, progress
     """
     check_enough(variants)
     notes = list(variants.notes)
-    X = np.asarray(family.featurizer.transform(variants.sequences), dtype=np.float64)
-    groups = rows_of(variants, X, family, curve=curve, notes=notes)
+    if variants.task == "residues":
+        X = embedded_residues(family.featurizer, variants.sequences)
+        groups = residue_rows(variants, X, family)
+    else:
+        X = np.asarray(family.featurizer.transform(variants.sequences), dtype=np.float64)
+        groups = rows_of(variants, X, family, curve=curve, notes=notes)
     rows = score_rows(variants, groups, plan, notes=notes, progress=progress)
     metric = next(iter(rows[0]["scores"]))
     costs = family.costs(variants.sequences)
@@ -251,24 +294,28 @@ def evaluate_variants(variants, family, plan, *, curve=(), source=None, progress
     return {
         "task": variants.task,
         "metric": metric,
-        "protein": variants.wild_type or variants.name,
+        "protein": getattr(variants, "wild_type", None) or variants.name,
         "counts": dict(variants.counts),
         "notes": notes,
         "costs": costs,
         "verdict": lines,
         "choice": choice["row"],
-        "code": None if source is None else code(choice, task=variants.task, **source),
+        "code": _code(choice, variants.task, source),
         "rows": rows,
     }
 
 
+def _code(choice, task, source):
+    if source is None or task == "residues":
+        return None
+    return code(choice, task=task, **source)
+
+
 def check_enough(variants):
     """Raise where there are too few distinct sequences for folds inside of folds."""
-    n = len(variants.sequences)
+    n = len(variants)
     if n < LEAST_ROWS:
         raise ValueError(
             f"{n} distinct sequences are too few for five folds with five inside of each, of two "
             f"rows or more; measure {LEAST_ROWS} at least."
         )
-
-

@@ -106,7 +106,7 @@ def evaluate_files(files, family, plan, reading, *, folder=None, n_jobs=None, **
         "plan": [plan.kinds, plan.n_seeds, plan.n_train, plan.n_draws, repr(plan.head)],
         "reading": reading,
         "version": __version__,
-        "curve": list(how.get("curve", ())),
+        "curve": how.get("curve"),
     }
     one = partial(_one, family, plan, reading, identity, kept, how)
     run = in_order if n_jobs in (None, 1) else as_they_come

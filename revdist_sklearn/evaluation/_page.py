@@ -138,10 +138,7 @@ def _curves_html(data_set):
     body = []
     for name in dict.fromkeys(r["row"] for r in rows):
         found = [cells.get((name, *column)) for column in columns]
-        texts = (
-            "-" if r is None else spread(r["mean"][metric], r["std"][metric])
-            for r in found
-        )
+        texts = ("-" if r is None else spread(r["mean"][metric], r["std"][metric]) for r in found)
         body.append(
             f"<tr><td>{escape(name)}</td>{''.join(f'<td>{text}</td>' for text in texts)}</tr>"
         )
@@ -234,7 +231,11 @@ def draw_prefixes(rows, metric, stage_dims, stage_names):
         here = [r for r in rows if r["split"] == kind]
         for which, label, style in (
             ("distilled", "reverse-distilled", {"color": "C0", "marker": "o"}),
-            ("concatenation_pca", "concatenation + PCA", {"color": "C2", "marker": "^", "ls": "--"}),
+            (
+                "concatenation_pca",
+                "concatenation + PCA",
+                {"color": "C2", "marker": "^", "ls": "--"},
+            ),
             ("raw", "raw model", {"color": "C3", "marker": "s", "ls": "none"}),
         ):
             curve = sorted((r["width"], r["scores"][metric]) for r in here if r["kind"] == which)

@@ -284,7 +284,9 @@ def family_rows(representations, X, *, others=(), curve=()):
     nested("distilled", "reverse-distilled", distilled, dims, more=curve)
     for name, distiller in others:
         Z = distiller.transform(X)
-        nested("other", f"reverse-distilled ({name})", Z, distiller.stage_dims_.tolist(), all_members)
+        nested(
+            "other", f"reverse-distilled ({name})", Z, distiller.stage_dims_.tolist(), all_members
+        )
     if n > 1:
         nested(
             "without_regression",
@@ -313,6 +315,12 @@ def family_rows(representations, X, *, others=(), curve=()):
         all_members[-1:],
     )
     return found
+
+
+def ladder(stage_dims):
+    """Return widths for a curve: the stage widths and the middle before each."""
+    middles = {(low + high) // 2 for low, high in pairwise((0, *stage_dims))}
+    return sorted(middles.union(stage_dims) - {0})
 
 
 def scaled_together(*parts):

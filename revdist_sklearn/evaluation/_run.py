@@ -1,7 +1,7 @@
 """Scores of all rows of one data set, in every kind of split."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -130,6 +130,10 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
         ``parameters`` and ``in_table``.
     """
     y, classes = variants.target, None
+    of_proteins = variants.task == "residues"
+    if of_proteins:
+        starts = np.cumsum([0, *map(len, variants.target)])
+        y = np.concatenate(variants.target)
     if variants.task != "regression":
         classes = np.unique(y)
     of_task = metrics(variants.task, None if classes is None else len(classes))
@@ -140,7 +144,12 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
         if n_train is None and (kind in OF_POSITIONS or kind in variants.folds):
             _tell_untested(variants, kind, parts, notes)
         within = [inner(part, variants) for part in parts]
-        folds = [part.name if part.seed is None else f"seed {part.seed}, {part.name}" for part in parts]
+        if of_proteins:
+            parts = [_of_residues(part, starts) for part in parts]
+            within = [[_of_residues(part, starts) for part in inside] for inside in within]
+        folds = [
+            part.name if part.seed is None else f"seed {part.seed}, {part.name}" for part in parts
+        ]
         for rows in groups:
             start = time.perf_counter()
             scores: dict[str, list] = {name: [] for name in scorers}
@@ -175,6 +184,15 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
                     }
                 )
     return results
+
+
+def _of_residues(part, starts):
+    """Return a split of proteins as one of their residues."""
+
+    def residues(proteins):
+        return np.concatenate([np.arange(starts[i], starts[i + 1]) for i in proteins])
+
+    return replace(part, train=residues(part.train), test=residues(part.test))
 
 
 def scorer_of(metric, classes):

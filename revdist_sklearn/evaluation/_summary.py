@@ -50,7 +50,9 @@ def comparisons(results):
                 pairs.append((claim, row, rival))
     tables = of_kind.get("mutation", {}).values()
     best = [row for _, row in sorted(of_kind.get("distilled", {}).items())][-1:]
-    pairs += [("reverse distillation over the table of positions", b, t) for b in best for t in tables]
+    pairs += [
+        ("reverse distillation over the table of positions", b, t) for b in best for t in tables
+    ]
     return [(claim, f"{a['row']} over {b['row']}", a, b) for claim, a, b in pairs]
 
 

@@ -37,7 +37,9 @@ def verdict(rows, metric, costs):
     how = f"within one standard error ({error:.3f}) of the best row, {best['row']}"
     if not within:
         within = [max(able, key=lambda r: _mean(r, metric))]
-        how = f"short of the best row, {best['row']}, by more than its standard error ({error:.3f})"
+        how = (
+            f"short of the best row, {best['row']}, by more than its standard error ({error:.3f})"
+        )
     choice = min(within, key=lambda r: (_cost(r, costs, "parameters"), r["width"]))
     names = " and ".join(costs[i]["name"] for i in choice["members"])
     where = "random folds" if kind == "random" else f"folds by {kind}"
@@ -82,7 +84,8 @@ def _against_table(rows, best, metric, where):
     does = "beats" if gain > error else "does not beat" if gain <= 0 else "hardly beats"
     return (
         f"A language model {does} the table of positions, which has {_mean(table, metric):.3f}: "
-        f"{gain:+.3f} ± {error:.3f} (standard error over folds) in {where}."
+        f"{gain:+.3f} ± {error:.3f} (standard error over folds) in {where}, for the best of "
+        f"{sum(bool(r['members']) for r in rows)} rows."
     )
 
 

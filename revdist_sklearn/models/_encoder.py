@@ -55,6 +55,9 @@ class Encoder:
     itemsize : int
         Bytes of a number in what it computes in.
 
+    n_parameters : int
+        Numbers that it has learned, as far as they run.
+
     residues : str
         Letters it knows, upper case.
 
@@ -93,6 +96,7 @@ class Encoder:
         self.files: dict = {}
         self.width = width
         self.itemsize = model.dtype.itemsize
+        self.n_parameters = sum(tensor.numel() for tensor in model.parameters())
         self._packed = None
         self.packing = "not tried"
         self.is_told = self.is_broken = self.looks_back = False
