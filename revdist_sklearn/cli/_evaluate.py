@@ -211,9 +211,8 @@ def _data_sets(arguments, files, family, plan, corpus):
     if not data_sets:
         told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
         raise ValueError(told if len(files) == 1 else f"No file could be scored.\n{told}")
-    return {
-        name_of(file): data_sets[name_of(file)] for file in files if file not in failed
-    }, failed
+    scored = [name_of(file) for file in files if file not in failed]
+    return {name: data_sets[name] for name in scored}, failed
 
 
 def _write(folder, figures, family):
@@ -224,9 +223,7 @@ def _write(folder, figures, family):
     try:
         pictures = pictures_of(figures, family)
     except ImportError:
-        note(
-            'The page has no pictures: matplotlib is missing (pip install "revdist_sklearn[plot]").'
-        )
+        note('The page has no pictures: they need pip install "revdist_sklearn[plot]".')
     write_text(folder / PAGE, page(figures, pictures))
     say(f"Written: {folder / PAGE}, {folder / FIGURES} and {folder / SCORES}")
 

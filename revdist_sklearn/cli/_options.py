@@ -194,7 +194,7 @@ def distiller_of(arguments, featurizer):
 
 
 def distillers_of(arguments, featurizer):
-    """Return the first distiller of ``--distiller`` or None, and names and distillers behind it."""
+    """Return the first distiller of ``--distiller`` or None, and the others with their names."""
     first, *rest = arguments.distiller or [None]
     others = tuple((path, _checked_distiller(path, arguments, featurizer)) for path in rest)
     return first and _checked_distiller(first, arguments, featurizer), others
@@ -274,6 +274,6 @@ def head_of(path):
         return getattr(import_module(module), name)()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"--head {path} is no estimator that can be made without arguments ({error}); give the "
-            "path of its class, such as sklearn.neighbors.KNeighborsRegressor."
+            f"--head {path} is no estimator that can be made without arguments ({error}); give "
+            "the path of its class, such as sklearn.neighbors.KNeighborsRegressor."
         ) from error

@@ -1,4 +1,4 @@
-"""Many data sets: each kept when it is done, gone on with, and one fault does not stop the rest."""
+"""Many data sets: each is kept when it is done, and one fault does not stop the rest."""
 
 import csv
 import hashlib
@@ -167,10 +167,8 @@ def scores_csv(data_sets):
             for metric, scores in row["scores"].items():
                 for fold, score in zip(row["folds"], scores, strict=True):
                     n = "" if row["n_train"] is None else row["n_train"]
-                    writer.writerow(
-                        [name, row["row"], row["kind"], row["width"], row["split"], n, metric]
-                        + [fold, score]
-                    )
+                    of_row = name, row["row"], row["kind"], row["width"], row["split"], n
+                    writer.writerow([*of_row, metric, fold, score])
     return stream.getvalue()
 
 

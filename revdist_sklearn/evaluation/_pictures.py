@@ -37,8 +37,8 @@ def pictures_of(figures, family):
         rows, metric = data_set["rows"], data_set["metric"]
         picture = draw_prefixes(rows, metric, figures["stage_dims"], figures["models"])
         caption = (
-            "Score against prefix. Dashed lines: where a model of the family ends. Bands: standard "
-            "deviation over folds and seeds."
+            "Score against prefix. Dashed lines: where a model of the family ends. Bands: "
+            "standard deviation over folds and seeds."
         )
         found.append((name, caption, as_svg(picture)))
         if len(figures["stage_dims"]) > 1:

@@ -283,10 +283,8 @@ def family_rows(representations, X, *, others=(), curve=()):
     distilled = representations.distilled(X)
     nested("distilled", "reverse-distilled", distilled, dims, more=curve)
     for name, distiller in others:
-        Z = distiller.transform(X)
-        nested(
-            "other", f"reverse-distilled ({name})", Z, distiller.stage_dims_.tolist(), all_members
-        )
+        label, widths = f"reverse-distilled ({name})", distiller.stage_dims_.tolist()
+        nested("other", label, distiller.transform(X), widths, all_members)
     if n > 1:
         nested(
             "without_regression",

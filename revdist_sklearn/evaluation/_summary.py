@@ -1,5 +1,7 @@
 """What several data sets say together: shares of wins, with intervals and the sign test."""
 
+from itertools import pairwise
+
 import numpy as np
 from scipy.stats import binomtest
 
@@ -38,7 +40,7 @@ def comparisons(results):
         ("raw", "raw models, larger over smaller"),
     ):
         rows = [row for _, row in sorted(of_kind.get(kind, {}).items()) if row["in_table"]]
-        steps = list(zip(rows, rows[1:], strict=False))
+        steps = list(pairwise(rows))
         if len(rows) > 2:
             steps.append((rows[0], rows[-1]))
         pairs += [(claim, large, small) for small, large in steps]
@@ -87,8 +89,9 @@ def summarise(data_sets, metric, *, seed=0):
     -------
     summary : list of dict
         ``claim``, ``rows``, ``split``, ``metric``, ``wins``, ``losses``, ``ties``,
-        ``n_proteins``, ``share`` of wins among all, ``share_interval`` (None of fewer than six proteins),
-        ``difference`` (mean over data sets), ``difference_interval``, ``p_sign``.
+        ``n_proteins``, ``share`` of wins among all, ``difference`` (mean over data sets),
+        ``share_interval`` and ``difference_interval`` (None of fewer than six proteins),
+        ``p_sign``.
 
     Examples
     --------

@@ -44,10 +44,10 @@ def verdict(rows, metric, costs):
     names = " and ".join(costs[i]["name"] for i in choice["members"])
     where = "random folds" if kind == "random" else f"folds by {kind}"
     lines = [
-        f"{choice['row']}, {choice['width']} columns: {metric} {_mean(choice, metric):.3f} in {where}, "
-        f"{how} with {_mean(best, metric):.3f}.",
+        f"{choice['row']}, {choice['width']} columns: {metric} {_mean(choice, metric):.3f} in "
+        f"{where}, {how} with {_mean(best, metric):.3f}.",
         f"It runs {names}: {_cost(choice, costs, 'parameters'):,.0f} parameters, "
-        f"{_cost(choice, costs, 'seconds'):.1f} s for 1,000 variants of this length on this machine.",
+        f"{_cost(choice, costs, 'seconds'):.3g} s for 1,000 variants here.",
         _against_table(rows, best, metric, where),
     ]
     return lines, choice
