@@ -37,7 +37,7 @@ CURVES = {
 }
 # What has a band: the nested embedding and its rival.
 BANDS = ("distilled", "concatenation_pca")
-TABLE = "no language model: position, residues"
+TABLE = "no language model"
 
 
 def add_arguments(parser):
@@ -153,7 +153,7 @@ def draw(figures, path):
     axes = figure.subplots(rows_of_axes, 2, squeeze=False, sharex=True, sharey="row")
     dims, names = figures["stage_dims"], figures["models"]
     for ax, (name, scheme) in zip(axes.flat, panels, strict=True):
-        rows = [r for r in figures["scores"][name] if r["folds"] == scheme]
+        rows = rows_of(figures["scores"][name], scheme)
         for kind, (label, style) in CURVES.items():
             curve = sorted((r["width"], r["scores"]) for r in rows if r["kind"] == kind)
             if not curve:  # a family of one has no stage to leave the regression out of
@@ -187,6 +187,11 @@ def draw(figures, path):
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))
 
 
+def rows_of(rows, scheme):
+    """Return the rows of one kind of fold."""
+    return [row for row in rows if row["folds"] == scheme]
+
+
 def caption(scores):
     """Return what the bands of the picture are, and where no language model is needed.
 
@@ -198,22 +203,24 @@ def caption(scores):
     Returns
     -------
     text : str
-        Two lines, or one without folds by position.
+        Two lines, or one where no table was scored.
     """
     n_folds = len(next(iter(scores.values()))[0]["scores"])
     lines = [f"Lines: means, bands: ± standard deviation over {n_folds} folds."]
-    tables, won = 0, []
+    known, won = False, []
     for name, rows in scores.items():
+        schemes = []
         for scheme in dict.fromkeys(row["folds"] for row in rows):
-            of_panel = [row for row in rows if row["folds"] == scheme]
-            table = [row["mean"] for row in of_panel if row["kind"] == "mutation"]
-            others = [row["mean"] for row in of_panel if row["kind"] != "mutation"]
-            tables += len(table)
-            if table and table[0] > max(others):
-                won.append(f"{name} in {scheme} folds")
-    if tables:
-        where = " and ".join(won) if won else "nowhere"
-        lines.append(f"The table of positions and residues is ahead of all embeddings: {where}.")
+            means = [(row["kind"] == "mutation", row["mean"]) for row in rows_of(rows, scheme)]
+            table = [mean for is_table, mean in means if is_table]
+            known = known or bool(table)
+            if table and table[0] > max(mean for is_table, mean in means if not is_table):
+                schemes.append(scheme)
+        won += [f"{name} ({' and '.join(schemes)} folds)"] * bool(schemes)
+    if known:
+        where = f"on {', '.join(won)}" if won else "nowhere"
+        lines[0] += " Dotted: ridge on position, wild-type and mutant residue."
+        lines.append(f"That table, without a language model, is ahead of all embeddings {where}.")
     return "\n".join(lines)
 
 

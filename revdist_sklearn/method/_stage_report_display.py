@@ -61,7 +61,8 @@ class StageReportDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or array-like of these, default=None
-            Where to draw, one a panel; None makes a figure.
+            Where to draw, one a panel; None makes a figure. Names of models take room beside
+            and above: make figures of your own with ``layout="constrained"``.
 
         panels : str or sequence of str, default=("spectra", "explained", "left")
             Which; one alone is readable at 4 x 3 inches.
@@ -151,7 +152,7 @@ class StageReportDisplay:
             ax.barh(at, before, label=f"smaller models, {SOURCES.get(source, source)}", **bar)
             ax.barh(at, after - before, left=before, alpha=0.4, **bar)
             lowest = min(lowest, float(before.min()))
-        ax.fill([np.nan], [np.nan], color="0.75", label="and the stage's columns")
+        ax.fill([np.nan], [np.nan], color="0.75", label="lighter: and the stage's columns")
         ax.set_yticks(range(len(stages)), [name for _, name in stages])
         ax.set_xlim(max(lowest * 1.05, -1.0), 1.0)
         ax.set_xlabel("share of variance explained")

@@ -121,11 +121,16 @@ def test_every_panel_shows_its_own_scores(tmp_path, monkeypatch):
     _demo.draw(figures, tmp_path / "p.png")
     [figure] = drawn
     assert figure.get_suptitle() == (
-        "Lines: means, bands: ± standard deviation over 5 folds.\n"
-        "The table of positions and residues is ahead of all embeddings: first in position folds."
+        "Lines: means, bands: ± standard deviation over 5 folds. "
+        "Dotted: ridge on position, wild-type and mutant residue.\n"
+        "That table, without a language model, is ahead of all embeddings on first "
+        "(position folds)."
     )
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [label for label, _ in _demo.CURVES.values()]
+    without = {"first": [row for row in scores["first"] if row["kind"] != "mutation"]}
+    assert "Dotted" not in _demo.caption(without)
+    assert _demo.caption({"second": scores["second"]}).endswith("embeddings nowhere.")
     for left, right in zip(figure.axes[::2], figure.axes[1::2], strict=True):
         assert left.get_ylim() == right.get_ylim()  # one scale a data set
     for ax, ((name, folds), shift) in zip(figure.axes, shifts.items(), strict=True):
