@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .method._distiller import ReverseDistiller
     from .method._level import Level
     from .method._moments import Moments
+    from .method._stage_figures import StageFigures
+    from .method._stage_report import StageReport
+    from .method._stage_report_display import StageReportDisplay
     from .prefix._curve_display import PrefixCurveDisplay
     from .prefix._ridge_classifier_cv import PrefixRidgeClassifierCV
     from .prefix._ridge_cv import PrefixRidgeCV
@@ -52,6 +55,9 @@ __all__ = [
     "PrefixSelector",
     "ReverseDistiller",
     "Stage",
+    "StageFigures",
+    "StageReport",
+    "StageReportDisplay",
     "UploadError",
     "compact",
     "corpus_moments",
@@ -83,6 +89,9 @@ _HOMES = {
     "ReverseDistiller": "method._distiller",
     "Level": "method._level",
     "Moments": "method._moments",
+    "StageFigures": "method._stage_figures",
+    "StageReport": "method._stage_report",
+    "StageReportDisplay": "method._stage_report_display",
     "PrefixCurveDisplay": "prefix._curve_display",
     "PrefixRidgeClassifierCV": "prefix._ridge_classifier_cv",
     "PrefixRidgeCV": "prefix._ridge_cv",

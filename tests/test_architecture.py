@@ -42,6 +42,7 @@ KERNELS = {
     "method._products_numpy",
     "method._products_torch",
     "method._sample",
+    "method._stage_figures",
     "models._residues",
     "prefix._ridge_path",
     "variants._substitutions",

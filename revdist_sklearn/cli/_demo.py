@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .. import ESMFeaturizer, PrefixCurveDisplay, ReverseDistiller, corpus_moments
 from .._evaluation import Representations, evaluate, format_table
+from ..base._drawing import remove_legend
 from ..base._files import make_folder
 from ..datasets import load_amyloid_nucleation, load_gb1_stability, load_uniprot_sample
 from ._messages import say
@@ -34,6 +35,9 @@ CURVES = {
         {"color": "C1", "marker": "x", "linestyle": "none"},
     ),
 }
+# What has a band: the nested embedding and its rival.
+BANDS = ("distilled", "concatenation_pca")
+TABLE = "no language model"
 
 
 def add_arguments(parser):
@@ -142,11 +146,14 @@ def draw(figures, path):
         for name, rows in figures["scores"].items()
         for scheme in dict.fromkeys(row["folds"] for row in rows)
     ]
-    figure = Figure(figsize=(9.5, 6.5), layout="constrained")
+    figure = Figure(figsize=(9.5, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(-(-len(panels) // 2), 2, squeeze=False, sharex=True)
+    rows_of_axes = -(-len(panels) // 2)
+    # Kinds of fold of one data set are side by side, on one scale.
+    axes = figure.subplots(rows_of_axes, 2, squeeze=False, sharex=True, sharey="row")
+    dims, names = figures["stage_dims"], figures["models"]
     for ax, (name, scheme) in zip(axes.flat, panels, strict=True):
-        rows = [r for r in figures["scores"][name] if r["folds"] == scheme]
+        rows = rows_of(figures["scores"][name], scheme)
         for kind, (label, style) in CURVES.items():
             curve = sorted((r["width"], r["scores"]) for r in rows if r["kind"] == kind)
             if not curve:  # a family of one has no stage to leave the regression out of
@@ -155,27 +162,66 @@ def draw(figures, path):
             PrefixCurveDisplay.from_scores(
                 prefixes,
                 scores,
-                stage_dims=figures["stage_dims"],
+                stage_dims=dims,
                 name=label,
                 ax=ax,
-                spread="std" if kind == "distilled" else None,
+                spread="std" if kind in BANDS else None,
                 line_kw=style,
             )
         for row in rows:
             if row["kind"] == "mutation":
-                ax.axhline(row["mean"], color="0.4", ls=":", label="no language model")
-        ax.get_legend().remove()  # one for all panels
+                ax.axhline(row["mean"], color="0.4", ls=":", label=TABLE)
+        remove_legend(ax)  # one for all panels
         ax.set_title(f"{name}, {scheme} folds", fontsize=10)
-        ax.set_xticks(figures["stage_dims"])
+        ax.set_xticks(dims, [f"{d}\n{model}" for d, model in zip(dims, names, strict=False)])
+        ax.tick_params(axis="x", labelbottom=True, labelsize=9)
+        ax.tick_params(axis="y", labelleft=True)
         ax.set(xlabel="", ylabel="")
     for ax in axes[-1]:
-        ax.set_xlabel("columns used")
+        ax.set_xlabel("columns used, and the largest model that they need")
     for ax in axes[:, 0]:
         ax.set_ylabel("Spearman correlation")
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
-    figure.suptitle("Band: spread of the reverse-distilled score over folds", fontsize=9)
+    figure.suptitle(caption(figures["scores"]), fontsize=9)
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))
+
+
+def rows_of(rows, scheme):
+    """Return the rows of one kind of fold."""
+    return [row for row in rows if row["folds"] == scheme]
+
+
+def caption(scores):
+    """Return what the bands of the picture are, and where no language model is needed.
+
+    Parameters
+    ----------
+    scores : dict of str to list of dict
+        Data set to what ``evaluate`` returned.
+
+    Returns
+    -------
+    text : str
+        Two lines, or one where no table was scored.
+    """
+    n_folds = len(next(iter(scores.values()))[0]["scores"])
+    lines = [f"Lines: means, bands: ± standard deviation over {n_folds} folds."]
+    known, won = False, []
+    for name, rows in scores.items():
+        schemes = []
+        for scheme in dict.fromkeys(row["folds"] for row in rows):
+            means = [(row["kind"] == "mutation", row["mean"]) for row in rows_of(rows, scheme)]
+            table = [mean for is_table, mean in means if is_table]
+            known = known or bool(table)
+            if table and table[0] > max(mean for is_table, mean in means if not is_table):
+                schemes.append(scheme)
+        won += [f"{name} ({' and '.join(schemes)} folds)"] * bool(schemes)
+    if known:
+        where = f"on {', '.join(won)}" if won else "nowhere"
+        lines[0] += " Dotted: ridge on position, wild-type and mutant residue."
+        lines.append(f"That table, without a language model, is ahead of all embeddings {where}.")
+    return "\n".join(lines)
 
 
 def _versions():

@@ -272,13 +272,13 @@ def principal_directions(covariance):
     return variances, directions * signs
 
 
-def johnstone_count(e, n, n_rows):
-    """Return how many principal components the authors' rule for ``pcr`` keeps.
+def johnstone_edge(e, n, n_rows):
+    """Return Johnstone's bulk edge of a spectrum, sigma^2 t, as the authors' rule takes it.
 
     Parameters
     ----------
     e : ndarray of shape (k,)
-        Eigenvalues of the covariance of z_{i-1}, descending.
+        Eigenvalues of a covariance, descending.
 
     n : float
         Number of rows (sum of their weights).
@@ -286,14 +286,34 @@ def johnstone_count(e, n, n_rows):
     n_rows : int
         Rows of positive weight. Rows determine no more eigenvalues than there are, which is
         how many an SVD of them returns; weights below 1 do not make them fewer.
+
+    Returns
+    -------
+    edge : float
+        Noise alone has no eigenvalue above it; 0 for a spectrum of zeros.
     """
     if e[0] == 0.0:
-        return 0
+        return 0.0
     t = (1.0 + np.sqrt(len(e) / n)) ** 2
     e = e[: max(n_rows, int(n))]
     noise = e[e / e.mean() < t]
     sigma2 = np.median(noise if len(noise) else e[-max(1, len(e) // 4) :])
-    kept = int(np.sum(e > sigma2 * t))  # Johnstone's bulk edge
+    return float(sigma2 * t)
+
+
+def johnstone_count(e, n, n_rows):
+    """Return how many principal components the authors' rule for ``pcr`` keeps.
+
+    Parameters
+    ----------
+    e, n, n_rows
+        As in :func:`johnstone_edge`: the eigenvalues are those of the covariance of z_{i-1}.
+    """
+    if e[0] == 0.0:
+        return 0
+    edge = johnstone_edge(e, n, n_rows)
+    e = e[: max(n_rows, int(n))]
+    kept = int(np.sum(e > edge))
     if kept == 0:
         kept = int(np.searchsorted(np.cumsum(e) / e.sum(), 0.95)) + 1
     return kept
@@ -911,14 +931,25 @@ def reconstruct(chain, Z):
     X : ndarray of shape (n, D)
     """
     d = Z.shape[1]
-    K = chain.cross_covariance[:, :d]
-    z_mean = chain.prefix_mean[:d]
-    e, Q, scale = _known_spectrum(chain, d)
-    Q = scale[:, None] * Q
-    W = Q @ ((Q.T @ K.T) / e[:, None])
-    X = (Z - _like(z_mean, Z)) @ _like(W, Z) + _like(chain.mean, Z)
-    # What the prefix holds of a base that is not turned, it holds exactly.
+    W = reconstruction(chain, d)
+    X = (Z - _like(chain.prefix_mean[:d], Z)) @ _like(W, Z) + _like(chain.mean, Z)
+    # Exactly, without the rounding of the means.
     if not chain.rotated:
         exact = min(d, chain.stages[0].n_added)
         X[:, :exact] = Z[:, :exact]
     return X
+
+
+def reconstruction(chain, d):
+    """Return the coefficients of x on the first d columns of z, of shape (d, D).
+
+    Those of least squares; columns of a base that is not turned are the prefix's own.
+    """
+    K = chain.cross_covariance[:, :d]
+    e, Q, scale = _known_spectrum(chain, d)
+    Q = scale[:, None] * Q
+    W = Q @ ((Q.T @ K.T) / e[:, None])
+    if not chain.rotated:
+        exact = min(d, chain.stages[0].n_added)
+        W[:, :exact] = np.eye(d, exact)
+    return W

@@ -6,10 +6,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from ..base._blocks import Blocks
+from ..base._drawing import clear_legend, mark_stages, new_axes, thin_ticks
 from ._search import PrefixSearch, first_best
 from ._selector import PrefixSelector
 
-STAGES = "revdist_sklearn stages"
 SCORE_NAMES = {"r2": "R²", "roc_auc": "ROC AUC"}
 # Prefixes whose steps differ by more than this are drawn on a logarithmic axis.
 UNEVEN = 5
@@ -17,6 +17,8 @@ UNEVEN = 5
 MOST_TICKS = 12
 # Of more prefixes than this the line alone is drawn.
 MOST_MARKERS = 40
+PREFIX = "prefix (columns)"
+SPREADS = {"std": "standard deviation", "standard_error": "standard error"}
 
 
 class PrefixCurveDisplay:
@@ -48,6 +50,14 @@ class PrefixCurveDisplay:
     name : str, default=None
         Of the curve, for the legend.
 
+    nested_scores : array-like of shape (n_outer_splits,), default=None
+        Scores of the whole search on rows that it has not seen, such as those that
+        ``cross_val_score`` gives of a :class:`PrefixRidgeCV`, to be drawn at the chosen prefix.
+        The curve's own score there is the best of many, and so too good.
+
+    baselines : dict of str to float or array-like, default=None
+        Scores, one or one a split, of what has no prefix, by name: drawn as level lines.
+
     Attributes
     ----------
     ax_ : matplotlib Axes
@@ -64,6 +74,12 @@ class PrefixCurveDisplay:
 
     chosen_ : matplotlib Line2D or None
         The mark of the chosen prefix.
+
+    nested_ : matplotlib ErrorbarContainer or None
+        The nested score.
+
+    baselines_ : list of matplotlib Line2D
+        The level lines.
 
     See Also
     --------
@@ -88,6 +104,8 @@ class PrefixCurveDisplay:
         stage_names=None,
         score_name=None,
         name=None,
+        nested_scores=None,
+        baselines=None,
     ):
         self.prefixes = np.asarray(prefixes)
         self.scores = np.asarray(scores, dtype=np.float64)
@@ -109,6 +127,17 @@ class PrefixCurveDisplay:
                 f"stage_names has {n_names} names, stage_dims {n_dims} widths; give one name a "
                 "width."
             )
+        self.nested_scores = None
+        if nested_scores is not None:
+            self.nested_scores = _one_dimensional(nested_scores, "nested_scores")
+            if n_components is None:
+                raise ValueError(
+                    "nested_scores are drawn at the chosen prefix, and none is; give n_components."
+                )
+        self.baselines = {
+            str(of): _one_dimensional(given, f"baselines[{of!r}]")
+            for of, given in (baselines or {}).items()
+        }
         self.n_components = n_components
         self.stage_dims = stage_dims
         self.stage_names = stage_names
@@ -132,8 +161,9 @@ class PrefixCurveDisplay:
             For the legend; None takes that of the display.
 
         spread : {"std", "standard_error"} or None, default="std"
-            What the band shows around the mean: the standard deviation over splits, or the
-            standard error of the mean, which the one-standard-error rule uses.
+            What the band shows around the mean, and the bars of nested scores and baselines:
+            the standard deviation over splits, or the standard error of the mean, which the
+            one-standard-error rule uses. The axis says which, and of how many splits.
 
         line_kw, band_kw : dict, default=None
             For matplotlib's ``plot`` and ``fill_between``.
@@ -152,38 +182,77 @@ class PrefixCurveDisplay:
         """
         if spread not in ("std", "standard_error", None):
             raise ValueError(f"spread={spread!r}; use 'std', 'standard_error' or None.")
-        plt = _pyplot()
         if ax is None:
-            _, ax = plt.subplots(layout="constrained")
+            ax = new_axes()
+        from matplotlib.lines import Line2D
+
         name = self.name if name is None else name
         self.ax_, self.figure_ = ax, ax.figure
         if not ax.has_data():
             self._scale_axis()
         marker = "." if len(self.prefixes) <= MOST_MARKERS else ""
-        style = _style(plt.Line2D, {"marker": marker, "label": name}, line_kw)
+        style = _style(Line2D, {"marker": marker, "label": name}, line_kw)
         [self.line_] = ax.plot(self.prefixes, self.mean, **style)
         color = self.line_.get_color()
         self.band_ = self._draw_band(spread, {"color": color} | (band_kw or {}))
         self.chosen_ = self._draw_chosen(color)
+        self.nested_ = self._draw_nested(spread, color)
+        self.baselines_ = self._draw_baselines(spread)
         if self.stage_dims is not None:
-            self._mark_stages()
-        ax.set_xlabel("prefix (columns of the nested embedding)")
-        ax.set_ylabel(self._score_label(spread))
-        if name is not None:
-            ax.legend(loc="best")
+            mark_stages(ax, self.stage_dims, self.stage_names)
+        self._label_axes(spread)
+        thin_ticks(ax)
+        clear_legend(ax)
         return self
 
-    def _draw_band(self, spread, style):
+    def _label_axes(self, spread):
+        """Name the axes, and say below them what lines and bands of all curves are."""
+        before = self.ax_.get_xlabel().split("\n")
+        notes = before[1:] if before[0] == PREFIX else []
         n_splits = self.scores.shape[1]
-        if spread is None or n_splits < 2:
+        if n_splits > 1:
+            band = "" if self.band_ is None else f" ± {SPREADS[spread]}"
+            note = f"mean{band} over {n_splits} splits"
+            notes += [note] if note not in notes else []
+        self.ax_.set_xlabel("\n".join([PREFIX, *notes]))
+        self.ax_.set_ylabel(self.score_name or "score")
+
+    def _draw_band(self, spread, style):
+        width = _width(self.scores, spread)
+        if width is None:
             return None
-        width = self.scores.std(axis=1)
-        if spread == "standard_error":
-            width = self.scores.std(axis=1, ddof=1) / np.sqrt(n_splits)
         from matplotlib.collections import PolyCollection
 
         style = _style(PolyCollection, {"alpha": 0.15, "linewidth": 0}, style)
         return self.ax_.fill_between(self.prefixes, self.mean - width, self.mean + width, **style)
+
+    def _draw_nested(self, spread, color):
+        """Draw the nested score at the chosen prefix."""
+        if self.nested_scores is None:
+            return None
+        score, width = self.nested_scores.mean(), _width(self.nested_scores, spread)
+        what = f"nested: {score:.3f}" + ("" if width is None else f" ± {width:.3f}")
+        return self.ax_.errorbar(
+            *(self.n_components, score, width),
+            fmt="D",
+            color=color,
+            markersize=6,
+            markeredgecolor="white",
+            capsize=4,
+            label=what,
+            zorder=4,
+        )
+
+    def _draw_baselines(self, spread):
+        lines = []
+        for j, (of, scores) in enumerate(self.baselines.items()):
+            color, width = str(0.25 + 0.35 * (j % 2)), _width(scores, spread)
+            style = (":", "-.")[j // 2 % 2]
+            lines.append(self.ax_.axhline(scores.mean(), color=color, linestyle=style, label=of))
+            if width is not None:
+                low, high = scores.mean() - width, scores.mean() + width
+                self.ax_.axhspan(low, high, color=color, alpha=0.08, linewidth=0)
+        return lines
 
     def _draw_chosen(self, color):
         if self.n_components is None:
@@ -217,34 +286,6 @@ class PrefixCurveDisplay:
             self.ax_.xaxis.set_major_formatter("{x:g}")
             self.ax_.minorticks_off()
 
-    def _mark_stages(self):
-        """Mark the widths of the models; curves on the same axes share the marks."""
-        ax = self.ax_
-        marks = {text.get_position()[0]: text for text in ax.texts if text.get_gid() == STAGES}
-        names = [""] * len(self.stage_dims) if self.stage_names is None else self.stage_names
-        for d, name in zip(map(int, self.stage_dims), names, strict=True):
-            if d not in marks:
-                ax.axvline(d, color="0.8", linewidth=0.8, linestyle="--", zorder=0)
-                ax.text(
-                    *(d, 1.01, name),
-                    transform=ax.get_xaxis_transform(),
-                    rotation=40,
-                    rotation_mode="anchor",
-                    fontsize="small",
-                    color="0.4",
-                    gid=STAGES,
-                )
-            elif name not in marks[d].get_text().split(", "):
-                marks[d].set_text(f"{marks[d].get_text()}, {name}")
-
-    def _score_label(self, spread):
-        label = self.score_name or "score"
-        n_splits = self.scores.shape[1]
-        if self.band_ is None:
-            return label if n_splits == 1 else f"{label}\n(mean of {n_splits} splits)"
-        what = {"std": "spread", "standard_error": "standard error"}[spread]
-        return f"{label}\n(mean ± {what} over {n_splits} splits)"
-
     @classmethod
     def from_estimator(
         cls,
@@ -254,6 +295,8 @@ class PrefixCurveDisplay:
         stage_names=None,
         score_name=None,
         name=None,
+        nested_scores=None,
+        baselines=None,
         ax=None,
         spread="auto",
         line_kw=None,
@@ -274,6 +317,9 @@ class PrefixCurveDisplay:
 
         score_name, name
             As for the class; None takes the name of ``scoring``, and no name.
+
+        nested_scores, baselines
+            As for the class.
 
         ax, line_kw, band_kw
             As for :meth:`plot`.
@@ -335,6 +381,8 @@ class PrefixCurveDisplay:
             stage_names=stage_names,
             score_name=_score_name(scoring) if score_name is None else score_name,
             name=name,
+            nested_scores=nested_scores,
+            baselines=baselines,
         )
         return display.plot(ax, spread=spread, line_kw=line_kw, band_kw=band_kw)
 
@@ -349,6 +397,8 @@ class PrefixCurveDisplay:
         stage_names=None,
         score_name=None,
         name=None,
+        nested_scores=None,
+        baselines=None,
         ax=None,
         spread="std",
         line_kw=None,
@@ -359,6 +409,9 @@ class PrefixCurveDisplay:
         Parameters
         ----------
         prefixes, scores, n_components, stage_dims, stage_names, score_name, name
+            As for the class.
+
+        nested_scores, baselines
             As for the class.
 
         ax, spread, line_kw, band_kw
@@ -376,6 +429,8 @@ class PrefixCurveDisplay:
             stage_names=stage_names,
             score_name=score_name,
             name=name,
+            nested_scores=nested_scores,
+            baselines=baselines,
         )
         return display.plot(ax, spread=spread, line_kw=line_kw, band_kw=band_kw)
 
@@ -387,14 +442,24 @@ def _style(artist, defaults, given):
     return defaults | normalize_kwargs(given or {}, artist)
 
 
-def _pyplot():
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            'Drawing needs matplotlib: pip install "revdist_sklearn[plot]".'
-        ) from error
-    return plt
+def _width(scores, spread):
+    """Return the spread of scores over their last axis, or None where there is none."""
+    n_splits = scores.shape[-1]
+    if spread is None or n_splits < 2:
+        return None
+    if spread == "standard_error":
+        return scores.std(axis=-1, ddof=1) / np.sqrt(n_splits)
+    return scores.std(axis=-1)
+
+
+def _one_dimensional(scores, name):
+    """Return scores as an array, one a split."""
+    scores = np.atleast_1d(np.asarray(scores, dtype=np.float64))
+    if scores.ndim != 1 or not scores.size:
+        raise ValueError(
+            f"{name} has shape {scores.shape}; give one score, or a flat list of one a split."
+        )
+    return scores
 
 
 def _of_prefix_search(search):

@@ -89,6 +89,7 @@ def test_demo_without_matplotlib_says_so(small, tmp_path, capsys, monkeypatch):
 
 
 def test_every_panel_shows_its_own_scores(tmp_path, monkeypatch):
+    matplotlib = pytest.importorskip("matplotlib")
     figure_module = pytest.importorskip("matplotlib.figure")
     drawn = []
     monkeypatch.setattr(figure_module.Figure, "savefig", lambda self, *a, **k: drawn.append(self))
@@ -113,11 +114,34 @@ def test_every_panel_shows_its_own_scores(tmp_path, monkeypatch):
         ]
         for name in ("first", "second")
     }
-    _demo.draw({"scores": scores, "stage_dims": [32, 64]}, tmp_path / "p.png")
+    for name, table in {"first": 9.0, "second": 0.0}.items():
+        tables = {"kind": "mutation", "scores": [table] * 5, "mean": table}
+        scores[name].append(tables | {"folds": "position"})
+    figures = {"scores": scores, "stage_dims": [32, 64], "models": ["small", "large"]}
+    _demo.draw(figures, tmp_path / "p.png")
     [figure] = drawn
+    assert figure.get_suptitle() == (
+        "Lines: means, bands: ± standard deviation over 5 folds. "
+        "Dotted: ridge on position, wild-type and mutant residue.\n"
+        "That table, without a language model, is ahead of all embeddings on first "
+        "(position folds)."
+    )
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [label for label, _ in _demo.CURVES.values()]
+    without = {"first": [row for row in scores["first"] if row["kind"] != "mutation"]}
+    assert "Dotted" not in _demo.caption(without)
+    assert _demo.caption({"second": scores["second"]}).endswith("embeddings nowhere.")
+    for left, right in zip(figure.axes[::2], figure.axes[1::2], strict=True):
+        assert left.get_ylim() == right.get_ylim()  # one scale a data set
     for ax, ((name, folds), shift) in zip(figure.axes, shifts.items(), strict=True):
         assert ax.get_title() == f"{name}, {folds} folds"
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["32\nsmall", "64\nlarge"]
+        bands = [band.get_facecolor()[0] for band in ax.collections]
         lines = {line.get_label(): line for line in ax.get_lines()}
+        colors = [lines[_demo.CURVES[kind][0]].get_color() for kind in _demo.BANDS]
+        assert [matplotlib.colors.to_hex(band) for band in bands] == [
+            matplotlib.colors.to_hex(color) for color in colors
+        ]
         for i, kind in enumerate(kinds):
             line = lines[_demo.CURVES[kind][0]]
             np.testing.assert_array_equal(line.get_xdata(), [32, 64])

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +9,12 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+    cross_val_score,
+)
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -54,8 +60,9 @@ def test_a_prefix_search_is_drawn_as_it_scored():
     for d, at, spread in zip(search.prefixes_, best.mean(axis=1), best.std(axis=1), strict=True):
         there = band[band[:, 0] == d, 1]
         assert_allclose([there.min(), there.max()], [at - spread, at + spread])
-    assert display.ax_.get_ylabel() == "R²\n(mean ± spread over 5 splits)"
-    assert "prefix" in display.ax_.get_xlabel()
+    assert display.ax_.get_ylabel() == "R²"
+    expected = "prefix (columns)\nmean ± standard deviation over 5 splits"
+    assert display.ax_.get_xlabel() == expected
     assert display.figure_ is display.ax_.figure
     assert not stage_marks(display.ax_) and display.ax_.get_legend() is None
 
@@ -117,7 +124,7 @@ def test_grid_search_over_a_selector():
         assert score == pytest.approx(of_d.max())
     assert display.prefixes.tolist() == [2, 4, 6] and display.scores.shape == (3, 4)
     assert display.n_components == search.best_params_["prefixselector__n_components"]
-    assert display.ax_.get_ylabel().startswith("negative mean squared error\n")
+    assert display.ax_.get_ylabel() == "negative mean squared error"
 
 
 def test_other_searches_and_several_metrics():
@@ -178,11 +185,11 @@ def test_pipelines_classifiers_and_leave_one_out():
         PrefixRidgeClassifierCV(alphas=1.0, scoring=lambda model, X, y: model.score(X, y)),
     )
     display = PrefixCurveDisplay.from_estimator(model.fit(X, labels))
-    assert display.ax_.get_ylabel().startswith("score\n")
+    assert display.ax_.get_ylabel() == "score"
     search = PrefixRidgeCV("all", cv="loo").fit(X, y)
     display = PrefixCurveDisplay.from_estimator(search)
-    expected = "negative mean squared error\n(mean ± standard error over 40 splits)"
-    assert display.ax_.get_ylabel() == expected
+    assert display.ax_.get_ylabel() == "negative mean squared error"
+    assert display.ax_.get_xlabel().endswith("\nmean ± standard error over 40 splits")
     assert PrefixCurveDisplay.from_estimator(search, spread=None).band_ is None
     width = np.ptp(display.band_.get_paths()[0].vertices[:, 1])
     PrefixCurveDisplay.from_estimator(search, spread="std", ax=display.ax_)
@@ -192,7 +199,7 @@ def test_pipelines_classifiers_and_leave_one_out():
 def test_one_split_and_styles():
     display = PrefixCurveDisplay.from_scores([1, 2], [[0.1], [0.2]])
     assert display.band_ is None
-    assert display.ax_.get_ylabel() == "score"
+    assert (display.ax_.get_ylabel(), display.ax_.get_xlabel()) == ("score", "prefix (columns)")
     display.plot(line_kw={"color": "red", "marker": "s"}, spread=None)
     assert display.line_.get_color() == "red" and display.line_.get_marker() == "s"
     display = PrefixCurveDisplay.from_scores(
@@ -201,9 +208,96 @@ def test_one_split_and_styles():
     assert display.band_.get_alpha() == 0.5
 
 
+def test_curves_of_several_spreads_each_say_which():
+    first = PrefixCurveDisplay.from_scores([1, 2], np.eye(2), name="one")
+    ax = first.ax_
+    first.plot(ax, name="again")
+    PrefixCurveDisplay.from_scores([1, 2], np.eye(2), ax=ax, spread=None)
+    PrefixCurveDisplay.from_scores([1, 2], np.ones((2, 9)), ax=ax, spread="standard_error")
+    assert ax.get_xlabel().split("\n")[1:] == [
+        "mean ± standard deviation over 2 splits",
+        "mean over 2 splits",
+        "mean ± standard error over 9 splits",
+    ]
+
+
+@pytest.mark.parametrize("spread", ["std", "standard_error", None])
+def test_nested_scores_and_baselines_beside_the_chosen_prefix(spread):
+    nested, table = np.array([0.1, 0.3, 0.2]), np.array([0.5, 0.7])
+    display = PrefixCurveDisplay.from_scores(
+        [1, 2, 4],
+        [[0.1, 0.2], [0.4, 0.6], [0.3, 0.3]],
+        n_components=2,
+        nested_scores=nested,
+        baselines={"table": table, "known": 0.25},
+        spread=spread,
+    )
+    line, caps, bars = display.nested_.lines
+    assert line.get_xdata().tolist() == [2] and line.get_ydata() == pytest.approx(0.2)
+    width = {"std": nested.std(), "standard_error": nested.std(ddof=1) / np.sqrt(3)}.get(spread)
+    assert bool(caps) is (width is not None)
+    if width is not None:
+        [[(_, low), (_, high)]] = bars[0].get_segments()
+        assert_allclose([low, high], [0.2 - width, 0.2 + width])
+    assert [line.get_ydata()[0] for line in display.baselines_] == pytest.approx([0.6, 0.25])
+    spans = [patch for patch in display.ax_.patches if patch.get_alpha() == 0.08]
+    assert len(spans) == (width is not None)  # one score has no spread
+    texts = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    expected = "nested: 0.200" + ("" if width is None else f" ± {width:.3f}")
+    assert sorted(texts) == sorted([expected, "table", "known"])
+
+
+def test_nested_scores_of_a_search():
+    search = PrefixRidgeCV("all", alphas=[0.1, 100.0])
+    nested = cross_val_score(search, X, y)
+    display = PrefixCurveDisplay.from_estimator(
+        search.fit(X, y), nested_scores=nested, baselines={"mean": 0.0}
+    )
+    [[d], [score]] = display.nested_.lines[0].get_data()
+    assert (d, score) == (search.n_components_, pytest.approx(nested.mean()))
+    assert display.baselines_[0].get_label() == "mean"
+
+
+@pytest.mark.parametrize("size", [(4, 3), (6.4, 4.8)])
+@pytest.mark.parametrize("layout", ["constrained", None])
+def test_pictures_can_be_read_at_4_by_3_inches(size, layout):
+    """The legend is below all that is drawn, and labels of ticks do not run into each other."""
+    prefixes = [20, 40, 80, 160, 320, 400, 480, 560, 640, 960, 1280]
+    scores = 0.5 + 0.1 * np.random.default_rng(1).normal(size=(11, 5))
+    figure, ax = plt.subplots(figsize=size, layout=layout)
+    for name, shift in [("reverse-distilled", 0.0), ("concatenation + PCA", 0.1)]:
+        display = PrefixCurveDisplay.from_scores(
+            prefixes,
+            scores - shift,
+            n_components=400,
+            stage_dims=[320, 480, 640, 1280],
+            stage_names=["esm2_8M", "esm2_35M", "esm2_150M", "esm2_650M"],
+            nested_scores=[0.4, 0.5],
+            baselines={"no language model": 0.6},
+            name=name,
+            ax=ax,
+        )
+    figure.canvas.draw()
+    top = ax.get_legend().get_window_extent().y1
+    lows = [line.get_ydata().min() for line in ax.lines if line.get_transform() == ax.transData]
+    lows += [band.get_datalim(ax.transData).y0 for band in ax.collections]
+    assert min(ax.transData.transform([(0, low) for low in lows])[:, 1]) > top
+    assert ax.get_legend().get_window_extent().width <= ax.bbox.width
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert ax.get_xticklabels()[-1].get_text() == "1280"
+    # The annotation of the choice is inside, and no tick is below the data.
+    assert max(text.get_window_extent().y1 for text in ax.texts if not text.get_gid()) < ax.bbox.y1
+    assert min(ax.get_yticks()) >= min(lows) - 0.1
+    assert display.ax_ is ax
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [
+        ({"nested_scores": [0.1]}, "nested_scores are drawn at the chosen prefix, and none is"),
+        ({"nested_scores": [], "n_components": 1}, r"nested_scores has shape \(0,\)"),
+        ({"baselines": {"a": [[1.0]]}}, r"baselines\['a'\] has shape \(1, 1\)"),
         ({"prefixes": [1, 2, 3]}, r"scores has shape \(2, 2\), prefixes \(3,\)"),
         ({"scores": [0.1, 0.2]}, r"scores has shape \(2,\)"),
         ({"prefixes": [], "scores": np.empty((0, 2))}, r"scores has shape \(0, 2\)"),
