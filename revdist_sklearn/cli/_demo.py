@@ -1,23 +1,24 @@
 """``revdist demo``: from real proteins to a scored nested embedding, offline."""
 
 import json
-import platform
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import sklearn
 from tqdm.auto import tqdm
 
 from .. import ESMFeaturizer, PrefixCurveDisplay, ReverseDistiller, corpus_moments
-from .._evaluation import Representations, evaluate, format_table
 from ..base._drawing import remove_legend
 from ..base._files import make_folder
 from ..datasets import load_amyloid_nucleation, load_gb1_stability, load_uniprot_sample
+from ..evaluation._data_set import Family, rows_of
+from ..evaluation._files import format_scores
+from ..evaluation._run import Plan, score_rows
+from ..evaluation._table import variants_of
 from ._messages import say
 from ._outputs import check_folder, write_file
 from ._stages import describe_stages, format_stages
+from ._versions import versions
 
 HELP = "fit, score and plot the bundled family, offline"
 EXAMPLE = "revdist demo --output demo"
@@ -35,6 +36,8 @@ CURVES = {
         {"color": "C1", "marker": "x", "linestyle": "none"},
     ),
 }
+KINDS = "mutation", *CURVES
+METRIC = "Spearman"
 # What has a band: the nested embedding and its rival.
 BANDS = ("distilled", "concatenation_pca")
 TABLE = "no language model"
@@ -88,20 +91,18 @@ def run_demo(output=".", *, models=FAMILY, verbose=1):
     data["amyloid nucleation"] = load_amyloid_nucleation(mutations="single")
     sizes = ", ".join(f"{name} {len(bunch.target)}" for name, bunch in data.items())
     say(f"2. Mean Spearman correlation of ridge, ± its spread over five folds ({sizes} mutants)")
-    representations = Representations(distiller, moments)
-    results = {}
+    family = Family(featurizer, distiller, moments, scores=False)
+    scored = {}
     with tqdm(unit="score", disable=not verbose, leave=False) as bar:
         for name, bunch in data.items():
-            X = featurizer.transform(bunch.sequences)
-            results[name] = evaluate(
-                representations,
-                X,
-                bunch.target,
-                mutations=bunch.mutations,
-                curve=True,
-                progress=bar.update,
-            )
-    say(format_table(results) + "\n")
+            variants = variants_of(name, bunch.sequences, bunch.target, bunch.mutations)
+            X = featurizer.transform(variants.sequences).astype(float)
+            rows = [r for r in rows_of(variants, X, family, notes=[]) if r.kind in KINDS]
+            plan = Plan(("random", "position"))
+            found = score_rows(variants, rows, plan, notes=[], progress=bar.update)
+            scored[name] = {"metric": METRIC, "rows": found}
+    say(format_scores(scored) + "\n")
+    results = {name: list(map(flat, each["rows"])) for name, each in scored.items()}
 
     figures = {
         "models": list(moments.blocks.names),
@@ -109,7 +110,7 @@ def run_demo(output=".", *, models=FAMILY, verbose=1):
         "stages": stages,
         "stage_dims": distiller.stage_dims_.tolist(),
         "scores": results,
-        "versions": _versions(),
+        "versions": versions(),
         "seconds": round(time.perf_counter() - start, 1),
     }
     text = json.dumps(figures, indent=1) + "\n"
@@ -125,6 +126,13 @@ def run_demo(output=".", *, models=FAMILY, verbose=1):
     say("   revdist fit --models esm2:150M --fasta corpus.fasta --output distiller")
     say("   revdist evaluate mine.csv --models esm2:150M --distiller distiller")
     return figures
+
+
+def flat(row):
+    """Return a row of one metric."""
+    kept = {name: row[name] for name in ("row", "kind", "width", "in_table")}
+    of_metric = {name: row[name][METRIC] for name in ("scores", "mean", "std")}
+    return {**kept, "folds": row["split"], **of_metric}
 
 
 def draw(figures, path):
@@ -153,7 +161,7 @@ def draw(figures, path):
     axes = figure.subplots(rows_of_axes, 2, squeeze=False, sharex=True, sharey="row")
     dims, names = figures["stage_dims"], figures["models"]
     for ax, (name, scheme) in zip(axes.flat, panels, strict=True):
-        rows = rows_of(figures["scores"][name], scheme)
+        rows = of_scheme(figures["scores"][name], scheme)
         for kind, (label, style) in CURVES.items():
             curve = sorted((r["width"], r["scores"]) for r in rows if r["kind"] == kind)
             if not curve:  # a family of one has no stage to leave the regression out of
@@ -187,7 +195,7 @@ def draw(figures, path):
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=130))
 
 
-def rows_of(rows, scheme):
+def of_scheme(rows, scheme):
     """Return the rows of one kind of fold."""
     return [row for row in rows if row["folds"] == scheme]
 
@@ -211,7 +219,7 @@ def caption(scores):
     for name, rows in scores.items():
         schemes = []
         for scheme in dict.fromkeys(row["folds"] for row in rows):
-            means = [(row["kind"] == "mutation", row["mean"]) for row in rows_of(rows, scheme)]
+            means = [(row["kind"] == "mutation", row["mean"]) for row in of_scheme(rows, scheme)]
             table = [mean for is_table, mean in means if is_table]
             known = known or bool(table)
             if table and table[0] > max(mean for is_table, mean in means if not is_table):
@@ -222,18 +230,3 @@ def caption(scores):
         lines[0] += " Dotted: ridge on position, wild-type and mutant residue."
         lines.append(f"That table, without a language model, is ahead of all embeddings {where}.")
     return "\n".join(lines)
-
-
-def _versions():
-    import torch
-    import transformers
-
-    return {
-        "python": platform.python_version(),
-        "scikit-learn": sklearn.__version__,
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }

@@ -265,6 +265,56 @@ def read_table(
     )
 
 
+def variants_of(name, sequences, target, mutations):
+    """Return variants that are at hand, each sequence once.
+
+    Parameters
+    ----------
+    name : str
+
+    sequences : sequence of str
+        Distinct ones.
+
+    target : array-like of shape (n,)
+        Numbers.
+
+    mutations : sequence of str
+        Such as ``"T2A"`` or ``"T2A:K4R"``, as :func:`read_table` takes them.
+
+    Returns
+    -------
+    variants : Variants
+
+    Examples
+    --------
+    >>> from revdist_sklearn.evaluation._table import variants_of
+    >>> variants = variants_of("x", ["MAK", "MTR"], [0.5, 1.0], ["T2A", "K3R"])
+    >>> variants.mutations, variants.wild_type
+    ([(('T', 2, 'A'),), (('K', 3, 'R'),)], 'MTK')
+    """
+    texts = [_upper(sequence) for sequence in sequences]
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"{name}: sequences occur more than once; average them beforehand.")
+    rows = np.arange(len(texts))
+    counts = dict.fromkeys(COUNTS, 0) | {"rows": len(texts)}
+    account = Account(name, "target", (rows + 1).tolist(), list(mutations), counts)
+    known, wild_type, offset = _mutations(account, rows, texts, None)
+    return Variants(
+        name=name,
+        sequences=texts,
+        target=np.asarray(target, dtype=np.float64),
+        task="regression",
+        n_replicates=np.ones(len(texts), dtype=int),
+        labels=[account.label(row) for row in rows],
+        folds={},
+        counts=counts,
+        notes=account.notes,
+        mutations=known,
+        wild_type=wild_type,
+        offset=offset,
+    )
+
+
 class _Groups:
     """Rows by their sequences, which are counted in the order of their first rows.
 
