@@ -173,6 +173,7 @@ def test_decimal_commas(read, separator, task):
 
 def test_a_cell_may_be_long(read):
     before = csv.field_size_limit()
+    assert before < 200_000
     found = read(rows("M" * 200_000 + ",1", "MK,2", header="mutated_sequence,DMS_score"))
     assert list(map(len, found.sequences)) == [200_000, 2] and csv.field_size_limit() == before
 
@@ -308,6 +309,9 @@ def test_mutations_by_comparison_with_a_wild_type(read):
     assert any("1 of 4 rows are not as long" in note for note in found.notes)
     with pytest.raises(ValueError, match="no sequence is as long as the wild type, 2 residues"):
         read(text, wild_type="AK")
+    ids = rows(*(f"id{i},{line}" for i, line in enumerate(text.split("\n")[1:])))
+    assert read(ids, wild_type="AKTW").mutations == found.mutations
+    assert "4 of 4 rows name no known mutation" in read(ids, wild_type="AKTW").notes[0]
     without = read(text)
     assert without.mutations == [None] * 4 and without.wild_type is None
     assert "There is no column 'mutant' and no wild type is given" in without.notes[0]
@@ -362,6 +366,20 @@ def test_labels_of_residues(read):
     assert found.n_replicates.tolist() == [2, 1, 1]
     assert found.folds["fold_a"].tolist() == ["a", "b", "a"]
     assert found.counts == {"rows": 5, "missing": 1, "replicates": 1, "left out": 1}
+
+
+def test_labels_of_residues_are_told_where_they_are_taken_as_classes(read):
+    header = "mutated_sequence,DMS_score"
+    told = "Each DMS_score is as long as its sequence: --task residues"
+    assert told in " ".join(read(rows("MKT,HHE", "MK,EH", header=header)).notes)
+    assert told not in " ".join(read(rows("MKT,HHE", "MK,E", header=header)).notes)
+
+
+def test_lines_are_counted_from_the_start_of_the_file(read):
+    text = "\n\n" + TABLE.replace("K2R", '"K2R\n"') + "\nT3G,AKGW,NA\n"
+    found = read(text)
+    assert found.labels == ["A1C (line 4)", "K2R (line 6)", "WT (line 7)"]
+    assert "T3G (line 9)" in found.notes[0]
 
 
 def test_labels_of_residues_that_do_not_fit(read):
