@@ -171,7 +171,7 @@ def read_table(
         Rows without a measurement are left out. Rows of one sequence, in either case of its
         letters, are one entry: the mean, or the class of most of them; where there is no such
         class, or labels of residues differ, they are left out. All of that is in ``counts`` and
-        ``notes``.
+        ``notes``. Columns ``fold_*`` come along as folds.
 
     Raises
     ------

@@ -261,6 +261,7 @@ def test_the_class_of_most_rows_is_taken_and_ties_are_left_out(read):
 def test_folds_of_the_table(read):
     header = "mutant,mutated_sequence,DMS_score,fold_random_5,fold_x,folder"
     lines = ["A1C,CKTW,0.5,0,a,q", "K2R,ARTW,1.5,4,,q", "A1C,cktw,2,0,a,r", "T3G,AKGW,,1,b,q"]
+    assert read(rows(*lines[:1], "K2R,ARTW,2,4,NaN,q", header=header)).folds["fold_x"][1] == ""
     found = read(rows(*lines, header=header))
     assert {name: values.tolist() for name, values in found.folds.items()} == {
         "fold_random_5": ["0", "4"],
@@ -287,6 +288,8 @@ def test_synonymous_mutations_are_the_wild_type_and_are_checked(read):
     found = read(TABLE + "p.Lys2=,aktw,2\nA1C:K2K,CKTW,1\n")
     assert found.mutations == [(("A", 1, "C"),), (("K", 2, "R"),), ()]
     assert found.n_replicates.tolist() == [2, 1, 2]
+    alone = read(TABLE.replace("WT", "K2=")).mutations
+    assert alone == found.mutations
     with pytest.raises(ValueError, match=r"A1C:T2T \(line 5\)"):
         read(TABLE + "A1C:T2T,CKTW,1\n")
 
