@@ -108,7 +108,10 @@ def _separator(line, expected):
     """Return what separates the names of a header."""
 
     def found(separator):
-        names = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+        try:
+            names = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+        except csv.Error:  # reading it tells
+            names = []
         return len(set(expected).intersection(names)), len(names)
 
     return max(SEPARATORS, key=found)

@@ -128,6 +128,15 @@ def aupr(y, decisions, classes):
     Returns
     -------
     areas : ndarray of shape (n_candidates,)
+        NaN as there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from revdist_sklearn.evaluation._metrics import aupr
+    >>> y, classes = np.array(["a", "b", "b"]), np.array(["a", "b"])
+    >>> aupr(y, np.array([[[0.3]], [[0.1]], [[0.2]]]), classes).round(3).tolist()
+    [0.583]
     """
     return _against_the_rest(
         lambda positive, values: np.array(

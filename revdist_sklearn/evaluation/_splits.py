@@ -70,7 +70,8 @@ def splits(table, kind, *, seed=0, n_splits=5):
     Returns
     -------
     splits : list of Split
-        Folds without a row for the test or for training are left out.
+        Folds without a row for the test or for training are left out; where folds are of
+        positions, the wild type alone is no training.
 
     Raises
     ------
@@ -381,7 +382,8 @@ def _by_position(table, kind, rows, salt, n_splits):
         test = found.mutated & ~found.any_in(fold != k)
         tested = found.has.T @ test.astype(float) > 0
         train = ~test & ~found.any_in(tested)
-        parts.append((str(k), found.rows[train], found.rows[test]))
+        if (train & found.mutated).any():  # the wild type alone teaches nothing
+            parts.append((str(k), found.rows[train], found.rows[test]))
     return parts
 
 

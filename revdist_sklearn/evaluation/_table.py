@@ -159,8 +159,8 @@ def read_table(
         of the residues: a character each, or a list of them with commas or spaces.
 
     wild_type : str, default=None
-        Its sequence. None has it from the mutations. Where there is no column of mutations,
-        they are found by comparison with sequences of its length.
+        Its sequence. None has it from the mutations. Where there is no column of mutations, or
+        it names none, they are found by comparison with sequences of its length.
 
     censored : {"limit", "drop"}, default="limit"
         What becomes of limits such as ``>100``: the number is taken, or the row left out.
@@ -171,12 +171,15 @@ def read_table(
         Rows without a measurement are left out. Rows of one sequence, in either case of its
         letters, are one entry: the mean, or the class of most of them; where there is no such
         class, or labels of residues differ, they are left out. All of that is in ``counts`` and
-        ``notes``.
+        ``notes``. Columns ``fold_*`` come along as folds.
 
     Raises
     ------
     OSError
         If it cannot be read.
+
+    ImportError
+        If it is packed by zstd and nothing is installed that reads it.
 
     ValueError
         If it is no such table, or a column is missing, sequences are empty, measurements are no
@@ -247,6 +250,11 @@ def read_table(
         left = np.array([], dtype=int)
         account.note(groups.repeats, f"{REPEAT}, and are averaged with it")
     else:
+        if all(len(v) == len(t) > 1 for v, t in zip(values, groups.texts, strict=True)):
+            account.notes.append(
+                f"Each {target_column} is as long as its sequence: --task residues (task in "
+                "Python) takes it as labels of residues."
+            )
         target, left = majority(account, rows, groups.number, values)
         account.note(groups.repeats, f"{REPEAT}, and take the class of most")
     shared = _shared(path, account, cells, groups, left, task)
@@ -379,8 +387,9 @@ def _stem(path):
 
 
 def _upper(text):
-    # Only ASCII: other letters may become residues, or two of them, in upper case.
-    return text.upper() if text.isascii() else text
+    # Only ASCII: other letters may become residues, or two of them, in upper case. What is so
+    # already is no second copy.
+    return text.upper() if text.isascii() and not text.isupper() else text
 
 
 # What was mutated.
@@ -392,6 +401,9 @@ def _mutations(account, rows, texts, wild_type):
         return _compared(account, rows, texts, wild_type), wild_type, 0
     parsed = [parse_mutations(account.mutants[i]) for i in rows]
     named = [row for row, _ in parsed]
+    if wild_type is not None and all(row is None for row in named):
+        account.note(rows, "name no known mutation, which are told by the wild type")
+        return _compared(account, rows, texts, wild_type), wild_type, 0
     offset, wrong = position_offset(named, texts)
     account.refuse(
         [rows[i] for i in wrong],

@@ -161,6 +161,9 @@ def test_rows_that_contradict_their_sequence_are_told_by_the_offset_of_most():
     mutations = [(("M", 11, "A"),), (("T", 12, "A"),), (("K", 13, "R"),), (("K", 13, "W"),), None]
     assert position_offset(mutations, ["ATK", "MAK", "MTR", "MTR", "QQQ"]) == (10, [3])
     assert position_offset([(("M", 9, "W"),)], ["ATK"]) == (0, [0])
+    # Its second mutation tells the start, which does not fit the other row.
+    two = (("M", 11, "A"), ("T", 12, "C"))
+    assert position_offset([two, (("K", 1, "W"),)], ["AAC", "GGG"]) == (9, [1])
     assert position_offset([None, ()], ["ATK", "MTK"]) == (0, [])
 
 

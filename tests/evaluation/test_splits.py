@@ -153,6 +153,14 @@ def test_a_row_that_is_added_moves_no_other(rows, kind, data):
         assert set(before) <= set(after)
 
 
+@pytest.mark.parametrize("kind", OF_POSITIONS)
+def test_the_wild_type_alone_is_no_training(kind):
+    """All rows share position 1: where one is tested, the others cannot train."""
+    pairs = [(("M", 1, "C"), (WILD_TYPE[p], p + 1, "C")) for p in range(1, 14)]
+    with pytest.raises(ValueError, match=r"14 rows give no folds .* Measure more positions"):
+        splits(variants([*pairs, ()]), kind)
+
+
 def proteingym_folds(places, n_splits, contiguous):
     """The folds of singles in the benchmark: sorted positions in runs, or one after the other."""
     places = sorted(set(places))

@@ -173,6 +173,7 @@ def test_decimal_commas(read, separator, task):
 
 def test_a_cell_may_be_long(read):
     before = csv.field_size_limit()
+    assert before < 200_000
     found = read(rows("M" * 200_000 + ",1", "MK,2", header="mutated_sequence,DMS_score"))
     assert list(map(len, found.sequences)) == [200_000, 2] and csv.field_size_limit() == before
 
@@ -260,6 +261,7 @@ def test_the_class_of_most_rows_is_taken_and_ties_are_left_out(read):
 def test_folds_of_the_table(read):
     header = "mutant,mutated_sequence,DMS_score,fold_random_5,fold_x,folder"
     lines = ["A1C,CKTW,0.5,0,a,q", "K2R,ARTW,1.5,4,,q", "A1C,cktw,2,0,a,r", "T3G,AKGW,,1,b,q"]
+    assert read(rows(*lines[:1], "K2R,ARTW,2,4,NaN,q", header=header)).folds["fold_x"][1] == ""
     found = read(rows(*lines, header=header))
     assert {name: values.tolist() for name, values in found.folds.items()} == {
         "fold_random_5": ["0", "4"],
@@ -286,6 +288,8 @@ def test_synonymous_mutations_are_the_wild_type_and_are_checked(read):
     found = read(TABLE + "p.Lys2=,aktw,2\nA1C:K2K,CKTW,1\n")
     assert found.mutations == [(("A", 1, "C"),), (("K", 2, "R"),), ()]
     assert found.n_replicates.tolist() == [2, 1, 2]
+    alone = read(TABLE.replace("WT", "K2=")).mutations
+    assert alone == found.mutations
     with pytest.raises(ValueError, match=r"A1C:T2T \(line 5\)"):
         read(TABLE + "A1C:T2T,CKTW,1\n")
 
@@ -308,6 +312,9 @@ def test_mutations_by_comparison_with_a_wild_type(read):
     assert any("1 of 4 rows are not as long" in note for note in found.notes)
     with pytest.raises(ValueError, match="no sequence is as long as the wild type, 2 residues"):
         read(text, wild_type="AK")
+    ids = rows(*(f"id{i},{line}" for i, line in enumerate(text.split("\n")[1:])))
+    assert read(ids, wild_type="AKTW").mutations == found.mutations
+    assert "4 of 4 rows name no known mutation" in read(ids, wild_type="AKTW").notes[0]
     without = read(text)
     assert without.mutations == [None] * 4 and without.wild_type is None
     assert "There is no column 'mutant' and no wild type is given" in without.notes[0]
@@ -362,6 +369,20 @@ def test_labels_of_residues(read):
     assert found.n_replicates.tolist() == [2, 1, 1]
     assert found.folds["fold_a"].tolist() == ["a", "b", "a"]
     assert found.counts == {"rows": 5, "missing": 1, "replicates": 1, "left out": 1}
+
+
+def test_labels_of_residues_are_told_where_they_are_taken_as_classes(read):
+    header = "mutated_sequence,DMS_score"
+    told = "Each DMS_score is as long as its sequence: --task residues"
+    assert told in " ".join(read(rows("MKT,HHE", "MK,EH", header=header)).notes)
+    assert told not in " ".join(read(rows("MKT,HHE", "MK,E", header=header)).notes)
+
+
+def test_lines_are_counted_from_the_start_of_the_file(read):
+    text = "\n\n" + TABLE.replace("K2R", '"K2R\n"') + "\nT3G,AKGW,NA\n"
+    found = read(text)
+    assert found.labels == ["A1C (line 4)", "K2R (line 6)", "WT (line 7)"]
+    assert "T3G (line 9)" in found.notes[0]
 
 
 def test_labels_of_residues_that_do_not_fit(read):
