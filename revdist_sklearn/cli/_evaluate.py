@@ -12,9 +12,11 @@ from .._corpus import warn_if_few_proteins
 from ..base._units import as_size
 from ..evaluation._data_set import Family
 from ..evaluation._files import (
+    AT_FAULT,
     evaluate_files,
     format_scores,
     name_of,
+    prepared_table,
     scores_csv,
     tables_of,
     write_text,
@@ -37,7 +39,7 @@ from ._options import (
     remembering,
     telling_what_is_kept,
 )
-from ._outputs import check_folder
+from ._outputs import check_file, check_folder, write_file
 from ._stages import describe_stages, format_stages
 from ._versions import versions
 
@@ -102,8 +104,8 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--output",
-        help=f"folder of {PAGE}, {FIGURES} and {SCORES}; the same command goes on with what is "
-        "there",
+        help=f"folder of {PAGE}, {FIGURES} and {SCORES}, where the same command goes on with what "
+        "is there; or a .json file of all figures alone",
     )
 
 
@@ -116,11 +118,16 @@ def run(arguments):
     """Score, print the tables and write the page."""
     start = time.perf_counter()
     if arguments.output is not None:
-        check_folder("--output", arguments.output)
+        if arguments.output.endswith(".json"):
+            check_file("--output", arguments.output, (".json",))
+        else:
+            check_folder("--output", arguments.output)
     files = tables_of(arguments.files)
     featurizer = featurizer_of(arguments)
-    if len(files) > 1:  # workers take files, and no workers of their own
+    if len(files) > 1:  # workers take files, and have no workers of their own
         featurizer.set_params(n_jobs=None)
+    reading, head = reading_of(arguments), head_of(arguments.head)
+    readable, failed = _looked_at(files, featurizer, reading)
     layered = None if arguments.layers is None else _layered(featurizer, arguments.layers)
     distiller, others = distillers_of(arguments, featurizer)
     family, corpus = _family(arguments, featurizer, layered, distiller, others)
@@ -129,10 +136,11 @@ def run(arguments):
         n_seeds=arguments.seeds,
         n_train=arguments.n_train,
         n_draws=arguments.draws,
-        head=head_of(arguments.head),
+        head=head,
     )
     say(format_stages(describe_stages(family.distiller)) + "\n")
-    data_sets, failed = _data_sets(arguments, files, family, plan, corpus)
+    data_sets = _data_sets(arguments, readable, family, plan, reading, failed)
+    data_sets = {n: data_sets[n] for n in map(name_of, files) if n in data_sets}
     for name, data_set in data_sets.items():
         say(f"{name}: mean {data_set['metric']} ± spread over folds")
         say(format_scores({name: data_set}))
@@ -153,7 +161,10 @@ def run(arguments):
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    if arguments.output is not None:
+    if arguments.output is not None and arguments.output.endswith(".json"):
+        text = json.dumps(figures, indent=1) + "\n"
+        write_file(arguments.output, lambda file: file.write(text.encode()))
+    elif arguments.output is not None:
         _write(Path(arguments.output), figures, family)
     if failed:
         told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
@@ -179,22 +190,42 @@ def _family(arguments, featurizer, layered, distiller, others):
     return family, corpus
 
 
-def _data_sets(arguments, files, family, plan, corpus):
-    """Return the figures of the data sets by name, and what was wrong with files."""
-    folder = None if arguments.output is None else Path(arguments.output) / KEPT
+def _looked_at(files, featurizer, reading):
+    """Return the files that can be scored, and what is wrong with others, before the work."""
+    readable, failed = [], {}
+    for file in files:
+        try:
+            table = prepared_table(file, featurizer, reading)
+        except AT_FAULT as error:
+            if len(files) == 1:
+                raise
+            failed[file] = str(error)
+            continue
+        readable.append((file, table) if file == "-" else file)
+    if not readable:
+        told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
+        raise ValueError(f"No file can be scored.\n{told}")
+    return readable, failed
+
+
+def _data_sets(arguments, files, family, plan, reading, failed):
+    """Return the figures of the data sets by name; what goes wrong is added to ``failed``."""
+    folder = None
+    if arguments.output is not None and not arguments.output.endswith(".json"):
+        folder = Path(arguments.output) / KEPT
     source = {
         "sequence": arguments.sequence_column,
         "target": arguments.target_column,
         "models": family.featurizer.models,
         "distiller": arguments.distiller[0] if arguments.distiller else "esm2-nano",
     }
-    data_sets, failed = {}, {}
+    data_sets = {}
     with tqdm(total=len(files), unit="file", disable=len(files) == 1 or None, leave=False) as bar:
         for file, figures, fault, was_kept in evaluate_files(
             files,
             family,
             plan,
-            reading_of(arguments),
+            reading,
             folder=folder,
             n_jobs=arguments.n_jobs if len(files) > 1 else None,
             source=source,
@@ -211,8 +242,7 @@ def _data_sets(arguments, files, family, plan, corpus):
     if not data_sets:
         told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
         raise ValueError(told if len(files) == 1 else f"No file could be scored.\n{told}")
-    scored = [name_of(file) for file in files if file not in failed]
-    return {name: data_sets[name] for name in scored}, failed
+    return data_sets
 
 
 def _write(folder, figures, family):

@@ -277,9 +277,8 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
     Raises
     ------
     ValueError
-        If there are too few rows, or as the featurizer and the splits.
+        As the featurizer and the splits.
     """
-    check_enough(variants)
     notes = list(variants.notes)
     if variants.task == "residues":
         X = embedded_residues(family.featurizer, variants.sequences)

@@ -4,14 +4,16 @@ import csv
 import hashlib
 import io
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from .. import __version__
 from ..base._files import make_folder, replace_file
 from ..base._identity import digest
+from ..embedding._sequences import listed, nucleotides
 from ..embedding._workers import as_they_come, in_order
-from ._data_set import evaluate_variants
+from ._data_set import check_enough, evaluate_variants
 from ._page import spread
 from ._table import read_table
 
@@ -63,12 +65,47 @@ def name_of(path):
     return Path(path).name.split(".")[0] or str(path)
 
 
+def prepared_table(file, featurizer, reading):
+    """Return what a file holds, its sequences as the models take them.
+
+    Parameters
+    ----------
+    file : path-like
+
+    featurizer : ESMFeaturizer
+
+    reading : dict
+        Keywords of :func:`read_table`.
+
+    Returns
+    -------
+    table : Variants or Residues
+
+    Raises
+    ------
+    OSError, TypeError, ValueError
+        As :func:`read_table` and :meth:`EmbeddingPlan.prepare`; if sequences are DNA, or fewer
+        than folds inside of folds need.
+    """
+    table = read_table(file, **reading)
+    if found := nucleotides(table.sequences):
+        raise ValueError(
+            f"{len(found)} of {len(table)} sequences are DNA or RNA by their letters: "
+            f"{listed(table.labels[i] for i in found)}. Translate them to proteins, or leave "
+            "them out."
+        )
+    check_enough(table)
+    plan = featurizer.embedding_plan("residue")
+    return replace(table, sequences=plan.prepare(table.sequences, table.labels))
+
+
 def evaluate_files(files, family, plan, reading, *, folder=None, n_jobs=None, **how):
     """Yield the figures of each file when it is done, or what is wrong with it.
 
     Parameters
     ----------
-    files : list of str
+    files : list of str or (str, Variants)
+        A file that can be read but once comes with what it holds.
 
     family : Family
 
@@ -114,12 +151,14 @@ def evaluate_files(files, family, plan, reading, *, folder=None, n_jobs=None, **
 
 
 def _one(family, plan, reading, identity, kept, how, file):
+    file, variants = file if isinstance(file, tuple) else (file, None)
     path = None if kept is None else kept / f"{name_of(file)}.json"
     try:
-        key = None if file == "-" else digest({**identity, "file": _sha256(file)})
+        key = None if variants else digest({**identity, "file": _sha256(file)})
         if path is not None and key is not None and (found := _read(path, key)) is not None:
             return file, found, None, True
-        variants = read_table(file, **reading)
+        if variants is None:
+            variants = prepared_table(file, family.featurizer, reading)
         source = how.get("source")
         if source is not None:
             source = {**source, "path": file}
@@ -192,7 +231,8 @@ def format_scores(data_sets, metric=None):
         for row in data_set["rows"]:
             if not row["in_table"] or which not in row["mean"]:
                 continue
-            n = "" if row["n_train"] is None else f", {row['n_train']} rows"
+            folds = "" if row["split"].startswith("fold_") else " folds"
+            n = folds if row["n_train"] is None else f", {row['n_train']} rows"
             column = name, f"{row['split']}{n}"
             if column not in columns:
                 columns.append(column)

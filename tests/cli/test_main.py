@@ -116,7 +116,7 @@ def test_evaluate(corpus, distiller, tmp_path, capsys):
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "reverse-distilled 64" in printed and "position folds" in printed
-    scores = json.loads((tmp_path / "s.json").read_text())["scores"]["mine"]
+    scores = json.loads((tmp_path / "s.json").read_text())["data_sets"]["mine"]["rows"]
     assert {row["kind"] for row in scores} >= {"mutation", "raw", "distilled"}
 
 
@@ -419,7 +419,7 @@ def test_evaluate_with_a_distiller_says_where_its_baselines_come_from(
     assert f"The baselines come from {corpus} (8 proteins" in printed.err
     assert "position folds" in printed.out  # of a table that begins with a byte-order mark
     figures = json.loads((tmp_path / "z.json").read_text())
-    assert figures["baselines"].startswith(str(corpus))
+    assert figures["corpus"].startswith(str(corpus))
 
 
 def test_evaluate_warns_of_few_proteins(corpus, distiller, table, tmp_path, monkeypatch):
@@ -435,7 +435,7 @@ def test_evaluate_warns_of_few_proteins(corpus, distiller, table, tmp_path, monk
         assert main(arguments) == 130
 
 
-def test_evaluate_of_several_mutations_has_no_folds_by_position(
+def test_evaluate_of_an_unknown_mutation_keeps_folds_by_position(
     corpus, distiller, table, tmp_path, capsys
 ):
     lines = table.read_text("utf-8-sig").splitlines()
@@ -450,7 +450,7 @@ def test_evaluate_of_several_mutations_has_no_folds_by_position(
     several.write_text("\n".join(lines))
     assert main([*arguments, "--fasta", str(corpus), "--distiller", str(distiller)]) == 0
     said = capsys.readouterr()
-    assert "No folds by position: 1 of" in said.err and "position folds" not in said.out
+    assert "position folds" in said.out and "of 1 rows the mutations are not known" in said.err
 
 
 # Faults
@@ -633,17 +633,18 @@ def test_evaluate_scores_layers_of_the_last_model(corpus, table, tmp_path, capsy
     assert main([*arguments, "--layers"]) == 0
     printed = capsys.readouterr()
     assert "3 layers come from the same corpus, 192 columns" in printed.err
-    rows = json.loads((tmp_path / "z.json").read_text())["scores"]["mine"]
-    found = {(row["row"], row["folds"]): row for row in rows}
+    rows = json.loads((tmp_path / "z.json").read_text())["data_sets"]["mine"]["rows"]
+    found = {(row["row"], row["split"]): row for row in rows}
     of_layers = [row for row in rows if row["kind"] == "layers"]
     assert len(of_layers) == 8 and "layer chosen inside the folds" in printed.out
     for scheme in ("random", "position"):
         # The last layer is the model as it is.
-        last = found["last layer, 3", scheme]["scores"]
-        np.testing.assert_allclose(last, found["raw esm2_nano_064", scheme]["scores"], atol=1e-3)
+        last, raw = found["last layer, 3", scheme], found["raw esm2_nano_064", scheme]
+        for metric in ("Spearman", "NDCG@10%"):
+            np.testing.assert_allclose(last["scores"][metric], raw["scores"][metric], atol=1e-3)
         assert 64 < found["chain of 3 layers", scheme]["width"] < 192
     assert main([*arguments, "--layers", "3", "0"]) == 0
-    again = json.loads((tmp_path / "z.json").read_text())["scores"]["mine"]
+    again = json.loads((tmp_path / "z.json").read_text())["data_sets"]["mine"]["rows"]
     assert {row["row"] for row in again} >= {"last layer, 3", "chain of 2 layers"}
 
 

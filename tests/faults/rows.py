@@ -31,7 +31,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 BUNDLED = Path(revdist_sklearn.__file__).parent / "weights" / "esm2_nano_032"
 LOAD = "revdist_sklearn.models._loading.load"
 BATCH = "revdist_sklearn.models._encoder.Encoder.__call__"
-SEARCH = "revdist_sklearn._evaluation.score_folds"
+SEARCH = "revdist_sklearn.evaluation._run.fit_rows"
 WRITE = "zipfile.ZipFile.open"
 REPLACE = "os.replace"
 # A phase: the command, and the call of which function it is struck at.
@@ -60,6 +60,13 @@ def table_of(path):
         return file["embedding"].tobytes()
 
 
+def scores_of(path):
+    """Return the scores of an evaluation on disk, without its seconds, as bytes."""
+    figures = json.loads(Path(path).read_text())
+    rows = [row for each in figures["data_sets"].values() for row in each["rows"]]
+    return json.dumps([[row["row"], row["split"], row["scores"]] for row in rows]).encode()
+
+
 def call(command, inputs, folder):
     """Return the words of a command of the shell, with its output (and cache) in a folder."""
     cache = [folder / "cache"] if command == "embed" else []
@@ -68,7 +75,7 @@ def call(command, inputs, folder):
 
 def result(command, folder):
     """Return what a command has written, as bytes."""
-    read = {"embed": table_of, "fit": chain_of, "evaluate": Path.read_bytes}[command]
+    read = {"embed": table_of, "fit": chain_of, "evaluate": scores_of}[command]
     return read(folder / OUTPUTS[command])
 
 

@@ -109,7 +109,7 @@ WRITERS = {
     "revdist evaluate": Writer(
         "evaluate",
         lambda inputs, folder: (inputs, folder / "s.json"),
-        lambda folder: (folder / "s.json").read_bytes(),
+        lambda folder: rows.scores_of(folder / "s.json"),
         output="s.json",
     ),
     "revdist demo": Writer(
