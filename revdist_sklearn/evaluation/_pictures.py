@@ -1,10 +1,14 @@
 """The pictures of an evaluation's page."""
 
+import io
+from itertools import product
+
+import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
+from ..prefix._curve_display import PrefixCurveDisplay
 from ..variants._landscape_display import LandscapeDisplay
 from ..variants._scorer import OF_FEATURIZER, ESMVariantScorer
-from ._page import as_svg, draw_prefixes, draw_scaling, draw_wins, new_figure
 from ._verdict import preferred_split
 
 # Residues of a protein whose landscape is drawn.
@@ -85,4 +89,152 @@ def draw_spectra(figures):
     ax.set(xlabel="direction of the residual", ylabel="variance")
     if len(figures["stages"]) > 1:
         ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def as_svg(figure):
+    """Return a figure of matplotlib as SVG that stands within a page.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure
+
+    Returns
+    -------
+    svg : str
+    """
+    from matplotlib import rc_context
+
+    stream = io.StringIO()
+    # Text stays text; nothing of the page depends on the hour.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "revdist"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def new_figure(width, height):
+    """Return a figure that no window shows."""
+    check_matplotlib_support("The pictures of an evaluation")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_prefixes(rows, metric, stage_dims, stage_names):
+    """Return the figure of scores against prefixes, a panel a kind of split.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Results of one data set.
+
+    metric : str
+
+    stage_dims : list of int
+
+    stage_names : list of str
+
+    Returns
+    -------
+    figure : matplotlib Figure
+    """
+    rows = [r for r in rows if r["n_train"] is None and metric in r["scores"]]
+    kinds = list(dict.fromkeys(r["split"] for r in rows))
+    figure = new_figure(4.2 * min(len(kinds), 3), 3.4 * -(-len(kinds) // 3))
+    axes = figure.subplots(-(-len(kinds) // 3), min(len(kinds), 3), squeeze=False, sharey=True)
+    for ax in list(axes.flat)[len(kinds) :]:
+        ax.set_axis_off()
+    for ax, kind in zip(axes.flat, kinds, strict=False):
+        here = [r for r in rows if r["split"] == kind]
+        for which, label, style in (
+            ("distilled", "reverse-distilled", {"color": "C0", "marker": "o"}),
+            (
+                "concatenation_pca",
+                "concatenation + PCA",
+                {"color": "C2", "marker": "^", "ls": "--"},
+            ),
+            ("raw", "raw model", {"color": "C3", "marker": "s", "ls": "none"}),
+        ):
+            curve = sorted((r["width"], r["scores"][metric]) for r in here if r["kind"] == which)
+            if curve:
+                widths, scores = zip(*curve, strict=True)
+                PrefixCurveDisplay.from_scores(
+                    widths,
+                    scores,
+                    stage_dims=stage_dims,
+                    stage_names=stage_names if which == "distilled" else None,
+                    name=label,
+                    ax=ax,
+                    spread="std" if which == "distilled" else None,
+                    line_kw=style,
+                )
+        for row in here:
+            if row["kind"] == "mutation":
+                label = "position, wild type, mutant"
+                ax.axhline(row["mean"][metric], color="0.4", ls=":", label=label)
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+        ax.set_title(f"{kind} folds" if not kind.startswith("fold_") else kind, fontsize=10)
+        ax.set(xlabel="columns", ylabel=metric if ax is axes.flat[0] else "")
+    handles = axes.flat[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def draw_scaling(rows, metric):
+    """Return the figure of scores against the size of the model, raw and reverse-distilled."""
+    rows = [r for r in rows if r["n_train"] is None and r["in_table"] and metric in r["scores"]]
+    kinds = list(dict.fromkeys(r["split"] for r in rows))
+    figure = new_figure(3.6 * min(len(kinds), 3), 3.0 * -(-len(kinds) // 3))
+    axes = figure.subplots(-(-len(kinds) // 3), min(len(kinds), 3), squeeze=False, sharey=True)
+    for ax in list(axes.flat)[len(kinds) :]:
+        ax.set_axis_off()
+    for ax, kind in zip(axes.flat, kinds, strict=False):
+        for which, label, style in (("raw", "raw", "C3s--"), ("distilled", "distilled", "C0o-")):
+            found = sorted(
+                (r["width"], r["mean"][metric])
+                for r in rows
+                if r["split"] == kind and r["kind"] == which
+            )
+            ax.plot([str(w) for w, _ in found], [s for _, s in found], style, label=label)
+        ax.set_title(kind, fontsize=10)
+        ax.set(xlabel="columns of the model", ylabel=metric if ax is axes.flat[0] else "")
+    axes.flat[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def draw_wins(data_sets, metric, split):
+    """Return the figure of how often each row is ahead of each other one, over data sets."""
+    tables = []
+    for data_set in data_sets.values():
+        tables.append(
+            {
+                r["row"]: r["mean"][metric]
+                for r in data_set["rows"]
+                if r["split"] == split
+                and r["n_train"] is None
+                and r["in_table"]
+                and r["kind"] in ("mutation", "raw", "distilled", "concatenation_pca", "one_hot")
+                and metric in r["mean"]
+            }
+        )
+    names = [n for n in tables[0] if all(n in table for table in tables)]
+    share = np.full((len(names), len(names)), np.nan)
+    for (i, one), (j, other) in product(enumerate(names), enumerate(names)):
+        if i != j:
+            share[i, j] = np.mean([table[one] > table[other] for table in tables])
+    side = 2.5 + 0.35 * len(names)
+    figure = new_figure(side + 1, side)
+    ax = figure.subplots()
+    image = ax.imshow(share, vmin=0, vmax=1, cmap="RdBu_r")
+    ax.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    ax.set_yticks(range(len(names)), names, fontsize=8)
+    for i, j in product(range(len(names)), range(len(names))):
+        if np.isfinite(share[i, j]):
+            ax.text(j, i, f"{share[i, j]:.0%}", ha="center", va="center", fontsize=6)
+    figure.colorbar(image, ax=ax, label="share of data sets", shrink=0.7)
     return figure
