@@ -24,6 +24,7 @@ from ._rows import (
 from ._run import LEAST_ROWS, score_rows
 from ._verdict import code, verdict
 
+TABLE = "position, wild type, mutant"
 # Variants by which the seconds of a model are measured.
 SAMPLE = 16
 
@@ -186,14 +187,18 @@ def rows_of(variants, X, family, *, curve=None, notes):
     def alone(kind, name, features, members=(), **how):
         return Rows(kind, (name,), (features.shape[1],), (members,), features, **how)
 
-    if all(m is not None for m in variants.mutations):
-        features = mutation_features(variants.mutations)
-        tables.append(alone("mutation", "position, wild type, mutant", features))
+    unknown = sum(m is None for m in variants.mutations)
+    if unknown <= len(variants) / 2:
+        features = mutation_features([m or () for m in variants.mutations])
+        tables.append(alone("mutation", TABLE, features))
+        if unknown:
+            notes.append(
+                f"The row {TABLE!r} takes {unknown} rows whose mutations are not known as the wild "
+                "type."
+            )
     else:
-        unknown = sum(m is None for m in variants.mutations)
         notes.append(
-            f"No row of position, wild type and mutant: of {unknown} rows the mutations are not "
-            "known."
+            f"No row {TABLE!r}: of {unknown} of {len(variants)} rows the mutations are not known."
         )
     if len(set(map(len, variants.sequences))) == 1:
         letters = one_hot(variants.sequences)

@@ -450,7 +450,7 @@ def test_evaluate_of_an_unknown_mutation_keeps_folds_by_position(
     several.write_text("\n".join(lines))
     assert main([*arguments, "--fasta", str(corpus), "--distiller", str(distiller)]) == 0
     said = capsys.readouterr()
-    assert "position folds" in said.out and "of 1 rows the mutations are not known" in said.err
+    assert "position folds" in said.out and "takes 1 rows whose mutations" in said.err
 
 
 # Faults

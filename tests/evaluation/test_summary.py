@@ -1,0 +1,162 @@
+"""Summary over data sets, and the verdict of one."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.stats import binomtest
+
+from revdist_sklearn.evaluation._summary import (
+    LEAST_PROTEINS,
+    comparisons,
+    described,
+    paired_difference,
+    summarise,
+)
+from revdist_sklearn.evaluation._verdict import code, preferred_split, verdict
+
+COSTS = [
+    {"name": "small", "parameters": 10, "seconds": 1.0},
+    {"name": "large", "parameters": 100, "seconds": 9.0},
+]
+
+
+def row(name, kind, width, scores, *, split="position", members=(0,), **other):
+    facts = {"row": name, "kind": kind, "width": width, "split": split, "n_train": None}
+    known = [score for score in scores if score is not None]
+    mean = {"Spearman": float(np.mean(known)) if known else None}
+    of_row = {"in_table": True, "members": list(members), "mean": mean, **other}
+    return {**facts, **of_row, "scores": {"Spearman": scores}}
+
+
+def data_set(protein, gain, **other):
+    rows = [
+        row("raw small", "raw", 2, [0.1, 0.2]),
+        row("raw large", "raw", 4, [0.2, 0.4], members=(1,)),
+        row("rd 2", "distilled", 2, [0.1, 0.2]),
+        row("rd 4", "distilled", 4, [0.2 + gain, 0.4], members=(0, 1)),
+        row("cp 2", "concatenation_pca", 2, [0.0, 0.1], members=(0, 1)),
+        row("cp 4", "concatenation_pca", 4, [0.2, 0.4], members=(0, 1)),
+        row("table", "mutation", 3, [0.3, 0.3], members=()),
+    ]
+    return {"protein": protein, "rows": rows, **other}
+
+
+def test_what_is_compared():
+    pairs = {(claim, text) for claim, text, _, _ in comparisons(data_set("p", 0.1)["rows"])}
+    texts = {text for _, text in pairs}
+    assert texts == {
+        "rd 4 over rd 2",
+        "raw large over raw small",
+        "rd 2 over cp 2",
+        "rd 4 over cp 4",
+        "rd 4 over raw large",
+        "rd 4 over table",
+    }  # of the smallest both are the raw model, and nothing is compared with itself
+
+
+def test_shares_intervals_and_the_sign_test():
+    gains = np.array([0.2, 0.1, -0.1, 0.1, 0.3, 0.0, 0.1, -0.2])
+    sets = {str(i): data_set(f"p{i}", gain) for i, gain in enumerate(gains)}
+    found = {each["rows"]: each for each in summarise(sets, "Spearman")}["rd 4 over cp 4"]
+    assert (found["wins"], found["losses"], found["ties"]) == (5, 2, 0)  # one is left out as equal
+    assert_allclose(found["difference"], gains[gains != 0].mean() / 2)
+    assert found["p_sign"] == binomtest(5, 7).pvalue
+    low, high = found["difference_interval"]
+    resampled = (
+        np.random.default_rng(1).choice(gains[gains != 0] / 2, size=(20_000, 7)).mean(axis=1)
+    )
+    assert_allclose([low, high], np.quantile(resampled, [0.025, 0.975]), atol=5e-3)
+    assert 0 < found["share_interval"][0] < 5 / 7 < found["share_interval"][1] <= 1
+    assert "sign test" in described(found) and "5 of 7" in described(found)
+
+
+def test_scans_of_one_protein_are_resampled_together():
+    gains = np.tile([0.2, -0.2], 7)
+    alone = {str(i): data_set(f"p{i}", g + 1e-3 * i) for i, g in enumerate(gains)}
+    pairs = {
+        str(i): data_set(f"p{i % 2 + 2 * (i // 4)}", g + 1e-3 * i) for i, g in enumerate(gains)
+    }
+
+    def width(sets):
+        [found] = [e for e in summarise(sets, "Spearman") if e["rows"] == "rd 4 over rd 2"]
+        low, high = found["difference_interval"]
+        return found["n_proteins"], high - low
+
+    (n_alone, narrow), (n_pairs, wide) = width(alone), width(pairs)
+    assert n_alone == 14 and n_pairs < 14 and wide > 1.2 * narrow
+
+
+def test_few_proteins_are_no_claim():
+    sets = {str(i): data_set(f"p{i}", 0.1) for i in range(LEAST_PROTEINS - 1)}
+    for each in summarise(sets, "Spearman"):
+        assert each["difference_interval"] is None and "no claim" in described(each)
+    [each, *_] = summarise({"a": data_set("p", 0.1)}, "Spearman")
+    assert "one protein, too few" in described(each)
+
+
+def test_folds_without_a_score_are_left_out_of_both():
+    one, other = row("a", "raw", 1, [0.5, None, 0.3]), row("b", "raw", 2, [0.1, 0.2, 0.2])
+    assert_allclose(paired_difference(one, other, "Spearman"), (0.4 + 0.1) / 2)
+    nothing = row("c", "raw", 3, [None, None, None])
+    assert np.isnan(paired_difference(one, nothing, "Spearman"))
+
+
+def test_the_verdict_is_the_cheapest_within_one_standard_error():
+    rows = data_set("p", 0.02)["rows"]
+    lines, choice = verdict(rows, "Spearman", COSTS)
+    # The best is rd 4, 0.31 with an error of 0.09; raw small is 0.15, raw large 0.3.
+    assert choice["row"] == "raw large" and len(lines) == 3
+    assert "raw large, 4 columns: Spearman 0.300 in folds by position" in lines[0]
+    assert "within one standard error (0.090) of the best row, rd 4 with 0.310" in lines[0]
+    assert "It runs large: 100 parameters, 9 s" in lines[1]
+    assert "hardly beats the table" in lines[2] and "best of 6 rows" in lines[2]
+
+
+def test_the_verdict_says_so_where_the_best_row_is_none_of_its_own():
+    rows = [*data_set("p", 0.0)["rows"], row("both", "one_hot_and_embedding", 9, [0.9, 0.9])]
+    lines, choice = verdict(rows, "Spearman", COSTS)
+    assert "more than a standard error (0.000) short of the best row, both" in lines[0]
+    assert choice["kind"] in ("distilled", "raw")
+
+
+def test_the_verdict_without_a_model_that_helps():
+    rows = [
+        row("table", "mutation", 3, [0.6, 0.6], members=()),
+        row("rd", "distilled", 2, [0.1, 0.2]),
+    ]
+    assert (
+        "does not beat the table of positions, which has 0.600: -0.450"
+        in verdict(rows, "Spearman", COSTS)[0][2]
+    )
+    assert "No table" in verdict(rows[1:], "Spearman", COSTS)[0][2]
+
+
+def test_folds_by_position_are_asked_first():
+    rows = [row("a", "raw", 1, [0.1], split=kind) for kind in ("random", "modulo", "position")]
+    assert preferred_split(rows) == "position" and preferred_split(rows[:2]) == "random"
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_the_code_has_ten_lines_and_runs(task, tmp_path, monkeypatch, capsys):
+    from revdist_sklearn.datasets import load_gb1_stability
+
+    data, path = load_gb1_stability(), tmp_path / "it's.csv"
+    values = data.target[::8]
+    if task == "classification":
+        values = np.where(values > np.median(values), "up", "down")
+    rows = zip(data.sequences[::8], values, strict=True)
+    path.write_text("seq;y\n" + "\n".join(f"{s.lower()};{v}" for s, v in rows))
+    text = code(
+        row("rd", "distilled", 64, [0.1]),
+        path=path,
+        sequence="seq",
+        target="y",
+        models="esm2-nano",
+        distiller="esm2-nano",
+        task=task,
+    )
+    assert len(text.splitlines()) == 10
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, "code", "exec"), {})
+    assert (tmp_path / "model.joblib").exists() and capsys.readouterr().out.startswith("[")
