@@ -105,6 +105,7 @@ def test_names_of_the_wild_type(cell):
         ("AA24G", UNKNOWN),
         ("A24", UNKNOWN),
         ("A٢G", UNKNOWN),
+        ("\u212a24G", UNKNOWN),  # the sign of Kelvin
         ("A99999999999G", UNKNOWN),
         ("[]", UNKNOWN),
         ("mutant 7", UNKNOWN),

@@ -230,6 +230,8 @@ def test_numbers_of_mutations():
     ]
     with pytest.raises(ValueError, match="Rows of one mutation"):
         splits(variants(singles([1, 2])), "n_mutations")
+    with pytest.raises(ValueError, match="Rows of one mutation"):
+        splits(variants([two, three]), "n_mutations")
 
 
 def test_proteins():
