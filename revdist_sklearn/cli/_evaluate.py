@@ -217,6 +217,7 @@ def _data_sets(arguments, files, family, plan, reading, failed):
         "sequence": arguments.sequence_column,
         "target": arguments.target_column,
         "models": family.featurizer.models,
+        "sources": [m.source for m in family.featurizer.embedding_plan("residue").members],
         "distiller": arguments.distiller[0] if arguments.distiller else "esm2-nano",
     }
     data_sets = {}

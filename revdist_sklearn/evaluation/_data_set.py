@@ -193,8 +193,8 @@ def rows_of(variants, X, family, *, curve=None, notes):
         tables.append(alone("mutation", TABLE, features))
         if unknown:
             notes.append(
-                f"The row {TABLE!r} takes {unknown} rows whose mutations are not known as the wild "
-                "type."
+                f"The row {TABLE!r} takes {unknown} rows whose mutations are not known for the "
+                "wild type."
             )
     else:
         notes.append(
@@ -268,7 +268,7 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
 
     source : dict, default=None
         For the code that is recommended: ``path``, ``sequence``, ``target``,
-        ``models`` and ``distiller``.
+        ``models``, ``sources`` and ``distiller``.
 
     progress : callable, default=None
         As in :func:`score_rows`.

@@ -34,18 +34,17 @@ def verdict(rows, metric, costs):
     error = _standard_error(best["scores"][metric])
     able = [r for r in rows if r["kind"] in DEPLOYABLE and r["in_table"]]
     within = [r for r in able if _mean(r, metric) >= _mean(best, metric) - error]
-    how = f"within one standard error ({error:.3f}) of the best row, {best['row']}"
+    top = f"the best row, {best['row']} with {_mean(best, metric):.3f}"
+    how = f"within one standard error ({error:.3f}) of {top}"
     if not within:
         within = [max(able, key=lambda r: _mean(r, metric))]
-        how = (
-            f"short of the best row, {best['row']}, by more than its standard error ({error:.3f})"
-        )
+        how = f"by more than its standard error ({error:.3f}) short of {top}"
     choice = min(within, key=lambda r: (_cost(r, costs, "parameters"), r["width"]))
     names = " and ".join(costs[i]["name"] for i in choice["members"])
     where = "random folds" if kind == "random" else f"folds by {kind}"
     lines = [
         f"{choice['row']}, {choice['width']} columns: {metric} {_mean(choice, metric):.3f} in "
-        f"{where}, {how} with {_mean(best, metric):.3f}.",
+        f"{where}, {how}.",
         f"It runs {names}: {_cost(choice, costs, 'parameters'):,.0f} parameters, "
         f"{_cost(choice, costs, 'seconds'):.3g} s for 1,000 variants here.",
         _against_table(rows, best, metric, where),
@@ -89,28 +88,65 @@ def _against_table(rows, best, metric, where):
     )
 
 
-CODE = """\
+START = """\
 import joblib, pandas as pd
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from revdist_sklearn import ESMFeaturizer, PrefixRidge{C}CV, ReverseDistiller, compact
-from sklearn.frozen import FrozenEstimator
 table = pd.read_csv({path!r}, sep=None, engine="python")
 X, y = table[{sequence!r}].str.upper(), table[{target!r}]
+"""
+NESTED = """\
 steps = ESMFeaturizer({models!r}), FrozenEstimator(ReverseDistiller.from_pretrained({distiller!r}))
 model = compact(make_pipeline(*steps, PrefixRidge{C}CV([{width}])).fit(X.tolist(), y))
+"""
+ALONE = """\
+embedding = ESMFeaturizer({models!r})
+model = make_pipeline(embedding, PrefixRidge{C}CV([{width}])).fit(X.tolist(), y)
+"""
+END = """\
 joblib.dump(model, "model.joblib")
 print(joblib.load("model.joblib").predict(X[:3].tolist()))
 """
 
 
-def code(choice, *, path, sequence, target, models, distiller, task):
-    """Return ten lines of Python that fit, save and use what was recommended."""
-    return CODE.format(
+def code(choice, *, path, sequence, target, models, sources, distiller, task):
+    """Return some ten lines of Python that fit, save and use what was recommended.
+
+    Parameters
+    ----------
+    choice : dict
+        The result of its row.
+
+    path, sequence, target : str
+        The table, and its columns.
+
+    models : str or list
+        Of the featurizer.
+
+    sources : list of str
+        Folder or hub id of each member.
+
+    distiller : str
+        Folder or hub id.
+
+    task : {"regression", "classification"}
+
+    Returns
+    -------
+    text : str
+    """
+    is_raw = choice["kind"] == "raw"
+    text = START + (ALONE if is_raw else NESTED) + END
+    if is_raw:
+        text = text.replace(", ReverseDistiller, compact", "")
+        text = text.replace("from sklearn.frozen import FrozenEstimator\n", "")
+    return text.format(
         C="Classifier" if task == "classification" else "",
         path=str(path),
         sequence=sequence,
         target=target,
-        models=models,
+        models=[sources[i] for i in choice["members"]] if is_raw else models,
         distiller=str(distiller),
         width=choice["width"],
     )

@@ -1,0 +1,216 @@
+"""Runs of whole data sets: rows in all splits, residues, files, and what is kept."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from revdist_sklearn import ESMFeaturizer, ReverseDistiller, corpus_moments
+from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
+from revdist_sklearn.evaluation import _data_set, _files
+from revdist_sklearn.evaluation._data_set import (
+    TABLE,
+    Family,
+    embedded_residues,
+    evaluate_variants,
+    rows_of,
+)
+from revdist_sklearn.evaluation._files import evaluate_files, scores_csv, tables_of
+from revdist_sklearn.evaluation._run import Plan, score_rows
+from revdist_sklearn.evaluation._table import read_table
+
+pytestmark = pytest.mark.filterwarnings("ignore:A corpus of")
+READING = {"sequence_column": "mutated_sequence", "target_column": "DMS_score"}
+
+
+@pytest.fixture(scope="module")
+def family():
+    featurizer = ESMFeaturizer("esm2-nano:64")
+    moments = corpus_moments(featurizer, load_uniprot_sample().sequences[:20], verbose=False)
+    return Family(featurizer, ReverseDistiller().fit_moments(moments), moments)
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    data = load_amyloid_nucleation(mutations="single")
+    path = tmp_path_factory.mktemp("scan") / "scan.csv"
+    rows = zip(data.mutations[::6], data.sequences[::6], data.target[::6], strict=True)
+    lines = ["mutant,mutated_sequence,DMS_score", *(f"{m},{s},{y}" for m, s, y in rows)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def figures(family, scan):
+    plan = Plan(None, n_seeds=2, n_train=(16, 1000), n_draws=3)
+    return evaluate_variants(read_table(scan), family, plan)
+
+
+def found(figures, **wanted):
+    rows = [r for r in figures["rows"] if all(r[k] == v for k, v in wanted.items())]
+    assert rows, wanted
+    return rows
+
+
+def test_all_rows_are_scored_in_all_splits(figures):
+    names = {row["row"] for row in figures["rows"]}
+    plain = {
+        TABLE, "one-hot", "one-hot + embedding", "concatenation", "raw esm2_nano_032",
+        "reverse-distilled 64", "without regression 64", "concatenation + PCA 64",
+        "concatenation + PCA of the fold 32", "PCA of esm2_nano_064 32",
+    }  # fmt: skip
+    assert names >= plain | {f"{name} + score" for name in plain}
+    assert names >= {"score of esm2_nano_064", "mean score of the family"}
+    for split in ("random", "position"):
+        for row in found(figures, split=split, n_train=None):
+            assert len(row["scores"]["Spearman"]) == len(row["folds"]) == 10
+            assert row["seconds"] >= 0 and np.isfinite(row["mean"]["NDCG@10%"])
+    assert found(figures, split="random", row=TABLE, n_train=16)[0]["folds"][0].startswith(
+        "seed 0"
+    )
+    assert "n_train=1000" in " ".join(figures["notes"])
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_what_is_the_same_has_the_same_score(figures):
+    for split in ("random", "position"):
+        raw = found(figures, split=split, row="raw esm2_nano_032", n_train=None)[0]
+        nested = found(figures, split=split, row="reverse-distilled 32", n_train=None)[0]
+        assert raw["scores"] == nested["scores"]
+
+
+def test_a_table_of_positions_knows_nothing_of_new_ones(figures):
+    assert (
+        found(figures, row=TABLE, split="random", n_train=None)[0]["mean"]["Spearman"]
+        > found(figures, row=TABLE, split="position", n_train=None)[0]["mean"]["Spearman"]
+    )
+
+
+def test_costs_and_verdict(figures):
+    small, large = figures["costs"]
+    assert 0 < small["parameters"] < large["parameters"] and small["seconds"] > 0
+    assert len(figures["verdict"]) == 3 and figures["choice"] in figures["verdict"][0]
+
+
+def test_shuffled_measurements_score_nothing(family, scan):
+    table = read_table(scan)
+    rows = [
+        rows
+        for rows in rows_of(table, family.featurizer.transform(table.sequences), family, notes=[])
+        if rows.kind in ("distilled", "mutation", "fold_pca")
+    ]
+    scores, y = [], table.target.copy()
+    for seed in range(8):
+        table.target[:] = np.random.default_rng(seed).permutation(y)
+        scored = score_rows(table, rows, Plan(("random",)), notes=[])
+        scores.append([row["mean"]["Spearman"] for row in scored])
+    assert np.abs(np.mean(scores, axis=0)).max() < 0.15
+
+
+def test_classes(family, scan, tmp_path):
+    header, *lines = scan.read_text().splitlines()
+    cut = np.median([float(line.split(",")[2]) for line in lines])
+    rows = [line.split(",") for line in lines]
+    path = tmp_path / "classes.csv"
+    classes = (f"{m},{s},{'high' if float(y) > cut else 'low'}" for m, s, y in rows)
+    path.write_text("\n".join([header, *classes]))
+    figures = evaluate_variants(read_table(path), family, Plan(("random",)))
+    assert figures["task"] == "classification" and figures["metric"] == "AUROC"
+    best = max(row["mean"]["AUROC"] for row in figures["rows"])
+    assert best > 0.65 and {"balanced accuracy", "AUPR"} <= set(figures["rows"][0]["scores"])
+
+
+def test_residues(family, tmp_path):
+    sequences = load_uniprot_sample().sequences[:18]
+    path = tmp_path / "residues.csv"
+    # Hydrophobic, charged, other: the letter alone tells.
+    label = {**dict.fromkeys("AFILMVWY", "H"), **dict.fromkeys("DEKR", "C")}
+    rows = [f"{s[:60]},{''.join(label.get(r, '-') for r in s[:60])}" for s in sequences]
+    path.write_text("\n".join(["mutated_sequence,DMS_score", *rows]))
+    table = read_table(path, task="residues")
+    figures = evaluate_variants(table, family, Plan(None))
+    assert figures["metric"] == "Q3" and {row["split"] for row in figures["rows"]} == {"protein"}
+    assert found(figures, row="residue alone")[0]["mean"]["Q3"] == 1
+    assert found(figures, row="reverse-distilled 64")[0]["mean"]["Q3"] > 0.8
+    X = embedded_residues(family.featurizer, table.sequences)
+    assert X.shape == (sum(map(len, table.sequences)), 96)
+    first = np.concatenate(
+        list(r for r, _ in family.featurizer.iter_residues(table.sequences[:1]))
+    )
+    np.testing.assert_allclose(X[: len(first)], first, atol=1e-5)
+
+
+def test_scores_that_cannot_be_are_a_note(family, scan):
+    table = read_table(scan)
+    notes = []
+    rows = rows_of(replace(table, wild_type=None), np.ones((len(table), 96)), family, notes=notes)
+    assert "the wild type is not known" in notes[0]
+    assert not any("score" in rows.kind for rows in rows)
+
+
+def evaluated(files, family, folder, **how):
+    return list(evaluate_files(files, family, Plan(("random",)), READING, folder=folder, **how))
+
+
+def test_a_broken_file_does_not_stop_the_rest_and_what_is_done_is_kept(
+    family, scan, tmp_path, monkeypatch
+):
+    broken = tmp_path / "broken.csv"
+    broken.write_text("mutant,mutated_sequence\nA1C,MKT\n")
+    kept = tmp_path / "kept"
+    first, second = evaluated([str(broken), str(scan)], family, kept)
+    assert first[1] is None and "DMS_score" in first[2] and second[1]["rows"]
+
+    def again(*args, **kwargs):
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(_files, "evaluate_variants", again)
+    [(_, figures, fault, was_kept)] = evaluated([str(scan)], family, kept)
+    assert was_kept and fault is None and figures == second[1]
+    # Other measurements, other settings and damaged files are scored again.
+    with pytest.raises(AssertionError, match="scored again"):
+        evaluated([str(scan)], family, kept, curve=(5,))
+    (kept / "scan.json").write_text((kept / "scan.json").read_text()[:500])
+    with pytest.raises(AssertionError, match="scored again"):
+        evaluated([str(scan)], family, kept)
+
+
+def test_figures_depend_on_the_fit(family):
+    other = ReverseDistiller(regressor="pcr").fit_moments(family.moments)
+    assert family.identity() != Family(family.featurizer, other, family.moments).identity()
+    same = ReverseDistiller().fit_moments(family.moments)
+    assert family.identity() == Family(family.featurizer, same, family.moments).identity()
+
+
+def test_folders_and_names(tmp_path):
+    for name in ("b.csv", "a.csv.gz", "notes.md"):
+        (tmp_path / name).write_text("")
+    assert [Path(f).name for f in tables_of([tmp_path])] == ["a.csv.gz", "b.csv"]
+    with pytest.raises(ValueError, match="both the data set 'b'"):
+        (tmp_path / "b.tsv").write_text("")
+        tables_of([tmp_path])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no table"):
+        tables_of([tmp_path / "empty"])
+
+
+def test_all_scores_as_csv(figures):
+    text = scores_csv({"a,b": figures})
+    lines = text.splitlines()
+    assert lines[0].startswith("data_set,row,kind,width,split,n_train,metric,fold,score")
+    n = sum(len(scores) for row in figures["rows"] for scores in row["scores"].values())
+    assert len(lines) == n + 1 and lines[1].startswith('"a,b",')
+
+
+def test_dna_and_few_rows_are_told_before_models_run(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(_data_set, "ESMVariantScorer", None)
+    path = tmp_path / "x.csv"
+    rows = [f"{'ACGT' * 5}{'ACGT'[i % 4]},{i}" for i in range(4)]
+    path.write_text("\n".join(["mutated_sequence,DMS_score", *rows]))
+    with pytest.raises(ValueError, match="DNA or RNA by their letters"):
+        _files.prepared_table(path, family.featurizer, READING)
+    path.write_text("mutated_sequence,DMS_score\nMKW,1\nMKV,2\n")
+    with pytest.raises(ValueError, match="2 distinct sequences are too few"):
+        _files.prepared_table(path, family.featurizer, READING)
