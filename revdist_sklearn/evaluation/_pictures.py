@@ -54,6 +54,7 @@ def pictures_of(figures, family):
             found.append((name, caption, as_svg(landscape)))
     metrics = {data_set["metric"] for data_set in figures["data_sets"].values()}
     if len(figures["data_sets"]) > 1 and len(metrics) == 1:
+        [metric] = metrics
         splits = {preferred_split(each["rows"]) for each in figures["data_sets"].values()}
         for split in sorted(splits):
             having = {
@@ -62,7 +63,7 @@ def pictures_of(figures, family):
                 if any(row["split"] == split for row in each["rows"])
             }
             caption = f"How often each row is ahead of each other one, {split} folds."
-            found.append(("", caption, as_svg(draw_wins(having, *metrics, split))))
+            found.append(("", caption, as_svg(draw_wins(having, metric, split))))
     found.append(("", "Spectra of the residuals, stage by stage.", as_svg(draw_spectra(figures))))
     return found
 

@@ -137,7 +137,7 @@ def _over_data_sets(differences, proteins, seed):
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     _, group = np.unique(proteins, return_inverse=True)
     n_groups = int(group.max()) + 1
-    figures = {
+    figures: dict = {
         "wins": wins,
         "losses": losses,
         "ties": len(differences) - wins - losses,
