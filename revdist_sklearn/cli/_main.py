@@ -9,7 +9,7 @@ from contextlib import suppress
 from .. import __version__
 from ..base._signals import as_exceptions
 from ..base._text import visible
-from . import _cache, _demo, _embed, _evaluate, _fit, _info
+from . import _cache, _demo, _embed, _evaluate, _fit, _info, _predict
 from ._messages import as_options, said_of, say, warnings_as_notes
 from ._signals import ENDS
 
@@ -18,6 +18,7 @@ COMMANDS = {
     "fit": _fit,
     "embed": _embed,
     "evaluate": _evaluate,
+    "predict": _predict,
     "info": _info,
     "cache": _cache,
 }

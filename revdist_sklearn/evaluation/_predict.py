@@ -1,0 +1,309 @@
+"""The decision that a lab waits for: which features, and what to measure next."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
+
+from .._compact import compact
+from ..prefix._ridge_cv import PrefixRidgeCV
+from ..variants._scorer import OF_FEATURIZER, ESMVariantScorer
+from ._fit import fit_rows
+from ._metrics import METRICS
+from ._mutations import compared
+from ._rows import Rows, mutation_counts
+from ._run import scorer_of
+from ._splits import inner, splits
+
+TABLE, ONE_HOT, SCORES, EMBEDDING = "table of positions", "one-hot", "scores", "embedding"
+# What is compared, from the cheapest to run; scores go first and are not penalised.
+CANDIDATES = (
+    (TABLE,),
+    (ONE_HOT,),
+    (SCORES,),
+    (SCORES, TABLE),
+    (SCORES, ONE_HOT),
+    (EMBEDDING,),
+    (SCORES, EMBEDDING),
+    (TABLE, EMBEDDING),
+    (ONE_HOT, EMBEDDING),
+    (SCORES, TABLE, EMBEDDING),
+    (SCORES, ONE_HOT, EMBEDDING),
+)
+OF_MODELS = {SCORES, EMBEDDING}
+
+
+class TotalScaler(TransformerMixin, BaseEstimator):
+    """Divides all columns by one number, so that their total variance is 1.
+
+    Attributes
+    ----------
+    scale_ : float
+    """
+
+    def fit(self, X, y=None):
+        """Take the root of the total variance."""
+        self.scale_ = float(np.sqrt(np.var(X, axis=0).sum())) or 1.0
+        return self
+
+    def transform(self, X):
+        """Return the columns over it."""
+        return np.asarray(X, dtype=np.float64) / self.scale_
+
+
+def letters(sequences):
+    """Return sequences of one length as an array of letters."""
+    return np.array([list(sequence.upper()) for sequence in sequences])
+
+
+def counts(reference, offset, sequences):
+    """Return the counts of :func:`mutation_counts` of sequences by their wild type."""
+    found = []
+    for sequence in sequences:
+        mutations = compared(reference, sequence.upper()) or ()
+        found.append(mutation_counts([(a, p + offset, b) for a, p, b in mutations]))
+    return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and how it compares.
+
+    Parameters
+    ----------
+    model : Pipeline
+        Fitted; its ``predict`` takes sequences, and ``return_std``.
+
+    parts : tuple of str
+        What its features are.
+
+    scores : dict of str to list of float
+        Spearman correlation of each candidate in each fold.
+
+    split : str
+        Kind of the folds.
+
+    lines : list of str
+        What is to be said.
+    """
+
+    model: object
+    parts: tuple
+    scores: dict
+    split: str
+    lines: list
+
+
+def transformers(family, reference, offset):
+    """Return the transformers from sequences to features, by name.
+
+    Parameters
+    ----------
+    family : Family
+
+    reference : str
+        The wild type.
+
+    offset : int
+        Position ``p`` is residue ``p - offset`` of it.
+
+    Returns
+    -------
+    parts : dict of str to transformer
+        Without scores where a model has no head.
+    """
+    count = FunctionTransformer(partial(counts, reference, offset))
+    split = FunctionTransformer(letters)
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    embedding = make_pipeline(family.featurizer, FrozenEstimator(family.distiller))
+    parts = {
+        TABLE: make_pipeline(count, DictVectorizer(sparse=False), TotalScaler()),
+        ONE_HOT: make_pipeline(split, encoder, TotalScaler()),
+        EMBEDDING: embedding,
+    }
+    if family.scores and family.without_head() is None:
+        shared = {name: getattr(family.featurizer, name) for name in OF_FEATURIZER}
+        parts[SCORES] = ESMVariantScorer(
+            **shared, reference=reference, joint=False, combine="mean"
+        )
+    return parts
+
+
+def choose(variants, family, *, seed=0):
+    """Choose the features of a table of measurements in folds by position, and fit them.
+
+    Parameters
+    ----------
+    variants : Variants
+        Numbers of sequences as long as their wild type, which is known.
+
+    family : Family
+
+    seed : int, default=0
+        Of the folds.
+
+    Returns
+    -------
+    choice : Choice
+
+    Raises
+    ------
+    ValueError
+        If there is no wild type, sequences differ in length from it, or measurements are
+        classes.
+    """
+    check_variants(variants)
+    parts = transformers(family, variants.wild_type, variants.offset)
+    kind, folds, note = _folds(variants, seed)
+    X = {name: np.asarray(part.fit_transform(variants.sequences)) for name, part in parts.items()}
+    # The embedding beside others is brought to their scale.
+    scaled = {**X, EMBEDDING: TotalScaler().fit_transform(X[EMBEDDING])}
+    metric = scorer_of(METRICS["regression"][0], None)
+    within = [inner(fold, variants) for fold in folds]
+    scores: dict[tuple, list] = {}
+    for names in CANDIDATES:
+        if not set(names) <= set(X):
+            continue
+        features = np.hstack([scaled[name] for name in names]).astype(np.float64)
+        q = X[SCORES].shape[1] if SCORES in names else 0
+        rows = Rows("x", ("x",), (features.shape[1],), ((),), features, n_unpenalized=q)
+        scores[names] = []
+        for fold, inside in zip(folds, within, strict=True):
+            values, _ = fit_rows(rows, variants.target, None, fold, inside, metric)
+            scores[names].append(float(metric(variants.target[fold.test], values)[0]))
+    chosen = cheapest_of_the_best(scores)
+    model = _fitted(variants, family, parts, chosen, folds)
+    lines = [*([note] if note else []), *_said(scores, chosen, kind)]
+    by_name = {" + ".join(names): found for names, found in scores.items()}
+    return Choice(model, chosen, by_name, kind, lines)
+
+
+def check_variants(variants):
+    """Raise where variants are none that can be chosen for."""
+    if variants.task != "regression":
+        raise ValueError(
+            f"{variants.name} has classes; a ranking needs numbers. `revdist evaluate` scores "
+            "classes."
+        )
+    if variants.wild_type is None:
+        raise ValueError(
+            f"The wild type of {variants.name} is not known; give its sequence with --wild-type."
+        )
+    for sequence, label in zip(variants.sequences, variants.labels, strict=True):
+        if len(sequence) != len(variants.wild_type):
+            raise ValueError(
+                f"{label} has {len(sequence)} residues, the wild type {len(variants.wild_type)}; "
+                "substitutions alone can be ranked. Leave out insertions and deletions."
+            )
+
+
+def _folds(variants, seed):
+    """Return the kind of the folds, the folds, and what is to be said of them."""
+    try:
+        return "position", splits(variants, "position", seed=seed), None
+    except ValueError as error:
+        return "random", splits(variants, "random", seed=seed), f"No folds by position: {error}"
+
+
+def cheapest_of_the_best(scores):
+    """Return the first candidate within one standard error of the best.
+
+    Parameters
+    ----------
+    scores : dict of tuple to list of float
+        From the cheapest to run on.
+
+    Returns
+    -------
+    names : tuple of str
+    """
+    means = {names: np.mean(found) for names, found in scores.items()}
+    best = max(means, key=means.__getitem__)
+    error = _error(scores[best])
+    return next(names for names, mean in means.items() if mean >= means[best] - error)
+
+
+def _error(values):
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _fitted(variants, family, parts, names, folds):
+    """Return the fitted pipeline of the chosen features, of as few models as they need."""
+    cv = [(fold.train, fold.test) for fold in folds]
+    if names == (EMBEDDING,):
+        widths = family.distiller.stage_dims_.tolist()
+        head = PrefixRidgeCV(widths, cv=cv, one_standard_error=True)
+        steps = [step for _, step in parts[EMBEDDING].steps]
+        model = make_pipeline(*steps, head)
+        return compact(model.fit(variants.sequences, variants.target))
+    steps = [
+        make_pipeline(*(step for _, step in parts[name].steps), TotalScaler())
+        if name == EMBEDDING
+        else parts[name]
+        for name in names
+    ]
+    # All columns: none of these is nested.
+    head = PrefixRidgeCV(1, cv=cv, n_unpenalized=int(SCORES in names))
+    return make_pipeline(make_union(*steps), head).fit(variants.sequences, variants.target)
+
+
+def _said(scores, chosen, kind):
+    """Return what was compared, and whether the language model helps, in plain words."""
+    means = {names: np.mean(found) for names, found in scores.items()}
+    where = f"folds by {kind}" if kind == "position" else "random folds"
+    without = [names for names in means if not OF_MODELS & set(names)]
+    with_models = [names for names in means if OF_MODELS & set(names)]
+    plain, model = (max(some, key=means.__getitem__) for some in (without, with_models))
+    difference = np.subtract(scores[model], scores[plain])
+    gain, error = float(difference.mean()), _error(difference)
+    helps = "helps" if gain > error else "does not help" if gain <= 0 else "hardly helps"
+    lines = [
+        f"Chosen: {' + '.join(chosen)}, Spearman {means[chosen]:.3f} in {where}; the best is "
+        f"{' + '.join(max(means, key=means.__getitem__))} with {max(means.values()):.3f}.",
+        f"The language model {helps}: {' + '.join(model)} {means[model]:.3f}, "
+        f"{' + '.join(plain)} without it {means[plain]:.3f}, difference {gain:+.3f} ± {error:.3f} "
+        "(standard error over folds).",
+    ]
+    if means[chosen] < 2 * _error(scores[chosen]):
+        lines.append(
+            "The score is hardly above 0: such a ranking is little better than chance. Measure "
+            "more before relying on it."
+        )
+    return lines
+
+
+def next_to_measure(positions, bound, n):
+    """Return which candidates to measure next: best first, positions once before any twice.
+
+    Parameters
+    ----------
+    positions : sequence
+        Hashable, of each candidate.
+
+    bound : ndarray of shape (n_candidates,)
+        Greater is better.
+
+    n : int
+
+    Returns
+    -------
+    order : ndarray of shape (min(n, n_candidates),)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from revdist_sklearn.evaluation._predict import next_to_measure
+    >>> next_to_measure([1, 1, 2, 3], np.array([4.0, 3.0, 2.0, 1.0]), 3).tolist()
+    [0, 2, 3]
+    """
+    order = np.argsort(-bound, kind="stable")
+    seen: dict = {}
+    turns = np.empty(len(order), dtype=int)
+    for rank, i in enumerate(order):
+        turns[rank] = seen[positions[i]] = seen.get(positions[i], -1) + 1
+    return order[np.argsort(turns, kind="stable")][:n]
