@@ -6,7 +6,9 @@ import numpy as np
 
 STAGES = "revdist_sklearn stages"
 # Share of the height of axes that a legend may take from the data, and what is left free.
-MOST, BELOW, ABOVE = 0.5, 0.03, 0.09
+MOST, BELOW, ABOVE = 0.5, 0.03, 0.05
+# Points that a number above a mark takes.
+NUMBER = 22
 
 
 def new_axes():
@@ -99,8 +101,11 @@ def clear_legend(ax):
     low, high = scale.transform(np.array(ax.dataLim.intervaly))
     if not np.isfinite([low, high]).all() or low == high:
         low, high = scale.transform(np.array(ax.get_ylim()))
-    height = (high - low) / (1 - taken - BELOW - ABOVE)
-    top = high + ABOVE * height
+    above = ABOVE
+    if any(text.get_gid() != STAGES for text in ax.texts):  # the choice of a curve
+        above = max(above, NUMBER * root.dpi / 72 / ax.bbox.height)
+    height = (high - low) / (1 - taken - BELOW - above)
+    top = high + above * height
     _keep_ticks(ax, *scale.inverted().transform(np.array([low - BELOW * height, top])))
     # Further curves scale the axes anew.
     ax.set_ylim(*scale.inverted().transform(np.array([top - height, top])), auto=None)
