@@ -29,6 +29,7 @@ MAY_IMPORT = {
         "embedding",
         "method",
         "prefix",
+        "variants",
         "datasets",
         "library",
         "evaluation",

@@ -1,7 +1,8 @@
-"""Tables of measured variants: what is in them, how they are split, and how predictions score.
+"""Measured variants: what is in tables of them, and how well the family predicts them.
 
-``_cells`` the file as columns of text; ``_mutations`` names of mutations and what follows from
-them; ``_targets`` what was measured; ``_table`` the reader, which gives ``Variants`` or
-``Residues``; ``_splits`` training and test rows; ``_metrics``. May import base, models,
-embedding, method, prefix, variants and the modules on top.
+``_cells``, ``_mutations``, ``_targets``, ``_table`` read; ``_splits`` training and test rows;
+``_metrics``; ``_rows`` what is compared, ``_fit`` ridge of it on a split, ``_run`` all of it in
+all splits; ``_data_set`` from a table to its figures, ``_files`` many of them; ``_summary``,
+``_verdict``, ``_pictures``, ``_page`` what is made of figures; ``_predict`` the ranking. May
+import base, models, embedding, method, prefix, variants and the modules on top.
 """

@@ -39,8 +39,8 @@ class Family:
 
     distiller : ReverseDistiller
 
-    moments : Moments
-        Of the corpus of the baselines.
+    moments : Moments or None
+        Of the corpus of the baselines; None where there are none.
 
     others : tuple of (str, ReverseDistiller), default=()
         Further fitted distillers.
@@ -54,7 +54,7 @@ class Family:
 
     featurizer: ESMFeaturizer
     distiller: ReverseDistiller
-    moments: Moments
+    moments: Moments | None
     others: tuple = ()
     layers: tuple | None = None
     scores: bool = True
@@ -65,7 +65,9 @@ class Family:
 
     def identity(self):
         """Return what figures depend on; can be written as JSON."""
-        arrays = [self.moments.mean, self.moments.residue.covariance]
+        arrays = []
+        if self.moments is not None:
+            arrays += [self.moments.mean, self.moments.residue.covariance]
         for distiller in (self.distiller, *(other for _, other in self.others)):
             arrays += [distiller.components_, distiller.mean_]
         found = hashlib.sha256()
