@@ -9,7 +9,18 @@ from revdist_sklearn.cli._main import main
 
 ROOT = Path(revdist_sklearn.__file__).parents[1]
 GUIDE = Path(revdist_sklearn.__file__).parent / "README.md"
-BLOCK = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
+
+
+def code_of(text):
+    """Return the Python blocks, and how many, with a blank line for each of the text's."""
+    lines, inside, n = [], False, 0
+    for line in text.splitlines():
+        if line.startswith("```"):
+            inside = line == "```python"
+            n += inside
+            line = ""
+        lines.append(line if inside else "")
+    return "\n".join(lines), n
 
 
 @pytest.mark.slow
@@ -19,10 +30,10 @@ def test_python_blocks_and_commands_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("skops")
     monkeypatch.chdir(tmp_path)
     text = GUIDE.read_text()
-    blocks = BLOCK.findall(text)
-    assert len(blocks) >= 14
+    code, n_blocks = code_of(text)
+    assert n_blocks >= 14
     found = {}
-    exec(compile("\n".join(blocks), "revdist_sklearn/README.md", "exec"), found)
+    exec(compile(code, "revdist_sklearn/README.md", "exec"), found)
     assert "no language model" in capsys.readouterr().out
     assert found["plate"]["mutant"].is_unique and len(found["plate"]) == 96
     assert found["plate"]["position"].nunique() == len(found["one_each"])
