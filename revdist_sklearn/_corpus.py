@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from contextlib import nullcontext
 
 import numpy as np
@@ -32,6 +33,8 @@ SPANS = 4
 CHECKPOINT_SECONDS = 60.0
 # Distinct proteins below which a corpus is told to be small.
 FEW_PROTEINS = 100
+# Proteins that are compared with one another to tell whether they are variants of one.
+SAMPLE = 200
 
 
 def corpus_moments(
@@ -260,8 +263,14 @@ def fit_on_corpus(
 
 
 def warn_if_few_proteins(sequences):
-    """Warn of a corpus of few distinct proteins, whatever the number of their residues."""
+    """Warn of a corpus of few distinct proteins, or of variants of one."""
     n = len(set(sequences))
+    if n >= FEW_PROTEINS and _are_variants(sequences):
+        warn(
+            "Most proteins of the corpus are alike, residue by residue: variants of one say "
+            "little of others, whatever their number. Fit on diverse proteins; the bundled sample "
+            "(load_uniprot_sample, and the shell's default) has 1,000.",
+        )
     if n < FEW_PROTEINS:
         warn(
             f"A corpus of {n} distinct protein{'s' if n != 1 else ''} says little of others: "
@@ -269,6 +278,17 @@ def warn_if_few_proteins(sequences):
             "better thousands; the bundled sample (load_uniprot_sample, and the shell's default) "
             "has 1,000.",
         )
+
+
+def _are_variants(sequences):
+    """Return whether most sequences, of a sample, are one but for a tenth of their residues."""
+    sample = sequences[:: max(1, len(sequences) // SAMPLE)]
+    [(length, _)] = Counter(map(len, sample)).most_common(1)
+    alike = [sequence.upper() for sequence in sample if len(sequence) == length]
+    if not length or 2 * len(alike) <= len(sample):
+        return False
+    texts = np.array([list(sequence) for sequence in alike])
+    return bool(np.median((texts != texts[len(texts) // 2]).mean(axis=1)) <= 0.1)
 
 
 def corpus_fingerprint(featurizer, sequences):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 
 import joblib
 import numpy as np
@@ -23,6 +24,8 @@ from revdist_sklearn import (
     fit_on_corpus,
 )
 from revdist_sklearn._checkpoint import Checkpoint
+from revdist_sklearn._corpus import warn_if_few_proteins
+from revdist_sklearn.datasets import load_gb1_stability, load_uniprot_sample
 
 PROTEINS = ["MKTAYIAKQR", "GSHMWWY", "MKTAYIAKQRQISFVKSHFSRQ", "ACDEFGHIKLMNPQRSTVWY", "MM"]
 
@@ -553,3 +556,19 @@ def test_a_checkpoint_of_another_precision_is_refused(featurizer, tmp_path):
     for precision in (None, "float64"):
         with pytest.raises(ValueError, match="belongs to another corpus"):
             corpus_moments(featurizer, PROTEINS, checkpoint=path, precision=precision)
+
+
+def test_variants_of_one_protein_are_no_corpus():
+    emb = ESMFeaturizer("esm2-nano:32")
+    variants = load_gb1_stability().sequences[:120]
+    with pytest.warns(UserWarning, match="variants of one say little of others"):
+        fit_on_corpus(ReverseDistiller([32]), emb, variants, verbose=False)
+    # Diverse proteins, also of one length, are one.
+    rng = np.random.default_rng(0)
+    diverse = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 30)) for _ in range(120)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_few_proteins(diverse)
+        warn_if_few_proteins(load_uniprot_sample().sequences)
+    with pytest.warns(UserWarning, match="variants of one"):
+        warn_if_few_proteins([*diverse[:40], *variants[:80]])

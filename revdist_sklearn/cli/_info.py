@@ -80,8 +80,13 @@ def _distiller(source):
     say(f"In what is embedded by it: distiller {digest_of_distiller(distiller)[:16]}")
     _print_provenance(getattr(distiller, "provenance_", None))
     rounding = getattr(distiller, "rounding_", None)
-    for name, value in (rounding or {"dtype": "float64"}).items():
-        say(f"{'Kept as' if name == 'dtype' else name}: {value}")
+    if rounding is None:
+        say("Kept as: float64")
+        return
+    say(f"Kept as: {rounding['dtype']}")
+    error = rounding.get("root_mean_square")
+    if error is not None:
+        say(f"Error of its columns by rounding: {error:.2g} of their spread (root mean square)")
 
 
 def _print_provenance(provenance):
@@ -147,6 +152,9 @@ def _moments(path):
     say(f"{moments.n_rows:,} rows, {moments.n_proteins:,} proteins")
     if "pieces" in extra:
         say(f"Pieces done: {extra['pieces']:,}")
+        if moments.provenance is None:
+            say(f"Models and corpus: as the call that began it ({extra['fingerprint'][:16]})")
+            return
     _print_provenance(moments.provenance)
 
 

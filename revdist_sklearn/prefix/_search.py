@@ -372,9 +372,17 @@ class PrefixSearch(BaseEstimator):
     def _splits(self, y, given, for_splitter):
         """Return the training and the test rows of all splits."""
         cv = check_cv(self.cv, given[1], classifier=is_classifier(self))
-        splits = [
-            tuple(np.asarray(part) for part in split) for split in cv.split(*given, **for_splitter)
-        ]
+        try:
+            found = list(cv.split(*given, **for_splitter))
+        except ValueError as error:
+            if "groups" in str(error) and for_splitter.get("groups") is None:
+                raise ValueError(
+                    f"{error} cv={self.cv!r} asks for groups: give them with fit(X, y, "
+                    "groups=..), in cross_validate by scikit-learn's metadata routing "
+                    "(set_config(enable_metadata_routing=True))."
+                ) from error
+            raise
+        splits = [tuple(np.asarray(part) for part in split) for split in found]
         if not splits:
             raise ValueError(f"cv={self.cv!r} gives no splits; a search needs one or more.")
         for i, (train, test) in enumerate(splits):

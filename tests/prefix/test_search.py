@@ -3,7 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
+from sklearn.model_selection import GroupKFold
 
+from revdist_sklearn import PrefixRidgeClassifierCV, PrefixRidgeCV
 from revdist_sklearn.prefix._search import choose, resolve_prefixes
 
 NAMES = [*(f"rd_a__{i}" for i in range(3)), *(f"rd_b__{i}" for i in range(4))]
@@ -95,3 +97,11 @@ def test_one_standard_error():
     assert choose(some, one_standard_error=True) == (2, 1)
     with pytest.raises(ValueError, match="needs two splits or more, but cv gives one"):
         choose(some[..., :1], one_standard_error=True)
+
+
+@pytest.mark.parametrize("search", [PrefixRidgeCV, PrefixRidgeClassifierCV])
+def test_a_splitter_that_wants_groups_says_how_to_give_them(search):
+    X, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
+    with pytest.raises(ValueError, match=r"give them with fit\(X, y, groups=\.\.\)"):
+        search(cv=GroupKFold(3)).fit(X, y)
+    search(cv=GroupKFold(3)).fit(X, y, groups=np.arange(20) // 2)
