@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from revdist_sklearn import PrefixSelector
+from revdist_sklearn import ESMFeaturizer, PrefixSelector, ReverseDistiller, fit_on_corpus
 
 # Ignored in what a shell starts in the background, and in all that that starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -260,6 +260,35 @@ def proteins():
         "GSHMW",
         "FVNQHLCGSHLVEALYLVCGERGFFYTPKT",
     ]
+
+
+@pytest.fixture(scope="session")
+def emb(tiny_family):
+    """Return the featurizer of the three random models."""
+    return ESMFeaturizer(tiny_family)
+
+
+@pytest.fixture(scope="session")
+def rd(emb, proteins):
+    """Return a distiller that is fitted on their residues."""
+    return fit_on_corpus(ReverseDistiller(), emb, proteins * 3, verbose=False)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Return the widths of the models that run; none is loaded before."""
+    from revdist_sklearn.models import _loading
+
+    widths = set()
+    forward = _loading.Encoder.__call__
+
+    def spy(self, sequences):
+        widths.add(self.width)
+        return forward(self, sequences)
+
+    monkeypatch.setattr(_loading.Encoder, "__call__", spy)
+    monkeypatch.setattr(_loading, "REGISTRY", _loading.Registry(8))
+    return widths
 
 
 @pytest.fixture

@@ -29,31 +29,6 @@ y = np.arange(6.0)
 OTHERS = ["MKTW", "GGSGGS"]
 
 
-@pytest.fixture(scope="module")
-def emb(tiny_family):
-    return ESMFeaturizer(tiny_family)
-
-
-@pytest.fixture(scope="module")
-def rd(emb, proteins):
-    return fit_on_corpus(ReverseDistiller(), emb, proteins * 3, verbose=False)
-
-
-@pytest.fixture
-def ran(monkeypatch):
-    """Return the widths of the models that are loaded or run."""
-    widths = set()
-    forward = _loading.Encoder.__call__
-
-    def spy(self, sequences):
-        widths.add(self.width)
-        return forward(self, sequences)
-
-    monkeypatch.setattr(_loading.Encoder, "__call__", spy)
-    monkeypatch.setattr(_loading, "REGISTRY", _loading.Registry(8))
-    return widths
-
-
 def model_of(emb, rd, d, *head):
     head = head or (Ridge(),)
     return make_pipeline(clone(emb), FrozenEstimator(rd), PrefixSelector(d), *head)

@@ -14,15 +14,11 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from revdist_sklearn import (
-    ESMFeaturizer,
     PrefixRidgeClassifierCV,
     PrefixRidgeCV,
     PrefixSelector,
-    ReverseDistiller,
     compact,
-    fit_on_corpus,
 )
-from revdist_sklearn.models import _loading
 
 SEQUENCES = ["MKTAYIAKQR", "GIVEQCCTSI", "FVNQHLCGSH", "ACDEFGHIKL", "MNPQRSTVWY", "GSHMWGSHMW"]
 SEQUENCES += [sequence[::-1] for sequence in SEQUENCES]
@@ -49,30 +45,6 @@ class Scores(TransformerMixin, BaseEstimator):
 
 def lengths(X):
     return np.array([[len(x)] for x in X], dtype=float)
-
-
-@pytest.fixture(scope="module")
-def emb(tiny_family):
-    return ESMFeaturizer(tiny_family)
-
-
-@pytest.fixture(scope="module")
-def rd(emb, proteins):
-    return fit_on_corpus(ReverseDistiller(), emb, proteins * 3, verbose=False)
-
-
-@pytest.fixture
-def ran(monkeypatch):
-    """Return the widths of the models that run."""
-    widths = set()
-    forward = _loading.Encoder.__call__
-
-    def spy(self, sequences):
-        widths.add(self.width)
-        return forward(self, sequences)
-
-    monkeypatch.setattr(_loading.Encoder, "__call__", spy)
-    return widths
 
 
 def model_of(emb, rd, head, *, scores=None, behind=(), freeze=FrozenEstimator, **how):

@@ -2,12 +2,15 @@
 
 import io
 import pickle
+from copy import deepcopy
 from importlib import import_module
 
 import joblib
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
@@ -19,6 +22,7 @@ from revdist_sklearn import (
     PrefixRidgeCV,
     PrefixSelector,
     ReverseDistiller,
+    compact,
 )
 from revdist_sklearn.interop import TRUSTED_TYPES
 
@@ -109,6 +113,62 @@ def test_a_pipeline_from_sequences(way):
     model.fit(PROTEINS, np.arange(6.0))
     again = way(model)
     assert_array_equal(again.predict(PROTEINS), model.predict(PROTEINS))
+
+
+def as_of_before(model, *names):
+    """Return a model as an unpickled one of a version that did not have these attributes."""
+    old = deepcopy(model)
+    for step in old:
+        for name in names:
+            vars(step).pop(name, None)
+    return through_pickle(old)
+
+
+ADDED = "causal", "n_unpenalized", "_path_coef", "_path_intercept", "_leverage", "noise_variance_"
+
+
+@pytest.mark.filterwarnings("ignore:The chosen alpha")
+def test_models_of_versions_that_knew_fewer_parameters():
+    distiller = ReverseDistiller.from_pretrained("esm2-nano")
+    y = np.arange(6.0)
+    model = make_pipeline(ESMFeaturizer("esm2-nano"), distiller, PrefixRidgeCV([8, 64], cv=3))
+    model[-1].fit(model[:-1].transform(PROTEINS), y)
+    classifier = PrefixRidgeClassifierCV([8, 64], cv=3)
+    classifier.fit(model[:-1].transform(PROTEINS), y > 2)
+    predictions = model.predict(PROTEINS)
+    old = as_of_before(model, *ADDED)
+    assert old[0].causal is False and old[-1].n_unpenalized == 0
+    assert_array_equal(old.predict(PROTEINS), predictions)
+    assert repr(old) == repr(model) and repr(clone(old)) == repr(clone(model))
+    small = compact(old)
+    assert_allclose(small.predict(PROTEINS), predictions, rtol=1e-5)
+    assert old[0].with_n_models(1).models == "esm2-nano:32"
+    narrow = old[-1].with_n_features(64)
+    X = model[:-1].transform(PROTEINS)
+    assert_array_equal(narrow.predict(X[:, :64]), predictions)
+    for head in (old[-1], narrow):
+        with pytest.raises(NotFittedError, match=r"older version.*return_std=True needs. Fit it"):
+            head.predict(X[:, : head.n_features_in_], return_std=True)
+        with pytest.raises(NotFittedError, match=r"older version.*predict_all_prefixes needs"):
+            head.predict_all_prefixes(X[:, : head.n_features_in_])
+    [again] = as_of_before(make_pipeline(classifier), *ADDED)
+    assert again.get_params() == classifier.get_params()
+    assert_array_equal(again.predict(X), classifier.predict(X))
+
+
+@pytest.mark.filterwarnings("ignore:The chosen alpha")
+@pytest.mark.parametrize("prefixes", [[4], [2, 4]])
+@pytest.mark.parametrize("n_unpenalized", [0, 2, 4])
+def test_a_search_that_was_pickled_has_the_same_hash(X, prefixes, n_unpenalized):
+    y = X @ np.arange(12.0)
+    prefixes = [max(d, n_unpenalized) for d in prefixes]
+    settings = {"prefixes": prefixes, "cv": 3, "n_unpenalized": n_unpenalized}
+    for model in (
+        PrefixRidgeCV(**settings).fit(X, y),
+        PrefixRidgeCV(**settings).fit(X, y[:, None]),
+        PrefixRidgeClassifierCV(**settings).fit(X, y > np.median(y)),
+    ):
+        assert joblib.hash(through_pickle(model)) == joblib.hash(model)
 
 
 def test_what_skops_does_not_trust_by_itself_is_refused(X):

@@ -39,5 +39,17 @@ def shown(text, most=LONGEST_SHOWN):
     return visible(text if len(text) <= most else text[: most - 3] + "...")
 
 
+def counted(n, noun):
+    """Return how many of a thing there are, in words.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.base._text import counted
+    >>> counted(1, "shard"), counted(2000, "shard")
+    ('1 shard', '2,000 shards')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def _escaped(character):
     return character.encode("unicode_escape", "surrogatepass").decode()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from .. import Moments, ReverseDistiller, fit_on_corpus
+from ..base._text import counted
 from ..library._embed_to import first_pass
 from ..library._embed_to import run as do
 from ..library._fasta import FastaReader
@@ -105,10 +106,13 @@ def run(arguments):
         job, reader, arguments.skip_bad, arguments.n_jobs, tell=note, bar=featurizer.verbose
     )
     if reader.n_stripped:
-        note(f"A * at the end of a sequence was left out, {reader.n_stripped:,} times.")
+        times = counted(reader.n_stripped, "time")
+        note(f"A * at the end of a sequence was left out, {times}.")
     if report.n_skipped:
-        note(f"{report.n_skipped:,} records were left out; {job.skipped} says why.")
-    say(f"{report.n_proteins:,} proteins, {report.n_columns:,} columns: {output}")
+        were = "was" if report.n_skipped == 1 else "were"
+        note(f"{counted(report.n_skipped, 'record')} {were} left out; {job.skipped} says why.")
+    proteins = counted(report.n_proteins, "protein")
+    say(f"{proteins}, {counted(report.n_columns, 'column')}: {output}")
 
 
 def _fitted_here(arguments, featurizer, reader):

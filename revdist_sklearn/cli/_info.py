@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from .. import Moments, ReverseDistiller, load_embeddings
+from ..base._text import counted
 from ..base._units import as_size
 from ..embedding._cache import FILE as CACHE
 from ..interop import load_published_scalers, regression_inputs
@@ -110,12 +111,13 @@ def _shards(path):
     size = as_size(sum(file.stat().st_size for file in files))
     if folder.entries is None:
         say(
-            f"Embeddings, not complete: {len(files):,} shards ({size}) in {path}. The call that "
-            "began them goes on from there."
+            f"Embeddings, not complete: {counted(len(files), 'shard')} ({size}) in {path}. The "
+            "call that began them goes on from there."
         )
     else:
-        say(f"Embeddings of {folder.n_proteins:,} proteins, {folder.n_residues:,} residues.")
-        say(f"{len(folder.entries):,} shards, {size}: {path}")
+        proteins = counted(folder.n_proteins, "protein")
+        say(f"Embeddings of {proteins}, {counted(folder.n_residues, 'residue')}.")
+        say(f"{counted(len(folder.entries), 'shard')}, {size}: {path}")
     _print_facts(folder.facts)
 
 
@@ -130,7 +132,8 @@ def _embeddings(path):
 
 
 def _print_facts(facts):
-    say(f"Rows of {facts['level']}s, {len(facts['columns']):,} columns, {facts['dtype']}")
+    columns = counted(len(facts["columns"]), "column")
+    say(f"Rows of {facts['level']}s, {columns}, {facts['dtype']}")
     for block, width in facts["stages"]:
         say(f"Up to column {width:,}: {block}")
     for member in facts["settings"]["rows"]["members"]:
@@ -138,7 +141,7 @@ def _print_facts(facts):
     limit = facts["limit"]
     if limit is not None:
         how = {"error": "an error", "truncate": "cut", "window": "in windows"}[facts["too_long"]]
-        say(f"Sequences above {limit:,} residues: {how}")
+        say(f"Sequences above {counted(limit, 'residue')}: {how}")
     nested = facts["settings"]["distiller"]
     say("Models side by side" if nested is None else f"Nested, by distiller {nested[:16]}")
     say(f"Written by revdist_sklearn {facts['version']}")
@@ -149,7 +152,7 @@ def _moments(path):
     what = "A checkpoint of a pass over a corpus" if "pieces" in extra else "Moments"
     say(f"{what}: {path}, {as_size(path.stat().st_size)}")
     say(f"Blocks: {moments.blocks}")
-    say(f"{moments.n_rows:,} rows, {moments.n_proteins:,} proteins")
+    say(f"{counted(moments.n_rows, 'row')}, {counted(moments.n_proteins, 'protein')}")
     if "pieces" in extra:
         say(f"Pieces done: {extra['pieces']:,}")
         if moments.provenance is None:

@@ -5,6 +5,7 @@ import os
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from ..base._secrets import TokenName
+from ..base._state import set_missing_parameters
 from ..models._family import resolve_family
 from ._callbacks import CallbackSupportMixin
 
@@ -38,6 +39,10 @@ class FamilyEstimator(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         if isinstance(self.cache_dir, (str, os.PathLike)):
             self._cache_folder()
         return super().__getstate__()
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        set_missing_parameters(self)
 
     def __sklearn_clone__(self):
         copy = super().__sklearn_clone__()

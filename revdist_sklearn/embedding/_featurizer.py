@@ -21,6 +21,7 @@ from ._plan import EmbeddingPlan, ascending
 from ._pooling import resolve_pooling
 from ._protein_rows import ProteinRows
 from ._residue_rows import residue_rows
+from ._sequences import REFERENCE
 
 BFLOAT16_OF_VARIANTS = (
     "dtype='bfloat16' with a `reference`: bfloat16 keeps 8 bits of a number, and the variants of "
@@ -482,10 +483,7 @@ class ESMFeaturizer(FamilyEstimator):
             return plan
         reference = self.reference
         if reference is not None:
-            try:
-                [reference] = plan.prepare([reference])
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"`reference` is no valid sequence. {error}") from error
+            [reference] = plan.prepare([reference], [REFERENCE])
         pooling = resolve_pooling(self.pooling, reference)
         # Of "mutated" the reference's own row is zero.
         subtracted = None if pooling.reference is not None else reference

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..base._identity import digest
 from ..base._torch import free_memory, is_out_of_memory
+from ..models._alphabet import read_alphabet
 from ..models._device import (
     RESIDENTS,
     ModelTooLarge,
@@ -354,10 +355,15 @@ class MemberRun:
         return self._known["identity"]
 
     def _identify(self):
+        folder = self.member.folder(self.silent)
+        if self.member.is_prompted:
+            # Rows of the same tokens may be filed under the same where the tokens are the entry's
+            # own, which not all vocabularies have.
+            read_alphabet(folder, self.member)
         reference = None if self.pooling is None else self.pooling.reference
         return {
             "model": self.member.source,
-            "weights": fingerprint(self.member.folder(self.silent)),
+            "weights": fingerprint(folder),
             "dtype": self.dtype,
             "layer": None,  # of each row its own
             "pooling": None if self.pooling is None else self.pooling.kind,
@@ -429,9 +435,48 @@ def pooled_rows(run, texts, index, cache_dir):
     """
     out = np.empty((len(texts), run.width), dtype=np.float32)
     with nullcontext() if cache_dir is None else EmbeddingCache(cache_dir) as cache:
-        for indices, rows in run.pooled(texts, index, cache):
+        batches = run.pooled(texts, index, cache)
+        for indices, rows in complete(batches, range(len(texts)), run):
             out[indices] = rows
     return out
+
+
+def complete(batches, wanted, run):
+    """Yield batches of rows, and raise where one that is wanted was in none of them.
+
+    It would be whatever the memory held.
+
+    Parameters
+    ----------
+    batches : iterable of (list of int, ndarray)
+        Indices and rows.
+
+    wanted : sequence of int
+        Indices.
+
+    run : MemberRun
+        Which has made them.
+
+    Yields
+    ------
+    batch : (list of int, ndarray)
+
+    Raises
+    ------
+    RuntimeError
+        At the end.
+    """
+    lacks = np.zeros(max(wanted, default=-1) + 1, dtype=bool)
+    lacks[list(wanted)] = True
+    for indices, rows in batches:
+        lacks[indices] = False
+        yield indices, rows
+    if lacks.any():
+        raise RuntimeError(
+            f"{np.count_nonzero(lacks)} of {len(wanted)} proteins have got no {run.what} by "
+            f"{run.member.source!r}, and none was told to be wrong. Nothing is returned; this is "
+            "a fault of the package: please report it with a sequence."
+        )
 
 
 def no_start_token(member):

@@ -12,9 +12,9 @@ from ..base._progress import progress_bar
 from ._cache import EmbeddingCache
 from ._cache_place import HASTE
 from ._callbacks import NO_CALLBACKS
-from ._member_run import pooled_rows
+from ._member_run import complete, pooled_rows
 from ._plan import EmbeddingPlan
-from ._sequences import runs
+from ._sequences import REFERENCE, runs
 from ._workers import in_order, is_worker_death, tasks_at_a_time
 
 # Residues that one task embeds, unless there is less than four tasks' work for a worker.
@@ -62,7 +62,7 @@ class ProteinRows:
         for i, sequence in enumerate(sequences):
             index.setdefault(sequence, i)
         if reference is not None:
-            index.setdefault(reference, "`reference`")
+            index.setdefault(reference, REFERENCE)
         texts, names = list(index), list(index.values())
         out = np.empty((len(texts), self.plan.blocks.n_columns), dtype=np.float32)
         with nullcontext() if self.cache_dir is None else EmbeddingCache(self.cache_dir) as cache:
@@ -92,11 +92,11 @@ class ProteinRows:
         """Fill in the rows that no cache held."""
         total = sum(len(texts[i]) for _, _, missing in todo for i in missing)
         with progress_bar(total, self.verbose) as bar:
-            for (run, columns, _), batches in self._batches(todo, texts, names, cache):
+            for (run, columns, missing), batches in self._batches(todo, texts, names, cache):
                 bar.set_description(run.member.block)
                 task = context.subcontext(task_name=run.member.block, max_subtasks=None)
                 task.call_on_fit_task_begin(**told)
-                for indices, rows in batches:
+                for indices, rows in complete(batches, missing, run):
                     leaf = task.subcontext(task_name="batch")
                     leaf.call_on_fit_task_begin(**told)
                     for of_layer, here in zip(columns, run.columns_of_layers(), strict=True):

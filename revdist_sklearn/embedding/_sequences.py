@@ -12,6 +12,9 @@ from ..models._residues import AMINO_ACIDS, RESIDUES
 # batches, a lot of it is not (measured on CPU, where padding is computed like residues).
 SHORTEST_IN_BATCH = 0.9
 
+# What messages call the wild type.
+REFERENCE = "`reference`"
+
 # Offenders that a message lists.
 MOST_LISTED = 10
 
@@ -74,9 +77,12 @@ stops, and write X for an unknown residue.
         )
     found = [i for i, item in enumerate(items) if not item]
     if found:
+        drop = "Drop it together with its row in all other columns."
+        if labels is not None:
+            drop = "Give its residues, or drop it."
         raise ValueError(
             f"{_called(labels, found[0])} is empty{_and_others(found, items, labels, 'so are')}: "
-            "there is no residue to embed. Drop it together with its row in all other columns."
+            f"there is no residue to embed. {drop}"
         )
     found = [i for i, item in enumerate(items) if foreign.search(item)]
     if found:
@@ -85,9 +91,8 @@ stops, and write X for an unknown residue.
         raise ValueError(
             f"{_called(labels, found[0])} has {match.group()!r} at position {match.start()} "
             "(counted from 0), which is no residue"
-            f"{_and_others(found, items, labels, 'such characters have')}. Allowed are "
-            f"{letters_in_words(residues)}, in either case. Leave out gaps and stops, and write X "
-            "for an unknown residue."
+            f"{_and_others(found, items, labels, 'such characters have')}. "
+            f"{allowed(residues)}"
         )
     return [item.upper() for item in items]
 
@@ -98,10 +103,19 @@ def foreign_letters(residues):
     return re.compile(f"[^{''.join(sorted(residues + residues.lower()))}]")
 
 
-def letters_in_words(residues):
-    """Return residues as a sentence has them: amino acids, then the others."""
+def allowed(residues):
+    """Return what is told of a character that is no residue: which are, and what to do."""
+    others = ", ".join(r for r in residues if r not in AMINO_ACIDS)
     standard = "".join(r for r in residues if r in AMINO_ACIDS)
-    return f"{standard} and {', '.join(r for r in residues if r not in AMINO_ACIDS)}"
+    unknown = (
+        "write X for an unknown residue"
+        if "X" in residues
+        else "write one of these for an unknown residue, or drop the sequence"
+    )
+    return (
+        f"Allowed are {standard}{f' and {others}' if others else ''}, in either case. Leave out "
+        f"gaps and stops, and {unknown}."
+    )
 
 
 def _called(labels, index):
@@ -259,13 +273,21 @@ def apply_limit(sequences, limit, too_long, labels=None):
         return sequences
     first = long[0]
     if too_long == "error":
+        which = listed(_called(labels, i) for i in long)
+        of_all = f" ({len(long)} of {len(sequences)} sequences are longer: {which})"
         raise ValueError(
-            f"{_called(labels, first)} has {lengths[first]} residues, the limit is {limit} "
-            f"({len(long)} of {len(sequences)} sequences are longer: "
-            f"{listed(_called(labels, i) for i in long)}). Raise or drop "
-            "`max_length` if the models can take more, use too_long='window' to average "
-            "overlapping windows, too_long='truncate' to cut, or drop the sequence."
+            f"{_called(labels, first)} has {lengths[first]} residues, the limit is {limit}"
+            f"{of_all if len(sequences) > 1 else ''}. Raise or drop `max_length` if the models "
+            "can take more, use too_long='window' to average overlapping windows, "
+            "too_long='truncate' to cut, or drop the sequence."
         )
+    if len(sequences) == 1:
+        warn(
+            f"{_called(labels, 0)} has {lengths[0]} residues and was cut to its first {limit}. "
+            "too_long='window' keeps every residue.",
+            UserWarning,
+        )
+        return [sequences[0][:limit]]
     longest = max(lengths)
     which, where = f"sequence {first}", f"at index {lengths.index(longest)}"
     if labels is not None:

@@ -15,7 +15,7 @@ from ..base._files import make_folder
 from ..base._identity import digest
 from ..base._notes import add_note
 from ..base._progress import progress_bar
-from ..base._text import shown, visible
+from ..base._text import counted, shown, visible
 from ..base._units import as_time
 from ..embedding._workers import as_they_come, is_worker_death, tasks_at_a_time
 from ..method._distiller import ReverseDistiller
@@ -235,7 +235,9 @@ def run(job, sequences, skip_bad=False, n_jobs=None, tell=None, bar=False):
         _begin(job, shards)
         made = _Made(job, shards.identity, totals, tell)
         if made.n_there:
-            tell(f"{made.n_there:,} shards are there already; those of this run stay.")
+            are = "is" if made.n_there == 1 else "are"
+            there = f"{counted(made.n_there, 'shard')} {are} there already"
+            tell(f"{there}; those of this run stay.")
         skipped = skipped if known is None else None  # it was written by the first pass
         try:
             with RecordChecker(job.residues, skip=skip_bad, skipped_to=skipped) as checker:
@@ -360,9 +362,10 @@ class _Made:
         """Raise where the folder holds shards beyond those of the run; in our own they go."""
         left = sorted(set().union(*self._there.values()) - set(self.names))
         if left and not self.job.ending:
+            more = f", and {counted(len(left) - 1, 'other shard')}" if len(left) > 1 else ""
             raise FileExistsError(
-                f"{self.job.folder} holds embeddings of more sequences than these: {left[0]}, and "
-                f"{len(left) - 1} other shards. Name another output, or remove them."
+                f"{self.job.folder} holds embeddings of more sequences than these: "
+                f"{left[0]}{more}. Name another output, or remove them."
             )
         for name in left:
             (self.job.folder / name).unlink(missing_ok=True)
@@ -372,8 +375,8 @@ class _Made:
         n = sum(1 for path in self.job.folder.glob("shard-*") if NAME.fullmatch(path.name))
         if not n:
             return "Nothing is kept: the first block was not done."
-        shards = "whole shard is" if n == 1 else "whole shards are"
-        return f"{n:,} {shards} in {self.job.folder}; the same call goes on from there."
+        shards = f"{counted(n, 'whole shard')} {'is' if n == 1 else 'are'}"
+        return f"{shards} in {self.job.folder}; the same call goes on from there."
 
 
 def first_pass(plan, sequences, skip_bad=False, skipped_to=None):

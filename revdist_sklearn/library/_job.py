@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import __version__
 from .._provenance import check_models
+from ..base._text import counted
 from ..base._units import as_size
 from ..embedding._plan import EmbeddingPlan
 from ..method._distiller import ReverseDistiller
@@ -162,8 +163,8 @@ class Job:
         much = "Sequences are checked as they are read."
         if totals is not None:
             much = (
-                f"{totals.n_proteins:,} proteins, {totals.n_residues:,} residues, the longest of "
-                f"{totals.longest:,}."
+                f"{counted(totals.n_proteins, 'protein')}, "
+                f"{counted(totals.n_residues, 'residue')}, the longest of {totals.longest:,}."
             )
         yield much
         limited = "no length limit"

@@ -16,8 +16,8 @@ from ..base._text import shown, visible
 from ..base._unpack import file_name
 from ..embedding._sequences import (
     MOST_LISTED,
+    allowed,
     foreign_letters,
-    letters_in_words,
     listed,
     nucleotides,
 )
@@ -116,10 +116,7 @@ class RecordChecker:
         self.skipped: list[str] = []
         self._limit, self._too_long, self._letters = plan.limit, plan.too_long, plan.letters
         self._foreign = foreign_letters(self._letters)
-        self._allowed = (
-            f"Allowed are {letters_in_words(self._letters)}, in either case. Leave out gaps and "
-            "stops, and write X for an unknown residue."
-        )
+        self._allowed = allowed(self._letters)
         self._residues = (self._letters + self._letters.lower()).encode()
         self._names = SeenNames()
         self._digest = hashlib.blake2b(digest_size=32)

@@ -146,6 +146,11 @@ class Encoder:
         """Whether a special token stands before the residues, as pooling "cls" needs."""
         return len(self._before) > 0
 
+    @property
+    def has_mask(self):
+        """Whether residues can be masked: it has a head, and its vocabulary a token for them."""
+        return bool(self._table[ord(MASKED)] >= 0)
+
     def tokenize(self, sequence):
         """Return the token ids of one checked sequence, special tokens included.
 
@@ -208,11 +213,12 @@ class Encoder:
             From last hidden states to logits of the vocabulary.
 
         alphabet : Alphabet
-            One with a mask.
+            Without a mask residues cannot be masked.
         """
         self.model.add_module(HEAD, head)
         self._amino_acids = [alphabet.residues[residue] for residue in AMINO_ACIDS]
-        self._table[ord(MASKED)] = alphabet.mask
+        if alphabet.mask is not None:
+            self._table[ord(MASKED)] = alphabet.mask
 
     def log_probabilities(self, states):
         """Return what the head says of residues, by their states.

@@ -101,18 +101,23 @@ class Member:
     @property
     def architecture(self):
         """The entry of :data:`~._architectures.ARCHITECTURES`, or ``GENERIC``."""
-        entry = ARCHITECTURES.get(self.model_type, GENERIC)
-        if self.prompt is None:
-            return entry
-        return replace(entry, before=self.prompt, or_tokenizer=False)
+        if not self.is_prompted:
+            return self._entry
+        return replace(self._entry, before=self.causal, or_tokenizer=False)
+
+    @property
+    def is_prompted(self):
+        """Whether the user names the tokens before a protein, which the vocabulary must have."""
+        return self._entry.causal and isinstance(self.causal, tuple)
 
     @property
     def prompt(self):
         """Tokens that the user has before a protein, in place of the entry's; None for these."""
-        entry = ARCHITECTURES.get(self.model_type, GENERIC)
-        if not (entry.causal and isinstance(self.causal, tuple)) or self.causal == entry.before:
-            return None
-        return self.causal
+        return self.causal if self.is_prompted and self.causal != self._entry.before else None
+
+    @property
+    def _entry(self):
+        return ARCHITECTURES.get(self.model_type, GENERIC)
 
     @property
     def code_options(self):

@@ -13,7 +13,7 @@ MASKED_IN_TRAINING = 0.15 * 0.8
 
 
 def check_head(member):
-    """Raise where a model's architecture has no language-model head.
+    """Raise where a model's architecture has no masked-language-model head.
 
     Parameters
     ----------
@@ -26,11 +26,22 @@ def check_head(member):
     """
     if member.architecture.lm_class is None:
         raise ValueError(
-            f"Model {member.source!r} ({member.model_type!r}) has no language-model head that "
-            "this package knows, so that it gives no variant score: encoders of T5 (ProtT5, "
-            "ProstT5, Ankh) were trained without one. Its embeddings remain (ESMFeaturizer, "
-            "whose `reference` subtracts the wild type); for scores use ESM-2, ESM-1b, ESM C or "
-            "ProtBert."
+            f"Model {member.source!r} ({member.model_type!r}) has no masked-language-model head "
+            "that this package knows, so that it gives no variant score: encoders of T5 (ProtT5, "
+            "ProstT5, Ankh) were trained without one, and decoders (IgLM, ProtGPT2) tell what "
+            "follows, not what is masked. Its embeddings remain (ESMFeaturizer, whose `reference` "
+            "subtracts the wild type, and which takes decoders with causal=True); for scores use "
+            "ESM-2, ESM-1b, ESM C or ProtBert."
+        )
+
+
+def check_mask(encoder):
+    """Raise where residues are to be masked, and the vocabulary has no token for them."""
+    if not encoder.has_mask:
+        raise ValueError(
+            f"The vocabulary of {encoder.source!r} has no mask token, so that no residue can be "
+            "masked, as score='masked' and 'pseudo_likelihood' do. Use score='wild_type' or "
+            "'mutant', which mask none; or save the model's own vocabulary beside it."
         )
 
 

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pickle import UnpicklingError
 
@@ -63,6 +64,11 @@ class Registry:
     ----------
     size : int
         Models kept at most.
+
+    Attributes
+    ----------
+    lock : threading.RLock
+        Held during each call; whoever looks first and then asks holds it over both.
     """
 
     def __init__(self, size):
@@ -71,7 +77,7 @@ class Registry:
         self._was_used = False
         # One load at a time: a second thread that wants the same model waits and finds it,
         # and the silencing of transformers during a load does not overlap with another.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._held_for_fork = []
 
     def __len__(self):
@@ -98,7 +104,7 @@ class Registry:
         -------
         model : object
         """
-        with self._lock:
+        with self.lock:
             if key in self._models and is_whole(self._models[key]):
                 self._models.move_to_end(key)
                 return self._models[key]
@@ -112,12 +118,12 @@ class Registry:
 
     def drop(self, key):
         """Drop the model under ``key``, if it is there."""
-        with self._lock:
+        with self.lock:
             self._models.pop(key, None)
 
     def clear(self):
         """Drop all models."""
-        with self._lock:
+        with self.lock:
             self._models.clear()
 
     def before_fork(self):
@@ -144,7 +150,7 @@ class Registry:
 
     def _locks(self):
         """Yield all locks of models, in the order in which threads take them."""
-        yield self._lock
+        yield self.lock
         # Within the lock of the registry, so that none comes; those that have left it too.
         for encoder in list(ENCODERS):
             yield encoder.lock
@@ -227,20 +233,18 @@ def get_encoder(
     options = check_model_kwargs(model_kwargs)
     folder = member.folder(silent)
     settings = (
-        *(dtype, layer, str(device), member.trust_remote_code, member.prompt),
+        *(dtype, layer, str(device), member.trust_remote_code),
+        # Of tokens that the user names a vocabulary must have all, of the entry's it need not.
+        *(member.prompt, member.is_prompted),
         described(options),
     )
     for _ in range(LOADS):
         mark = fingerprint(folder)
         if weights is not None and mark != weights:
             raise RuntimeError(changed(member, "while it was in use"))
-        # With its head a model gives the same states: it need not be there twice.
         with_head, without = (mark, *settings, True), (mark, *settings, False)
-        key = with_head if head or with_head in REGISTRY else without
 
-        def load_as_it_is(mark=mark, head=key[-1], other=without):
-            if head:
-                REGISTRY.drop(other)
+        def load_as_it_is(head, mark=mark):
             try:
                 encoder = load(folder, member, dtype, layer, device, options, silent, head)
             except (ValueError, OSError, MemoryError):  # as of what is half written
@@ -252,7 +256,14 @@ def get_encoder(
             return encoder
 
         with suppress(_Changed):
-            encoder = REGISTRY.get(key, load_as_it_is, _is_whole)
+            # With its head a model gives the same states: it need not be there twice. Which is
+            # there no other thread may change meanwhile.
+            with REGISTRY.lock:
+                if head or with_head in REGISTRY:
+                    REGISTRY.drop(without)
+                    encoder = REGISTRY.get(with_head, partial(load_as_it_is, True), _is_whole)
+                else:
+                    encoder = REGISTRY.get(without, partial(load_as_it_is, False), _is_whole)
             check_causal(member, encoder.looks_back)  # loaded for one that may, perhaps
             if not (silent or encoder.is_told):
                 encoder.is_told = True  # once, whoever loaded it
@@ -462,9 +473,9 @@ def _check_tokens(alphabet, model, folder, head=False):
     n_rows = model.get_input_embeddings().num_embeddings
     tokens = [*alphabet.before, *alphabet.after, alphabet.pad, *alphabet.residues.values()]
     with damage_is_told(f"{folder} holds the vocabulary of another model", WAY_OUT):
-        if head and alphabet.mask is None:
-            raise ValueError("it has no token of a masked residue")
-        largest = max(*tokens, alphabet.mask) if head else max(tokens)
+        if head and alphabet.mask is not None:
+            tokens.append(alphabet.mask)
+        largest = max(tokens)
         if largest >= n_rows:
             raise ValueError(f"it has a token {largest}, and the model {n_rows}")
 

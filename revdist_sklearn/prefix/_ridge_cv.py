@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._ridge_path import (
@@ -249,6 +250,11 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
             Only if ``return_std``; in the units of the targets. The interval of a share of
             measurements is y plus and minus quantiles of the normal distribution times this.
 
+        Raises
+        ------
+        NotFittedError
+            If the search is not fitted; with ``return_std``, if an older version has fitted it.
+
         Examples
         --------
         >>> import numpy as np
@@ -263,6 +269,7 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         y = X @ self.coef_.T + self.intercept_
         if not return_std:
             return y
+        self._check_keeps("_leverage", "return_std=True")
         h = self._leverage.of(X.astype(np.float64))
         std = np.sqrt(np.multiply.outer(1 + h, self.noise_variance_))
         return y, std.reshape(y.shape)
@@ -281,6 +288,11 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
             In the order of ``prefixes_``; after :meth:`with_n_features` of those that the
             columns left suffice for.
 
+        Raises
+        ------
+        NotFittedError
+            If the search is not fitted, or an older version has fitted it.
+
         Examples
         --------
         >>> import numpy as np
@@ -291,6 +303,7 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         (1, 2)
         """
         check_is_fitted(self, "coef_")
+        self._check_keeps("_path_coef", "predict_all_prefixes")
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         n_prefixes, k, n_targets = self._path_coef.shape
         coef = np.moveaxis(self._path_coef, 0, 1).reshape(k, -1)
@@ -321,6 +334,8 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
             If the search is not fitted.
         """
         narrow = super().with_n_features(n_features)
+        if not hasattr(self, "_path_coef"):  # fitted by an older version
+            return narrow
         left = self.prefixes_[: len(self._path_coef)] <= n_features
         narrow._path_coef = self._path_coef[: left.sum(), :n_features].copy()
         narrow._path_intercept = self._path_intercept[: left.sum()].copy()
@@ -345,6 +360,14 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         score : float
         """
         return self._score(X, y, sample_weight)
+
+    def _check_keeps(self, name, what):
+        """Raise where a fit by an older version did not keep what is needed."""
+        if not hasattr(self, name):
+            raise NotFittedError(
+                f"This {type(self).__name__} was fitted by an older version, which did not keep "
+                f"what {what} needs. Fit it again."
+            )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -371,10 +394,16 @@ class PrefixRidgeCV(RegressorMixin, PrefixSearch):
         split, scale = self._split_of_all(X[:, : self.prefixes_[-1]], y, sample_weight)
         split = with_gram(split, self.prefixes_ - q)
         coef, self._path_intercept = ridge_coefficients(split, self.prefixes_ - q, self.alpha_)
-        self._path_coef = np.ascontiguousarray(coef / scale[:, None])
+        self._path_coef = np.array(coef / scale[:, None], order="C")
         _, leverage = fit_with_leverage(split, d - q, self.alpha_)
         mean, scale = leverage.mean * scale[:d], scale[:d]
-        self._leverage = replace(leverage, mean=mean, scale=scale)
+        # NumPy makes empty arrays without strides, a pickle with: joblib.hash tells them apart.
+        empty = {
+            name: value.ravel().reshape(value.shape)
+            for name, value in vars(leverage).items()
+            if np.size(value) == 0
+        }
+        self._leverage = replace(leverage, **{**empty, "mean": mean, "scale": scale})
         chosen = np.searchsorted(self.prefixes_, d)
         self._keep(self._path_coef[chosen, :d], self._path_intercept[chosen])
         if len(self.coef_) == 1:  # as of Ridge, also for a column of targets

@@ -220,8 +220,8 @@ def centred_split(
         N_test = np.full((m, 1), 1 / np.sqrt(w.sum()))
         x_mean = _centre(w, X, X_test)
         y_mean = _centre(w, y)
-        # Constants but for their rounding.
-        constant = np.abs(X[:, :q]).max(axis=0) <= ROUNDING * np.abs(x_mean[:q])
+        # Constants but for their rounding, where rows count.
+        constant = np.abs(X[w > 0, :q]).max(axis=0) <= ROUNDING * np.abs(x_mean[:q])
         X[:, :q][:, constant] = 0
     if sample_weight is not None:
         root = np.sqrt(sample_weight)[:, None]

@@ -29,6 +29,7 @@ from sklearn.utils.validation import (
 )
 
 from ..base._blocks import Blocks
+from ..base._state import set_missing_parameters
 from ..base._threads import one_thread_of_blas
 from ..base._validation import check_integer
 from ..base._warnings import warn
@@ -335,6 +336,10 @@ class PrefixSearch(BaseEstimator):
             self._tell_more(X, y, sample_weight, splits, grams)
         return self
 
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        set_missing_parameters(self)
+
     def _tell_more(self, X, y, sample_weight, splits, grams):
         """Keep what else is asked of the chosen candidate.
 
@@ -571,7 +576,8 @@ class PrefixSearch(BaseEstimator):
 
     def _keep(self, coef, intercept):
         """Keep coefficients of shape (d, n_targets) and intercepts, shaped as Ridge's are."""
-        self.coef_ = np.ascontiguousarray(coef.T)
+        # A copy has the strides that a pickle gives, and so the same joblib.hash.
+        self.coef_ = np.array(coef.T, order="C")
         self.intercept_ = intercept if self.fit_intercept else 0.0
 
     def _scaled(self, X, sample_weight):

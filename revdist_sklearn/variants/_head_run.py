@@ -15,6 +15,7 @@ from ..base._identity import digest
 from ..embedding._member_run import MemberRun
 from ..embedding._plan import EmbeddingPlan
 from ..embedding._sequences import window_starts
+from ..models._head import check_mask
 from ..models._residues import MASKED
 from ._substitutions import N_LETTERS, codes_of, log_ratios, with_masks
 
@@ -62,6 +63,8 @@ class HeadRun(MemberRun):
         import torch
 
         encoder = self.encoder()
+        if any(MASKED in text for text in texts):
+            check_mask(encoder)
         pieces, owners, names, left = [], [], [], [0] * len(texts)
         for i, (text, at) in enumerate(zip(texts, sites, strict=True)):
             size = self.limit or len(text)

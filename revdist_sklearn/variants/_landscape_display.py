@@ -327,7 +327,7 @@ class LandscapeDisplay:
             it, some rows or all: "position", "wild_type" and "residue"; without these "mutant",
             such as ``"M1A"`` in the tables of ProteinGym.
 
-        columns : list of str, default=None
+        columns : str or list of str, default=None
             What is drawn, a panel each; None is all columns of numbers.
 
         value_name : str, default=None
@@ -357,6 +357,8 @@ class LandscapeDisplay:
         >>> display = LandscapeDisplay.from_frame(frame)  # doctest: +SKIP
         """
         positions, old, new = _facts(frame)
+        if isinstance(columns, str):
+            columns = [columns]
         if columns is None:
             numbers = frame.select_dtypes("number").columns
             columns = [column for column in numbers if column not in FACTS]
@@ -403,7 +405,8 @@ class LandscapeDisplay:
 def _facts(frame):
     """Return positions, letters of the wild type and codes of the new residues of a frame."""
     if all(name in frame.columns for name in FACTS):
-        facts = (frame[name] for name in ("wild_type", "position", "residue"))
+        whole = [_integer_of(position) for position in frame["position"]]
+        facts = frame["wild_type"], whole, frame["residue"]
         mutants = ["".join(map(str, row)) for row in zip(*facts, strict=True)]
     elif "mutant" in frame.columns:
         mutants = [str(mutant) for mutant in frame["mutant"]]
@@ -422,6 +425,12 @@ def _facts(frame):
     old = np.array([letter.upper() for letter, _, _ in parts])
     new = codes_of("".join(letter.upper() for _, _, letter in parts)).astype(np.int64)
     return np.array([int(position) for _, position, _ in parts]), old, new
+
+
+def _integer_of(position):
+    """Return a float that is an integer as one: as a table with gaps has positions."""
+    is_float = isinstance(position, (float, np.floating))
+    return int(position) if is_float and position.is_integer() else position
 
 
 def _order(residues):

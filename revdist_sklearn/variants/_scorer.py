@@ -1,6 +1,7 @@
 """ESMVariantScorer: what a family of models says of variants, without a measurement."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..embedding._family_estimator import FamilyEstimator
 from ..embedding._featurizer import ESMFeaturizer
 from ..embedding._protein_rows import ProteinRows
 from ..embedding._sequences import (
+    REFERENCE,
     apply_limit,
     as_list,
     check_sequences,
@@ -235,11 +237,14 @@ class ESMVariantScorer(FamilyEstimator):
         """
         plan = self._plan()
         limits = plan.letters, plan.limit
-        _, reference = self._inputs(X, limits)
-        if self.score != PSEUDO:
-            self._substitutions(X, limits)
+        reference = self._scored_reference(limits)
+        if self.score == PSEUDO:
+            self._checked(X, limits)
+        else:
+            self._substitutions(X, limits, reference, len(self.reference))
         context = self._init_callback_context(max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        self._fitted_with = None  # what was kept is of no use from here on
         self.log_probabilities_ = self._reference_scores = None
         if self.score in (MASKED_SCORE, WILD_TYPE):
             self.log_probabilities_ = self._table(plan, reference, context=context)
@@ -280,18 +285,10 @@ class ESMVariantScorer(FamilyEstimator):
         ModelNotFoundError, MemoryError, RuntimeError
             As :meth:`ESMFeaturizer.transform`.
         """
-        is_kept = self._is_kept()
-        # What is kept needs no model, and none of its files.
-        plan = None if is_kept and self.log_probabilities_ is not None else self._plan()
-        limits = self._limits if plan is None else (plan.letters, plan.limit)
-        if self.score in (MASKED_SCORE, WILD_TYPE):
-            scores = self._of_sites(plan, X, limits)
-        else:
-            scores = self._of_passes(plan, X, limits, is_kept)
-        scores = np.asarray(scores, dtype=np.float64)
-        if self.combine is None:
-            return scores
-        return COMBINED[self.combine](scores, axis=1, keepdims=True)
+        plan, limits = self._plan_and_limits()
+        reference = self._scored_reference(limits)
+        length = None if reference is None else len(self.reference)
+        return self._scores(plan, limits, X, reference, length)
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns, ``<block>__<score>``.
@@ -355,9 +352,8 @@ class ESMVariantScorer(FamilyEstimator):
         text, table = scorer._reference_and_table()
         names = [f"{block}__{letter}" for block in scorer._block_names() for letter in AMINO_ACIDS]
         sites = [f"{letter}{i}" for i, letter in enumerate(text, start=1)]
-        # From (models, residues, 20) to a row a residue.
-        rows = np.swapaxes(table, 0, 1).reshape(len(text), -1)
-        return pd.DataFrame(rows, index=sites, columns=names)
+        # From (models, residues, 20) to a row a residue; a copy, which callers may write to.
+        return pd.DataFrame(np.concatenate(table, axis=1), index=sites, columns=names)
 
     def score_landscape(self, reference=None):
         """Return the scores of all single substitutions of a protein.
@@ -397,8 +393,7 @@ class ESMVariantScorer(FamilyEstimator):
         """
         check_pandas_support("score_landscape")
         scorer = self._of_reference(reference)
-        plan = scorer._plan() if not scorer._is_kept() else None
-        limits = scorer._limits if plan is None else (plan.letters, plan.limit)
+        plan, limits = scorer._plan_and_limits()
         text = scorer._checked_reference(limits)
         frame = single_substitutions(text)
         if frame.empty:
@@ -406,23 +401,37 @@ class ESMVariantScorer(FamilyEstimator):
                 f"The reference has none of the twenty amino acids {AMINO_ACIDS}, so that there "
                 "is no substitution to score."
             )
-        # What is beyond a limit at which sequences are cut.
-        rest = scorer.reference[len(text) :]
-        scores = scorer.transform((frame.pop("sequence") + rest).tolist())
-        frame[list(scorer.get_feature_names_out())] = np.asarray(scores)
+        scores = scorer._scores(plan, limits, frame.pop("sequence").tolist(), text, len(text))
+        frame[list(scorer.get_feature_names_out())] = scores
         return frame
 
     def _plan(self):
         """Return the plan of the same models' residues, which all have a head."""
         self._validate_params()
         shared = {name: getattr(self, name) for name in OF_FEATURIZER}
-        plan = ESMFeaturizer(**shared).embedding_plan("residue")
+        # Decoders as well, which have no such head either, so that this is what is told.
+        plan = ESMFeaturizer(**shared, causal=True).embedding_plan("residue")
         for member in plan.members:
             check_head(member)
         return plan
 
+    def _plan_and_limits(self):
+        """Return the plan, None where a table is kept, with the letters and the length it takes.
+
+        What is kept needs no model, and none of its files.
+        """
+        self._validate_params()
+        if self._is_kept() and self.log_probabilities_ is not None:
+            return None, self._limits
+        plan = self._plan()
+        return plan, (plan.letters, plan.limit)
+
+    def _members(self, local_files_only=None, causal=True):
+        return super()._members(local_files_only, causal)
+
     def _of_table(self):
-        parameters = {name: getattr(self, name) for name in OF_TABLE}
+        # Copies: lists may be changed after they were given.
+        parameters = {name: deepcopy(getattr(self, name)) for name in OF_TABLE}
         return {**parameters, "model_kwargs": described(self.model_kwargs)}
 
     def _is_kept(self):
@@ -450,25 +459,29 @@ class ESMVariantScorer(FamilyEstimator):
                 "its sequence, or use score='pseudo_likelihood'."
             )
         letters, limit = limits
-        try:
-            return apply_limit(check_sequences([self.reference], letters), limit, self.too_long)[0]
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"`reference` is no valid sequence. {error}") from error
+        [whole] = check_sequences([self.reference], letters, [REFERENCE])
+        return apply_limit([whole], limit, self.too_long, [REFERENCE])[0]
 
-    def _inputs(self, X, limits):
-        """Return sequences and the reference as they are run, checked and cut."""
+    def _scored_reference(self, limits):
+        """Return the same, where it is scored itself with a residue to score."""
         reference = self._checked_reference(limits)
-        letters, limit = limits
-        checked = check_sequences(X, letters)
-        warn_of_nucleotides(checked)
-        if self.score == PSEUDO:
-            self._check_some_letter(checked)
-        else:
-            self._check_lengths(checked)
-        return apply_limit(checked, limit, self.too_long), reference
+        if self.score == PSEUDO and reference is not None:
+            self._check_some_letter([reference], [self.reference], [REFERENCE])
+        return reference
 
-    def _check_lengths(self, texts):
-        length = len(self.reference)
+    def _checked(self, X, limits, length=None):
+        """Return sequences as they are run, checked and cut; ``length`` is that before."""
+        letters, limit = limits
+        whole = check_sequences(X, letters)
+        warn_of_nucleotides(whole)
+        if self.score != PSEUDO:
+            self._check_lengths(whole, length)
+        texts = apply_limit(whole, limit, self.too_long)
+        if self.score == PSEUDO:
+            self._check_some_letter(texts, whole)
+        return texts
+
+    def _check_lengths(self, texts, length):
         for i, text in enumerate(texts):
             if len(text) != length:
                 raise ValueError(
@@ -477,38 +490,54 @@ class ESMVariantScorer(FamilyEstimator):
                     "are scored by score='pseudo_likelihood' alone; or drop the sequence."
                 )
 
-    def _check_some_letter(self, texts):
+    def _check_some_letter(self, texts, whole, labels=None):
+        """Raise where a text has no residue to score; ``whole`` are those before they were cut."""
         known = set(AMINO_ACIDS)
-        for i, text in enumerate(texts):
+        for i, (text, before) in enumerate(zip(texts, whole, strict=True)):
             if known.isdisjoint(text):
+                name = f"Sequence {i}" if labels is None else labels[i]
+                where = f" in its first {len(text)} residues" if len(text) < len(before) else ""
                 raise ValueError(
-                    f"Sequence {i} has none of the twenty amino acids {AMINO_ACIDS}, so that "
+                    f"{name} has none of the twenty amino acids {AMINO_ACIDS}{where}, so that "
                     "there is nothing to score. Drop it."
                 )
 
-    def _substitutions(self, X, limits):
-        """Return how many sequences there are, the reference, and where they differ from it.
+    def _substitutions(self, X, limits, reference, length):
+        """Return how many sequences there are, and where they differ from the reference.
 
         Each letter there has a score.
+
+        Parameters
+        ----------
+        X : list, tuple, 1-d array or Series of str
+
+        limits : tuple
+
+        reference : str
+            As it is run.
+
+        length : int
+            That of ``X``, before they are cut.
 
         Returns
         -------
         n_sequences : int
 
-        reference : str
-            As it is run.
-
         rows, sites, codes : ndarray
             As :func:`substitutions` gives them.
         """
-        reference = self._checked_reference(limits)
         texts = as_list(X)
         found = None
-        if len(reference) == len(self.reference) and not nucleotides([reference]):
+        if len(reference) == length and not nucleotides([reference]):
             found = substitutions(texts, reference)
         if found is None:  # whatever it is, it is told, or cut
-            texts, _ = self._inputs(X, limits)
+            texts = self._checked(X, limits, length)
             found = substitutions(texts, reference)
+        self._check_known(found, texts, reference)
+        return len(texts), *found
+
+    def _check_known(self, found, texts, reference):
+        """Raise where a substitution is not of one of the twenty by another."""
         rows, sites, codes = found
         unknown = (codes >= N_LETTERS) | (codes_of(reference)[sites] >= N_LETTERS)
         if unknown.any():
@@ -519,7 +548,6 @@ class ESMVariantScorer(FamilyEstimator):
                 f"`reference` has {reference[site]!r}: a mutated site is scored by the twenty "
                 f"amino acids {AMINO_ACIDS} alone. Write one of them, or drop the sequence."
             )
-        return len(texts), reference, rows, sites, codes
 
     def _rows(self, plan, texts, make, context=NO_CALLBACKS, **settings):
         """Return what some kind of run gives of texts, of shape (n_texts, n_columns)."""
@@ -573,15 +601,24 @@ class ESMVariantScorer(FamilyEstimator):
 
     def _reference_and_table(self):
         """Return the reference as it is run, and its table; kept, or computed."""
-        if self._is_kept() and self.log_probabilities_ is not None:
-            return self._checked_reference(self._limits), self.log_probabilities_
-        plan = self._plan()
-        reference = self._checked_reference((plan.letters, plan.limit))
-        return reference, self._table(plan, reference)
+        plan, limits = self._plan_and_limits()
+        reference = self._checked_reference(limits)
+        return reference, self.log_probabilities_ if plan is None else self._table(plan, reference)
 
-    def _of_sites(self, plan, X, limits):
+    def _scores(self, plan, limits, X, reference, length):
+        """Return what ``transform`` does, of a reference as it is run."""
+        if self.score in (MASKED_SCORE, WILD_TYPE):
+            found = self._substitutions(X, limits, reference, length)
+            scores = self._of_sites(plan, reference, *found)
+        else:
+            scores = self._of_passes(plan, self._checked(X, limits, length), reference)
+        scores = np.asarray(scores, dtype=np.float64)
+        if self.combine is None:
+            return scores
+        return COMBINED[self.combine](scores, axis=1, keepdims=True)
+
+    def _of_sites(self, plan, reference, n_sequences, rows, sites, codes):
         """Return the scores that sum over mutated sites; ``plan`` is None if a table is kept."""
-        n_sequences, reference, rows, sites, codes = self._substitutions(X, limits)
         wild_type = codes_of(reference)
         together = np.zeros(len(rows), dtype=bool)
         if self.score == MASKED_SCORE and self.joint:
@@ -621,16 +658,14 @@ class ESMVariantScorer(FamilyEstimator):
         # Each is in two columns: see PseudoLikelihoods.
         return rows.astype(np.float64).reshape(len(texts), -1, 2).sum(axis=2)
 
-    def _of_passes(self, plan, X, limits, is_kept):
+    def _of_passes(self, plan, texts, reference):
         """Return the scores for which the models see each variant."""
-        texts, reference = self._inputs(X, limits)
         if self.score == MUTANT:
-            self._substitutions(X, limits)
+            self._check_known(substitutions(texts, reference), texts, reference)
             return self._rows(plan, texts, MutantScores, reference=reference)
         if reference is None:
             return self._pseudo_likelihoods(plan, texts)
-        self._check_some_letter([reference])
-        if is_kept:
+        if self._is_kept():
             return self._pseudo_likelihoods(plan, texts) - self._reference_scores
         *scores, of_reference = self._pseudo_likelihoods(plan, [*texts, reference])
         return np.array(scores) - of_reference

@@ -71,7 +71,7 @@ def test_standard_input_and_several_files(fasta, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr()
     assert (
         said.out.startswith("9 proteins")
-        and "A * at the end of a sequence was left out, 1 times" in said.err
+        and "A * at the end of a sequence was left out, 1 time." in said.err
     )
     text = io.TextIOWrapper(io.BytesIO(fasta.read_bytes() + other.read_bytes()))
     monkeypatch.setattr(sys, "stdin", text)
@@ -162,7 +162,7 @@ def test_info_tells_what_things_are(fasta, tmp_path, capsys):
     assert "Model: esm2_nano_064, tensors " in said
     embed_to(tmp_path / "z", emb, PROTEINS)
     said = told(capsys, tmp_path / "z")
-    assert said.startswith("Embeddings of 8 proteins, 702 residues.") and "1 shards" in said
+    assert said.startswith("Embeddings of 8 proteins, 702 residues.") and "1 shard, " in said
     assert "Up to column 96: esm2_nano_064" in said and "above 50 residues: in windows" in said
     assert "Models side by side" in said
     assert "2 of 2" not in said and "esm2" in told(capsys, tmp_path / "c")
@@ -211,7 +211,7 @@ def test_info_of_a_run_that_was_ended(tmp_path, capsys, monkeypatch):
     with pytest.raises(TypeError):
         embed_to(tmp_path / "z", ESMFeaturizer("esm2-nano:32"), PROTEINS)
     monkeypatch.undo()
-    assert told(capsys, tmp_path / "z").startswith("Embeddings, not complete: 1 shards")
+    assert told(capsys, tmp_path / "z").startswith("Embeddings, not complete: 1 shard (")
 
 
 def test_info_of_nothing(tmp_path, capsys):

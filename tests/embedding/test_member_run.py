@@ -1,14 +1,18 @@
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
 from conftest import out_of_memory_errors
 
+from revdist_sklearn import ESMFeaturizer
 from revdist_sklearn.embedding import _member_run
 from revdist_sklearn.embedding._member_run import (
     MemberRun,
     average_windows,
     on_one_device,
     or_on_host,
+    pooled_rows,
 )
 from revdist_sklearn.embedding._pooling import Pooling
 from revdist_sklearn.models import _device
@@ -39,6 +43,17 @@ def small_memory(monkeypatch):
         return seen
 
     return limit
+
+
+def test_a_row_that_no_batch_has_is_an_error_and_not_what_memory_held(tiny_model, monkeypatch):
+    texts = ["MKTAYIAK", "GIV"]
+    pooled = MemberRun.pooled
+    monkeypatch.setattr(MemberRun, "pooled", lambda *given: islice(pooled(*given), 1))
+    message = r"1 of 2 proteins have got no embedding by .*please report"
+    with pytest.raises(RuntimeError, match=message):
+        ESMFeaturizer(tiny_model, token_budget=8).transform(texts)
+    with pytest.raises(RuntimeError, match=message):  # as workers do
+        pooled_rows(run_of(tiny_model, token_budget=8), texts, [0, 1], None)
 
 
 @pytest.mark.parametrize("error", out_of_memory_errors(), ids=lambda error: type(error).__name__)

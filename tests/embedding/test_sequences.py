@@ -209,6 +209,26 @@ def test_all_offenders_are_named_and_counted():
         check_sequences([None] * 30, labels=[f"b{i}" for i in range(30)])
 
 
+def test_what_is_allowed_is_what_the_models_know():
+    with pytest.raises(ValueError, match=r"ACDEFGHIKLMNPQRSTVWY and X, in .* write X for"):
+        check_sequences(["MK*"], "ACDEFGHIKLMNPQRSTVWYX")
+    with pytest.raises(
+        ValueError,
+        match=r"^Sequence 0 has 'X' .* Allowed are ACDEFGHIKLMNPQRSTVWY, in either case",
+    ) as caught:
+        check_sequences(["MKX"], "ACDEFGHIKLMNPQRSTVWY")
+    assert "write one of these for an unknown residue, or drop" in str(caught.value)
+
+
+def test_one_sequence_is_told_of_without_counting():
+    with pytest.raises(ValueError, match=r"^`reference` has 5 residues, the limit is 4\. Raise"):
+        apply_limit(["MKTAY"], 4, "error", ["`reference`"])
+    with pytest.warns(
+        UserWarning, match=r"^`reference` has 5 residues and was cut to its first 4"
+    ):
+        assert apply_limit(["MKTAY"], 4, "truncate", ["`reference`"]) == ["MKTA"]
+
+
 def test_labels_name_the_long_ones():
     labels = ["a", "b", "c"]
     with pytest.raises(ValueError, match=r"^b has 5 residues, .* are longer: b, c\)"):

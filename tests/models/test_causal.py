@@ -152,6 +152,13 @@ def test_causal_is_a_bool(causal, iglm):
         ESMFeaturizer(iglm, causal=causal).fit(TEXTS)
 
 
+def test_a_loaded_model_is_not_taken_for_tokens_that_it_lacks(gpt2):
+    settings = {"dtype": "float32", "layer": -1, "device": CPU}
+    get_encoder(*resolve_family(gpt2, causal=True), **settings)
+    with pytest.raises(ValueError, match=r"lacks \[HEAVY\]"):
+        get_encoder(*resolve_family(gpt2, causal=("[HEAVY]", "[HUMAN]")), **settings)
+
+
 def test_iglm_may_be_told_of_another_chain_and_species(iglm, tiny_family, tmp_path):
     light = ESMFeaturizer(iglm, causal=["[LIGHT]", "[MOUSE]"], cache_dir=tmp_path)
     heavy = ESMFeaturizer(iglm, causal=True, cache_dir=tmp_path)
@@ -166,18 +173,27 @@ def test_iglm_may_be_told_of_another_chain_and_species(iglm, tiny_family, tmp_pa
     assert one.embedding_plan().limit == 64 - 2 and one.transform(["A" * 62]).shape == (1, 8)
     told = heavy.set_params(causal=("[HEAVY]", "[HUMAN]")).embedding_plan().identity()
     assert told == heavy.set_params(causal=True).embedding_plan().identity()
+    named = heavy.set_params(causal=("[HEAVY]", "[HUMAN]")).transform(TEXTS)
+    np.testing.assert_array_equal(named, again)
     # Encoders have no part in it.
     names = ESMFeaturizer(tiny_family, causal=("[LIGHT]",)).embedding_plan().identity()
     assert names == ESMFeaturizer(tiny_family).embedding_plan().identity()
 
 
-def test_tokens_that_are_none_are_told(iglm, gpt2, decoder):
+def test_tokens_that_are_none_are_told(iglm, gpt2, decoder, tmp_path):
     with pytest.raises(ValueError, match=r"vocabulary of .* lacks \[LLAMA\]"):
         ESMFeaturizer(iglm, causal=("[HEAVY]", "[LLAMA]")).transform(TEXTS)
     with pytest.raises(ValueError, match=r"vocabulary of .* lacks \[LIGHT\]"):
         ESMFeaturizer(gpt2, causal=("[LIGHT]",)).transform(TEXTS)
     with pytest.raises(ValueError, match=r"tokens before a protein.* Use causal=True"):
         ESMFeaturizer(decoder, causal=("<s>",)).transform(TEXTS)
+    # The entry's own are no less wanted where they are named.
+    own = {"models": gpt2, "cache_dir": tmp_path}
+    ESMFeaturizer(causal=True, **own).transform(TEXTS)
+    for causal in (("[HEAVY]", "[HUMAN]"), ["[HEAVY]", "[HUMAN]"]):
+        for more in (own, {"models": gpt2}):
+            with pytest.raises(ValueError, match=r"vocabulary of .* lacks \[HEAVY\], \[HUMAN\]"):
+                ESMFeaturizer(causal=causal, **more).transform(TEXTS)
     for causal in ((), [1], ("[LIGHT]", None)):
         with pytest.raises(ValueError, match="names no tokens"):
             ESMFeaturizer(iglm, causal=causal).fit(TEXTS)

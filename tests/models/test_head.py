@@ -1,6 +1,7 @@
 """Heads of masked language models against transformers' own classes and tokenizers."""
 
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from transformers import BertForMaskedLM, BertTokenizer, EsmForMaskedLM, EsmToke
 
 from revdist_sklearn.models import _loading
 from revdist_sklearn.models._family import resolve_family
-from revdist_sklearn.models._head import HEAD
+from revdist_sklearn.models._head import HEAD, check_mask
 from revdist_sklearn.models._loading import Registry, get_encoder, load
 from revdist_sklearn.models._residues import AMINO_ACIDS
 
@@ -148,6 +149,35 @@ def test_a_model_with_its_head_serves_embeddings_too(model, registry):
     assert len(registry) == 2
 
 
+def test_threads_that_start_at_once_share_the_model_with_its_head(model, registry, monkeypatch):
+    """One decides before the other has loaded it."""
+    folder, _ = model
+    begun, threads = threading.Event(), []
+    load = _loading.load
+
+    def slow_load(*args):
+        if not begun.is_set():
+            begun.set()
+            # The other waits for this load, once it has looked what is there.
+            threads[1].join(0.5)
+        return load(*args)
+
+    monkeypatch.setattr(_loading, "load", slow_load)
+    found = {}
+
+    def run(head):
+        if not head:
+            begun.wait(60)
+        found[head] = get(folder, head=head)
+
+    threads += [threading.Thread(target=run, args=(head,)) for head in (True, False)]
+    for thread in reversed(threads):
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found[True] is found[False] and len(registry) == 1
+
+
 def test_a_checkpoint_without_a_head_says_so(tmp_path):
     folder = save_esm(tmp_path / "m", lm_head=False)
     encoder_of(folder, head=False)
@@ -167,18 +197,25 @@ def test_other_missing_weights_are_told_as_such(tmp_path):
 
 def test_models_without_a_head_name_what_remains(tmp_path):
     folder = save_t5(tmp_path / "t5", spelling="▁{}")
-    with pytest.raises(ValueError, match=r"no language-model head.*embeddings remain") as caught:
+    message = r"no masked-language-model head.*embeddings remain"
+    with pytest.raises(ValueError, match=message) as caught:
         encoder_of(folder)
     assert repr(folder) in str(caught.value)
 
 
-def test_a_vocabulary_without_a_mask_is_an_error(tmp_path):
+def test_a_vocabulary_without_a_mask_masks_nothing(tmp_path):
     folder = save_esm(tmp_path / "m")
     tokens = [token if token != "<mask>" else "<other>" for token in ESM_TOKENS]
     (tmp_path / "m" / "vocab.txt").write_text("\n".join(tokens))
-    encoder_of(folder, head=False)
-    with pytest.raises(ValueError, match="no token of a masked residue"):
-        encoder_of(folder)
+    encoder = encoder_of(folder)
+    assert not encoder.has_mask and encoder.log_probabilities(encoder(["MK"])[0][0]).shape == (
+        2,
+        20,
+    )
+    with pytest.raises(ValueError, match=r"vocabulary of .* has no mask token"):
+        check_mask(encoder)
+    with pytest.raises(ValueError, match=r"no token for '\?'"):
+        encoder(["MK?"])
 
 
 def test_the_letter_of_a_mask_is_none_of_a_model_without_its_head(model):

@@ -309,6 +309,24 @@ def test_constants_but_for_rounding_are_constants():
     assert_allclose(ours.cv_scores_, plain.cv_scores_, rtol=1e-9)
 
 
+@pytest.mark.parametrize("d", [2, 8])
+@pytest.mark.parametrize("cv", [None, "loo"])
+def test_constants_are_judged_by_rows_that_count(cv, d):
+    X, y, w = data(30, 8)
+    X[:, 1] = np.where(np.arange(30) % 3, 0.1 + 0.2, 0.3)
+    X[0, 1] = 7.0
+    w[0] = 0
+    without = list(KFold(4).split(X[1:]))
+    splits = [(np.append(train + 1, 0), test + 1) for train, test in without]
+    ours = PrefixRidgeCV([d], alphas=1.0, cv=cv or splits, n_unpenalized=2)
+    plain = PrefixRidgeCV([d], alphas=1.0, cv=cv or without, n_unpenalized=2)
+    ours.fit(X, y, sample_weight=w)
+    plain.fit(X[1:], y[1:], sample_weight=w[1:])
+    assert_allclose(ours.coef_, plain.coef_, rtol=1e-9)
+    assert_allclose(ours.cv_scores_[..., -plain.n_splits_ :], plain.cv_scores_, rtol=1e-9)
+    assert_allclose(ours.noise_variance_, plain.noise_variance_, rtol=1e-9)
+
+
 def test_what_is_left_of_a_column_nearly_in_the_span_is_orthogonal_to_it():
     X, y, w = data(30, 8)
     X[:, 5] = 7 * X[:, 0] + X[:, 1] + 1e-6 * X[:, 5]

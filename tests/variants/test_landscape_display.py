@@ -168,6 +168,26 @@ def test_frames_that_are_no_landscape(rows, message):
         LandscapeDisplay.from_frame(pd.DataFrame(rows))
 
 
+def test_positions_of_a_table_with_gaps_are_floats():
+    frame = single_substitutions("MKT", sequences=False)
+    frame["y"] = 1.0
+    for dtype in (np.float64, np.float32, "Int64"):
+        display = LandscapeDisplay.from_frame(frame.astype({"position": dtype}))
+        assert display.wild_type == "MKT" and display.first_position == 1
+    frame = frame.astype({"position": float})
+    frame.loc[0, "position"] = np.nan
+    with pytest.raises(ValueError, match="'MnanA' is no single substitution"):
+        LandscapeDisplay.from_frame(frame)
+
+
+def test_one_column_may_be_named_alone():
+    frame = single_substitutions("MK", sequences=False)
+    frame["score"], frame["other"] = 1.0, 2.0
+    assert LandscapeDisplay.from_frame(frame, columns="score").names == ["score"]
+    with pytest.raises(ValueError, match="no column 'scores'"):
+        LandscapeDisplay.from_frame(frame, columns="scores")
+
+
 def test_columns_that_are_not_there():
     frame = single_substitutions("MK", sequences=False)
     with pytest.raises(ValueError, match="no column 'score'"):

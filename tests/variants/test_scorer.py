@@ -10,14 +10,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import save_bert, save_esm, save_t5
+from conftest import (
+    ESM_TOKENS,
+    T5_LETTERS,
+    save_bert,
+    save_esm,
+    save_generic,
+    save_iglm,
+    save_t5,
+    small,
+)
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
-from transformers import EsmForMaskedLM, EsmTokenizer
+from transformers import EsmForMaskedLM, EsmTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from revdist_sklearn import ESMFeaturizer, ESMVariantScorer
 from revdist_sklearn.embedding._cache import cache_info
@@ -254,10 +263,13 @@ def test_only_windows_that_hold_a_site_run(tiny_family, texts_seen):
 
 def test_a_length_limit_is_an_error_or_cuts(tiny_family):
     scorer = ESMVariantScorer(tiny_family[1], reference=WILD_TYPE, max_length=10)
-    with pytest.raises(ValueError, match=r"`reference` is no valid sequence.*14 residues"):
+    with pytest.raises(ValueError, match=r"^`reference` has 14 residues, the limit is 10\. "):
         scorer.transform(VARIANTS)
     scorer.set_params(too_long="truncate")
-    with pytest.warns(UserWarning, match="cut to their first 10"):
+    with (
+        pytest.warns(UserWarning, match="`reference` .* cut to its first 10"),
+        pytest.warns(UserWarning, match="7 sequences .* cut to their first 10"),
+    ):
         found = scorer.transform(VARIANTS)
     short = ESMVariantScorer(tiny_family[1], reference=WILD_TYPE[:10])
     assert_close(found, short.transform([text[:10] for text in VARIANTS]))
@@ -327,6 +339,36 @@ def test_what_fit_kept_is_of_its_parameters_alone(tiny_family, change):
     assert scorer.get_feature_names_out().tolist() == fresh.get_feature_names_out().tolist()
 
 
+def test_a_fit_that_is_interrupted_leaves_nothing_of_the_one_before(tiny_family, monkeypatch):
+    scorer = ESMVariantScorer(tiny_family[:1], reference="MKT", score="pseudo_likelihood")
+    expected = scorer.fit(["MKT"]).transform(["GIVE"])
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ESMVariantScorer, "_pseudo_likelihoods", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            scorer.fit(["MKT"])
+    assert_close(scorer.transform(["GIVE"]), expected)
+
+
+def test_parameters_that_mean_nothing_are_told_after_fit_too(tiny_family):
+    scorer = ESMVariantScorer(tiny_family, reference=WILD_TYPE).fit(VARIANTS)
+    scorer.set_params(combine="max")
+    for method in (lambda: scorer.transform(VARIANTS), scorer.score_landscape):
+        with pytest.raises(ValueError, match="The 'combine' parameter"):
+            method()
+
+
+def test_lists_that_are_changed_after_fit_are_other_models(tiny_family):
+    models = list(tiny_family)
+    scorer = ESMVariantScorer(models, reference=WILD_TYPE).fit(VARIANTS)
+    models.pop()
+    assert scorer.transform(VARIANTS).shape == (7, 2)
+    assert len(scorer.get_feature_names_out()) == 2
+
+
 # The table and the landscape
 
 
@@ -342,6 +384,15 @@ def test_the_table_is_that_of_masked_passes(tiny_family, by_hand):
         assert_close(np.exp(of_model).sum(axis=1), 1)
     frame = ESMVariantScorer(tiny_family, score="wild_type").site_log_probabilities(WILD_TYPE)
     assert_close(frame.filter(like="tiny_12__"), by_hand.models[1].table(WILD_TYPE))
+
+
+def test_the_table_that_is_returned_may_be_written_to(tiny_family):
+    scorer = ESMVariantScorer(tiny_family[:1], reference=WILD_TYPE).fit(VARIANTS)
+    expected = scorer.transform(VARIANTS[:3])
+    frame = scorer.site_log_probabilities()
+    frame.iloc[:, :] = 0.0
+    np.testing.assert_array_equal(scorer.transform(VARIANTS[:3]), expected)
+    assert scorer.site_log_probabilities().to_numpy().any()
 
 
 @pytest.mark.parametrize("score", ["masked", "wild_type", "mutant", "pseudo_likelihood"])
@@ -506,12 +557,48 @@ def test_a_protein_without_any_of_the_twenty_has_no_likelihood(tiny_family):
         scorer.transform(["MKT", "XXB"])
 
 
+@pytest.mark.filterwarnings("ignore:.*cut to")
+def test_what_is_left_of_a_cut_protein_has_a_residue_to_score(tiny_family):
+    cut = {"score": "pseudo_likelihood", "max_length": 5, "too_long": "truncate"}
+    scorer = ESMVariantScorer(tiny_family[1], **cut)
+    none = "has none of the twenty amino acids ACDEFGHIKLMNPQRSTVWY"
+    for method in (scorer.fit, scorer.transform):
+        with pytest.raises(ValueError, match=f"^Sequence 1 {none} in its first 5 residues"):
+            method(["MKTAY", "XXXXXAAA"])
+    for reference, where in (("XXXXX", ""), ("XXXXXAAA", " in its first 5 residues")):
+        scorer.set_params(reference=reference)
+        for method in (scorer.fit, scorer.transform):
+            with pytest.raises(ValueError, match=f"^`reference` {none}{where}, so"):
+                method(["MKTAY"])
+
+
+def test_a_reference_is_called_by_its_name(tiny_family):
+    for score in ("masked", "pseudo_likelihood"):
+        scorer = ESMVariantScorer(tiny_family[1], reference="", score=score)
+        with pytest.raises(ValueError, match=r"^`reference` is empty: .* Give its residues"):
+            scorer.transform([WILD_TYPE])
+
+
+@pytest.mark.parametrize("score", ["masked", "wild_type", "mutant", "pseudo_likelihood"])
+def test_a_call_cuts_the_reference_and_the_sequences_once(tiny_family, score):
+    scorer = ESMVariantScorer(
+        tiny_family[1], reference=WILD_TYPE, score=score, max_length=10, too_long="truncate"
+    )
+    for method in (scorer.transform, scorer.fit, scorer.transform):
+        with pytest.warns(UserWarning) as told:
+            method(VARIANTS)
+        assert [str(each.message)[:31] for each in told] == [
+            "`reference` has 14 residues and",
+            "7 of 7 sequences are longer tha",
+        ]
+
+
 @pytest.mark.parametrize("text", ["MK?AYIAKQRXISF", "MK-AYIAKQRXISF", "MK AYIAKQRXISF"])
 def test_masks_and_gaps_of_users_are_refused(tiny_family, text):
     scorer = ESMVariantScorer(tiny_family, reference=WILD_TYPE)
     with pytest.raises(ValueError, match=r"Sequence 0 has .* at position 2"):
         scorer.transform([text])
-    with pytest.raises(ValueError, match=r"`reference` is no valid sequence. Sequence 0 has"):
+    with pytest.raises(ValueError, match=r"^`reference` has .* at position 2 "):
         ESMVariantScorer(tiny_family, reference=text).transform([WILD_TYPE])
 
 
@@ -527,11 +614,41 @@ def test_encoders_without_a_head_say_what_remains(tmp_path):
     folder = save_t5(tmp_path / "t5", spelling="▁{}")
     scorer = ESMVariantScorer(folder, reference=WILD_TYPE)
     for method in (scorer.fit, scorer.transform):
-        with pytest.raises(ValueError, match=r"no language-model head.*embeddings remain"):
+        with pytest.raises(ValueError, match=r"no masked-language-model head.*embeddings remain"):
             method(VARIANTS)
     bare = save_esm(tmp_path / "bare", lm_head=False)
     with pytest.raises(ValueError, match="no weights of a language-model head"):
         ESMVariantScorer(bare, reference=WILD_TYPE).transform(VARIANTS)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_decoders_have_no_such_head(tmp_path, known):
+    folder = tmp_path / "m"
+    if known:
+        save_iglm(folder)
+    else:
+        config = GPTNeoXConfig(**small(4 + len(T5_LETTERS)))
+        save_generic(folder, GPTNeoXForCausalLM, config)
+    scorer = ESMVariantScorer([str(folder)], reference=WILD_TYPE)
+    for method in (scorer.fit, scorer.transform):
+        with pytest.raises(ValueError, match=r"no masked-language-model head.*decoders.*ESM-2,"):
+            method(VARIANTS)
+    assert scorer.get_feature_names_out().tolist() == ["m__masked"]
+
+
+def test_without_a_mask_token_what_masks_nothing_is_scored(tmp_path):
+    folder = save_esm(tmp_path / "m")
+    settings = {"models": folder, "reference": WILD_TYPE}
+    kinds = ("wild_type", "mutant")
+    expected = [ESMVariantScorer(score=kind, **settings).transform(VARIANTS) for kind in kinds]
+    tokens = [token if token != "<mask>" else "<other>" for token in ESM_TOKENS]
+    (tmp_path / "m" / "vocab.txt").write_text("\n".join(tokens))
+    for kind, scores in zip(kinds, expected, strict=True):
+        found = ESMVariantScorer(score=kind, **settings).transform(VARIANTS)
+        np.testing.assert_array_equal(found, scores)
+    for kind in ("masked", "pseudo_likelihood"):
+        with pytest.raises(ValueError, match=r"has no mask token.*Use score='wild_type'"):
+            ESMVariantScorer(score=kind, **settings).transform(VARIANTS)
 
 
 @pytest.mark.parametrize(
@@ -559,8 +676,11 @@ def test_a_landscape_ends_where_sequences_are_cut(tiny_family):
         tiny_family[1], reference=WILD_TYPE, max_length=5, too_long="truncate"
     )
     short = ESMVariantScorer(tiny_family[1], reference=WILD_TYPE[:5]).score_landscape()
-    with pytest.warns(UserWarning, match="cut to their first 5"):
+    with pytest.warns(UserWarning) as told:
         frame = scorer.score_landscape()
+    assert [str(each.message)[:58] for each in told] == [
+        "`reference` has 14 residues and was cut to its first 5. to"
+    ]
     pd.testing.assert_frame_equal(frame, short, atol=TOLERANCE)
     with pytest.raises(ValueError, match="none of the twenty amino acids"):
         ESMVariantScorer(tiny_family[1]).score_landscape("XX")
