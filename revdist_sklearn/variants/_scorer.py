@@ -73,7 +73,7 @@ class ESMVariantScorer(FamilyEstimator):
     ----------
     models : str, path, or list or tuple of these, default="esm2-nano"
         The family, as in :class:`ESMFeaturizer`: ESM-2, ESM-1b, ESM C and ProtBert. Encoders
-        of T5 and models without an entry have no head, which is an error.
+        of T5, decoders and models without an entry have no such head, which is an error.
 
     reference : str or None, default=None
         Sequence of the wild type. All scores but "pseudo_likelihood" need it.
