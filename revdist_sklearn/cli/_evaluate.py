@@ -25,6 +25,7 @@ from ..evaluation._page import page
 from ..evaluation._pictures import pictures_of
 from ..evaluation._run import Plan
 from ..evaluation._summary import format_summary, summarise
+from ..prefix._search import ALPHAS
 from ._messages import note, say
 from ._options import (
     DISTILLER,
@@ -153,6 +154,14 @@ def run(arguments):
         "models": list(family.moments.blocks.labels),
         "distiller": arguments.distiller[0] if arguments.distiller else f"fitted on {corpus}",
         "corpus": str(corpus),
+        "parameters": {
+            "splits": arguments.splits,
+            "seeds": arguments.seeds,
+            "n_train": list(arguments.n_train),
+            "draws": arguments.draws,
+            "head": arguments.head or "ridge",
+            "alphas": list(ALPHAS),
+        },
         "stage_dims": family.distiller.stage_dims_.tolist(),
         "stages": describe_stages(family.distiller),
         "data_sets": data_sets,

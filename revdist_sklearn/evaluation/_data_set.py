@@ -217,6 +217,11 @@ def rows_of(variants, X, family, *, curve=None, notes):
     scores = _scores(variants, family, notes) if family.scores else None
     if scores is None:
         return rows
+    mean = scores.mean(axis=1)[:, None]
+    rows += [each.beside(mean, everyone) for each in rows]
+    if variants.task == "classification":  # which class is the better one, nobody has told
+        notes.append("Scores of the models alone are no classes: they stand beside rows only.")
+        return rows
     blocks = [*representations.names]
     zero_shot = [
         alone("score", f"score of {name}", scores[:, [i]], (i,), is_score=True)
@@ -228,8 +233,7 @@ def rows_of(variants, X, family, *, curve=None, notes):
             zero_shot.append(
                 alone("score", f"{name} score of the family", column, everyone, is_score=True)
             )
-    mean = scores.mean(axis=1)[:, None]
-    return [*zero_shot, *rows, *(each.beside(mean, everyone) for each in rows)]
+    return [*zero_shot, *rows]
 
 
 def _scores(variants, family, notes):
@@ -278,8 +282,8 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
     Returns
     -------
     figures : dict
-        ``task``, ``metric``, ``protein``, ``counts``, ``notes``, ``rows``, ``costs``,
-        ``verdict`` and ``code``.
+        ``task``, ``metric``, ``wild_type``, ``protein``, ``counts``, ``notes``, ``costs``,
+        ``verdict``, ``choice``, ``code`` and ``rows``.
 
     Raises
     ------
@@ -295,12 +299,13 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
         groups = rows_of(variants, X, family, curve=curve, notes=notes)
     rows = score_rows(variants, groups, plan, notes=notes, progress=progress)
     metric = next(iter(rows[0]["scores"]))
-    costs = family.costs(variants.sequences)
+    costs, wild_type = family.costs(variants.sequences), getattr(variants, "wild_type", None)
     lines, choice = verdict(rows, metric, costs)
     return {
         "task": variants.task,
         "metric": metric,
-        "protein": getattr(variants, "wild_type", None) or variants.name,
+        "wild_type": wild_type,
+        "protein": wild_type or variants.name,
         "counts": dict(variants.counts),
         "notes": notes,
         "costs": costs,

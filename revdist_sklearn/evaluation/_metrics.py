@@ -193,6 +193,9 @@ METRICS = {
 def metrics(task, n_classes=None):
     """Return the metrics of a task; the accuracy of 3 or 8 states of residues is Q3 or Q8.
 
+    Of two states of residues, such as binding or not, the area under the precision-recall curve
+    comes first: where few residues bind, accuracy tells little.
+
     Parameters
     ----------
     task : {"regression", "classification", "residues"}
@@ -210,6 +213,8 @@ def metrics(task, n_classes=None):
     ['Q3', 'balanced accuracy']
     """
     first, *others = METRICS[task]
+    if task == "residues" and n_classes == 2:
+        first, others = Metric("AUPR", aupr), [first, *others]
     if task == "residues" and n_classes in (3, 8):
         first = Metric(f"Q{n_classes}", first.score)
     return (first, *others)

@@ -48,7 +48,7 @@ def pictures_of(figures, family):
         if len(figures["stage_dims"]) > 1:
             caption = "Does the larger model help? Raw models and reverse-distilled ones."
             found.append((name, caption, as_svg(draw_scaling(rows, metric))))
-        landscape = draw_landscape(data_set["protein"], family) if family.scores else None
+        landscape = draw_landscape(data_set["wild_type"], family) if family.scores else None
         if landscape is not None:
             caption = "What the models themselves say of every single substitution, by member."
             found.append((name, caption, as_svg(landscape)))
@@ -71,13 +71,10 @@ def pictures_of(figures, family):
 def draw_landscape(protein, family):
     """Return the figure of the models' scores of all substitutions; None where there is none."""
     shared = {name: getattr(family.featurizer, name) for name in OF_FEATURIZER}
-    if len(protein) > LONGEST or family.without_head() is not None:
+    if protein is None or len(protein) > LONGEST or family.without_head() is not None:
         return None
     scorer = ESMVariantScorer(**shared, reference=protein, joint=False)
-    try:
-        return LandscapeDisplay.from_scorer(scorer).figure_
-    except (TypeError, ValueError):  # a name that stands for a protein
-        return None
+    return LandscapeDisplay.from_scorer(scorer).figure_
 
 
 def draw_spectra(figures):

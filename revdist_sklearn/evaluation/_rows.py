@@ -281,10 +281,12 @@ def family_rows(representations, X, *, others=(), curve=()):
         features = representations.raw(i, X)
         found.append(Rows("raw", (f"raw {name}",), (features.shape[1],), ((i,),), features))
     distilled = representations.distilled(X)
-    nested("distilled", "reverse-distilled", distilled, dims, more=curve)
+    how = parameters_of(representations.distiller)
+    nested("distilled", "reverse-distilled", distilled, dims, more=curve, parameters=how)
     for name, distiller in others:
         label, widths = f"reverse-distilled ({name})", distiller.stage_dims_.tolist()
-        nested("other", label, distiller.transform(X), widths, all_members)
+        how = parameters_of(distiller)
+        nested("other", label, distiller.transform(X), widths, all_members, parameters=how)
     if n > 1:
         nested(
             "without_regression",
@@ -313,6 +315,14 @@ def family_rows(representations, X, *, others=(), curve=()):
         all_members[-1:],
     )
     return found
+
+
+def parameters_of(distiller):
+    """Return the parameters of a distiller that differ from the defaults, for the record."""
+    plain = type(distiller)().get_params()
+    found = {name: v for name, v in distiller.get_params().items() if v != plain[name]}
+    given = {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
+    return {"regressor": distiller.regressor, **given}
 
 
 def ladder(stage_dims):

@@ -68,6 +68,7 @@ def test_one_hot_has_a_column_for_each_letter_of_a_site_that_varies():
 def test_rows_of_a_family_and_what_they_need(rows):
     assert rows["distilled"].widths == (2, 3, 4, 5, 8)
     assert rows["distilled"].between == ("reverse-distilled 2", "reverse-distilled 4")
+    assert rows["distilled"].parameters == {"regressor": "ols", "block_sizes": list(SIZES)}
     assert rows["distilled"].members == ((0,), (0,), (0, 1), (0, 1), (0, 1, 2))
     assert [rows[f"raw {i}"].members for i in (1, 2, 3)] == [((0,),), ((1,),), ((2,),)]
     assert rows["without_regression"].widths == (5, 8)
