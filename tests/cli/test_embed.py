@@ -135,7 +135,7 @@ def test_the_example_of_each_help_runs(command, fasta, tmp_path, monkeypatch, ca
     if command == "demo":  # which has a test of its own
         monkeypatch.setattr(COMMANDS[command], "run_demo", lambda *_, **__: None)
     fasta.rename("corpus.fasta" if command == "fit" else "proteins.fasta")
-    if command == "evaluate":
+    if command in ("evaluate", "predict"):
         data = load_amyloid_nucleation(mutations="single")
         columns = [column[::9] for column in (data.mutations, data.sequences, data.target)]
         rows = [f"{m},{s},{y}" for m, s, y in zip(*columns, strict=True)]
@@ -197,7 +197,8 @@ def test_a_file_that_is_not_there_is_no_distiller(name, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_option_that_there_is_not_is_told_with_the_usage_of_the_command(command, capsys):
-    given = {"evaluate": ["x.csv"], "info": ["x"], "cache": ["info", "x"]}
+    ranked = ["x.csv", "--output", "z"]
+    given = {"evaluate": ["x.csv"], "predict": ranked, "info": ["x"], "cache": ["info", "x"]}
     needed = {"embed": ["--fasta", "x", "--output", "y"], "fit": ["--output", "y"]}
     with pytest.raises(SystemExit) as end:
         main([command, *given.get(command, []), *needed.get(command, []), "--ncomp", "3"])

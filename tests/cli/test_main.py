@@ -439,14 +439,14 @@ def test_evaluate_of_an_unknown_mutation_keeps_folds_by_position(
     corpus, distiller, table, tmp_path, capsys
 ):
     lines = table.read_text("utf-8-sig").splitlines()
-    lines[2] = lines[2].replace(",", ":X1W,", 1)
+    lines[2] = lines[2].replace(",", ":X40W,", 1)
     several = tmp_path / "several.csv"
     several.write_text("\n".join(lines))
     arguments = commands(corpus, several, tmp_path / "z")["evaluate"]
     code = main([*arguments, "--fasta", str(corpus), "--distiller", str(distiller)])
     said = capsys.readouterr()
     assert code == 2 and "(line 3)" in said.err  # no W at that place
-    lines[2] = lines[2].replace(":X1W,", ":WT,", 1)
+    lines[2] = lines[2].replace(":X40W,", ":WT,", 1)
     several.write_text("\n".join(lines))
     assert main([*arguments, "--fasta", str(corpus), "--distiller", str(distiller)]) == 0
     said = capsys.readouterr()
