@@ -36,7 +36,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from revdist_sklearn import ESMFeaturizer, Moments, ReverseDistiller, corpus_moments
+from revdist_sklearn import (
+    ESMFeaturizer,
+    FastaReader,
+    Moments,
+    ReverseDistiller,
+    corpus_moments,
+)
 from revdist_sklearn.datasets import (
     load_amyloid_nucleation,
     load_gb1_stability,
@@ -48,7 +54,6 @@ from revdist_sklearn.evaluation._rows import Rows
 from revdist_sklearn.evaluation._run import Plan, score_rows
 from revdist_sklearn.evaluation._summary import _over_data_sets, format_summary, summarise
 from revdist_sklearn.evaluation._table import variants_of
-from revdist_sklearn.library import FastaReader
 from revdist_sklearn.method._level import Level
 
 METRIC, PLAN = "Spearman", Plan(("random", "position"))
@@ -160,8 +165,8 @@ def estimate(featurizer, corpus, tables):
     print(
         f"{len(corpus):,} proteins of the corpus and {n:,} variants, {residues + of_variants:,} "
         f"residues: about {per_residue * (residues + of_variants):,.0f} s to embed here. "
-        f"{parameters:,} parameters, {4 * parameters / 1e9:.2f} GB in float32; moments "
-        f"{16 * D**2 / 1e9:.2f} GB, embeddings {8 * n * D / 1e9:.2f} GB.",
+        f"{parameters:,} parameters, {4 * parameters / 1e9:.2g} GB in float32; moments "
+        f"{16 * D**2 / 1e9:.2g} GB, embeddings {8 * n * D / 1e9:.2g} GB.",
         flush=True,
     )
 
