@@ -214,3 +214,23 @@ def test_dna_and_few_rows_are_told_before_models_run(family, tmp_path, monkeypat
     path.write_text("mutated_sequence,DMS_score\nMKW,1\nMKV,2\n")
     with pytest.raises(ValueError, match="2 distinct sequences are too few"):
         _files.prepared_table(path, family.featurizer, READING)
+
+
+@pytest.mark.slow
+def test_two_workers_score_two_files_as_one_does(family, scan, tmp_path):
+    header, *lines = scan.read_text().splitlines()
+    halves = []
+    for name, part in (("a", lines[::2]), ("b", lines[1::2])):
+        path = tmp_path / f"{name}.csv"
+        path.write_text("\n".join([header, *part]))
+        halves.append(str(path))
+
+    def scores(n_jobs):
+        found = evaluated(halves, family, None, n_jobs=n_jobs)
+        assert all(fault is None for _, _, fault, _ in found)
+        return {
+            Path(file).name: [(row["row"], row["scores"]) for row in figures["rows"]]
+            for file, figures, _, _ in found
+        }
+
+    assert scores(2) == scores(1)
