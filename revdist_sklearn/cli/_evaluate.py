@@ -123,6 +123,8 @@ def run(arguments):
             check_file("--output", arguments.output, (".json",))
         else:
             check_folder("--output", arguments.output)
+    if arguments.seeds < 1 or arguments.draws < 1:
+        raise ValueError("--seeds and --draws are 1 or more.")
     files = tables_of(arguments.files)
     featurizer = featurizer_of(arguments)
     if len(files) > 1:  # workers take files, and have no workers of their own
@@ -227,8 +229,11 @@ def _data_sets(arguments, files, family, plan, reading, failed):
         "target": arguments.target_column,
         "models": family.featurizer.models,
         "sources": [m.source for m in family.featurizer.embedding_plan("residue").members],
-        "distiller": arguments.distiller[0] if arguments.distiller else "esm2-nano",
+        "distiller": arguments.distiller[0] if arguments.distiller else None,
     }
+    if folder is not None and source["distiller"] is None:
+        source["distiller"] = str(Path(arguments.output) / "distiller")
+        family.distiller.save_pretrained(source["distiller"])
     data_sets = {}
     with tqdm(total=len(files), unit="file", disable=len(files) == 1 or None, leave=False) as bar:
         for file, figures, fault, was_kept in evaluate_files(
@@ -238,7 +243,7 @@ def _data_sets(arguments, files, family, plan, reading, failed):
             reading,
             folder=folder,
             n_jobs=arguments.n_jobs if len(files) > 1 else None,
-            source=source,
+            source=None if source["distiller"] is None else source,
         ):
             bar.update()
             if fault is not None:

@@ -82,7 +82,7 @@ def run(arguments):
         note(sentence)
     names, sequences = _candidates(arguments, variants, featurizer)
     distiller = distiller_of(arguments, featurizer)
-    if distiller is None and is_bundled(featurizer):
+    if distiller is None and arguments.fasta is None and is_bundled(featurizer):
         distiller = ReverseDistiller.from_pretrained("esm2-nano")
         distiller = distiller.truncate(int(distiller.stage_dims_[_n_models(featurizer) - 1]))
     elif distiller is None:
@@ -98,7 +98,7 @@ def run(arguments):
     say(f"{variants.name}: {len(variants):,} variants ({counted})\n")
     say("Spearman correlation, mean ± spread over folds" + f" by {choice.split}")
     for name, scores in choice.scores.items():
-        say(f"  {name:<40} {np.mean(scores):.3f} ± {np.std(scores):.3f}")
+        say(f"  {name:<40} {np.nanmean(scores):.3f} ± {np.nanstd(scores):.3f}")
     say("\n".join(["", *choice.lines]))
     mean, std = choice.model.predict(sequences, return_std=True)
     folder = Path(arguments.output)

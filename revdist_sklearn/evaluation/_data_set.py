@@ -76,6 +76,8 @@ class Family:
         layers = None if self.layers is None else self.layers[0].embedding_plan().identity()
         return {
             "models": self.featurizer.embedding_plan().identity(),
+            # Which sequences the models see depends on these too.
+            "limits": [self.featurizer.max_length, self.featurizer.too_long],
             "fits": found.hexdigest(),
             "others": [name for name, _ in self.others],
             "layers": layers,

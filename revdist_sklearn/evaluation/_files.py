@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from .. import __version__
 from ..base._files import make_folder, replace_file
 from ..base._identity import digest
@@ -62,7 +64,9 @@ def tables_of(paths):
 
 def name_of(path):
     """Return the name of a file's data set."""
-    return Path(path).name.split(".")[0] or str(path)
+    name = Path(path).name
+    ending = max((e for e in ENDINGS if name.lower().endswith(e)), key=len, default="")
+    return name[: len(name) - len(ending)].lstrip(".") or "table"
 
 
 def prepared_table(file, featurizer, reading):
@@ -87,7 +91,7 @@ def prepared_table(file, featurizer, reading):
         As :func:`read_table` and :meth:`EmbeddingPlan.prepare`; if sequences are DNA, or fewer
         than folds inside of folds need.
     """
-    table = read_table(file, **reading)
+    table = without_stops(read_table(file, **reading))
     if found := nucleotides(table.sequences):
         raise ValueError(
             f"{len(found)} of {len(table)} sequences are DNA or RNA by their letters: "
@@ -96,7 +100,28 @@ def prepared_table(file, featurizer, reading):
         )
     check_enough(table)
     plan = featurizer.embedding_plan("residue")
-    return replace(table, sequences=plan.prepare(table.sequences, table.labels))
+    prepared = plan.prepare(table.sequences, table.labels)
+    if cut := sum(len(a) != len(b) for a, b in zip(prepared, table.sequences, strict=True)):
+        raise ValueError(
+            f"{cut} of {len(table)} sequences are longer than the limit of {plan.limit} residues, "
+            "and what is cut off was measured too. Give a larger --max-length, or --too-long "
+            "window."
+        )
+    return replace(table, sequences=prepared)
+
+
+def without_stops(table):
+    """Return a table without the sequences that have a stop, and a note of them."""
+    stops = [i for i, sequence in enumerate(table.sequences) if "*" in sequence]
+    if not stops or len(stops) == len(table):
+        return table
+    n_rows = int(table.n_replicates[stops].sum())
+    table.counts["left out"] += n_rows
+    table.notes.append(
+        f"{len(stops)} sequences with a stop ('*') are left out: "
+        f"{listed(table.labels[i] for i in stops)}."
+    )
+    return table.take(np.setdiff1d(np.arange(len(table)), stops))
 
 
 def evaluate_files(files, family, plan, reading, *, folder=None, n_jobs=None, **how):
@@ -144,6 +169,7 @@ def evaluate_files(files, family, plan, reading, *, folder=None, n_jobs=None, **
         "reading": reading,
         "version": __version__,
         "curve": how.get("curve"),
+        "source": repr(how.get("source")),
     }
     one = partial(_one, family, plan, reading, identity, kept, how)
     run = in_order if n_jobs in (None, 1) else as_they_come

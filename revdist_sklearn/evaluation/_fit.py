@@ -12,6 +12,11 @@ from ..base._threads import one_thread_of_blas
 from ..prefix._ridge_path import centred_split, ridge_path
 from ..prefix._search import ALPHAS, first_best
 
+# Of the spread of the targets: what predictions that are closer to one another than this differ
+# by is rounding.
+ROUNDING = 1e-9
+TINY = np.finfo(float).tiny
+
 
 def fit_rows(rows, target, classes, split, inner, metric, head=None):
     """Return what rows predict of the test part of a split.
@@ -87,7 +92,8 @@ def _paths(rows, X, target, classes, train, test):
         split = centred_split(fit[:, :widest], y, held[:, :widest], n_unpenalized=q)
         for part in ridge_path(split, penalised, np.array(ALPHAS)):
             values[:, part.prefixes, part.alphas] = part.values
-    return values
+    # Of what is equal but for rounding, ranks would be noise.
+    return np.round(values / (ROUNDING * (y.std(axis=0) + TINY))) * (ROUNDING * y.std(axis=0))
 
 
 def encoded(target, classes):

@@ -21,7 +21,7 @@ ONE_IN = 10
 
 
 def spearman(y, predictions):
-    """Return Spearman's rank correlations; 0 where a prediction or y is constant.
+    """Return Spearman's rank correlations; 0 where a prediction is constant, NaN where y is.
 
     Parameters
     ----------
@@ -42,6 +42,8 @@ def spearman(y, predictions):
     """
     a, b = (ranks - ranks.mean(axis=0) for ranks in (rankdata(y), rankdata(predictions, axis=0)))
     lengths = np.sqrt((a @ a) * np.einsum("nc,nc->c", b, b))
+    if np.ptp(y) == 0:  # one row, or a fold in which nothing differs
+        return np.full(b.shape[1], np.nan)
     found = np.divide(a @ b, lengths, out=np.zeros(b.shape[1]), where=lengths > 0)
     return np.clip(found, -1, 1)
 

@@ -39,9 +39,11 @@ def pictures_of(figures, family):
     found = []
     for name, data_set in figures["data_sets"].items():
         rows, metric = data_set["rows"], data_set["metric"]
-        picture = draw_prefixes(rows, metric, figures["stage_dims"], figures["models"])
+        picture = draw_prefixes(rows, metric, figures["stage_dims"])
+        stages = zip(figures["models"], figures["stage_dims"], strict=False)
+        ends = ", ".join(f"{model} at {width}" for model, width in stages)
         caption = (
-            "Score against prefix. Dashed lines: where a model of the family ends. Bands: "
+            f"Score against prefix. Dashed lines: where models of the family end, {ends}. Bands: "
             "standard deviation over folds and seeds."
         )
         found.append((name, caption, as_svg(picture)))
@@ -82,7 +84,8 @@ def draw_spectra(figures):
     figure = new_figure(5.5, 3.2)
     ax = figure.subplots()
     for stage in figures["stages"][1:]:
-        values = [v for v in stage["residual_variances"] if v > 0]
+        values = np.array(stage["residual_variances"])
+        values = values[values > 1e-9 * values.max(initial=0)]  # others are rounding
         ax.semilogy(range(1, len(values) + 1), values, label=stage["block"])
     ax.set(xlabel="direction of the residual", ylabel="variance")
     if len(figures["stages"]) > 1:
@@ -122,7 +125,7 @@ def new_figure(width, height):
     return figure
 
 
-def draw_prefixes(rows, metric, stage_dims, stage_names):
+def draw_prefixes(rows, metric, stage_dims):
     """Return the figure of scores against prefixes, a panel a kind of split.
 
     Parameters
@@ -133,8 +136,6 @@ def draw_prefixes(rows, metric, stage_dims, stage_names):
     metric : str
 
     stage_dims : list of int
-
-    stage_names : list of str
 
     Returns
     -------
@@ -164,14 +165,13 @@ def draw_prefixes(rows, metric, stage_dims, stage_names):
                     widths,
                     scores,
                     stage_dims=stage_dims,
-                    stage_names=stage_names if which == "distilled" else None,
                     name=label,
                     ax=ax,
                     spread="std" if which == "distilled" else None,
                     line_kw=style,
                 )
         for row in here:
-            if row["kind"] == "mutation":
+            if row["kind"] == "mutation" and row["mean"][metric] is not None:
                 label = "position, wild type, mutant"
                 ax.axhline(row["mean"][metric], color="0.4", ls=":", label=label)
         if ax.get_legend() is not None:
@@ -196,7 +196,7 @@ def draw_scaling(rows, metric):
             found = sorted(
                 (r["width"], r["mean"][metric])
                 for r in rows
-                if r["split"] == kind and r["kind"] == which
+                if r["split"] == kind and r["kind"] == which and r["mean"][metric] is not None
             )
             ax.plot([str(w) for w, _ in found], [s for _, s in found], style, label=label)
         ax.set_title(kind, fontsize=10)
@@ -217,7 +217,7 @@ def draw_wins(data_sets, metric, split):
                 and r["n_train"] is None
                 and r["in_table"]
                 and r["kind"] in ("mutation", "raw", "distilled", "concatenation_pca", "one_hot")
-                and metric in r["mean"]
+                and r["mean"].get(metric) is not None
             }
         )
     names = [n for n in tables[0] if all(n in table for table in tables)]

@@ -13,6 +13,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from .._compact import compact
 from ..prefix._ridge_cv import PrefixRidgeCV
 from ..variants._scorer import OF_FEATURIZER, ESMVariantScorer
+from ._data_set import TABLE
 from ._fit import fit_rows
 from ._metrics import METRICS
 from ._mutations import compared
@@ -20,7 +21,7 @@ from ._rows import Rows, mutation_counts
 from ._run import scorer_of
 from ._splits import inner, splits
 
-TABLE, ONE_HOT, SCORES, EMBEDDING = "table of positions", "one-hot", "scores", "embedding"
+ONE_HOT, SCORES, EMBEDDING = "one-hot", "scores", "embedding"
 # What is compared, from the cheapest to run; scores go first and are not penalised.
 CANDIDATES = (
     (TABLE,),
@@ -36,6 +37,8 @@ CANDIDATES = (
     (SCORES, ONE_HOT, EMBEDDING),
 )
 OF_MODELS = {SCORES, EMBEDDING}
+# A fold may have one row.
+SCORING = "neg_mean_squared_error"
 
 
 class TotalScaler(TransformerMixin, BaseEstimator):
@@ -122,8 +125,8 @@ def transformers(family, reference, offset):
     encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
     embedding = make_pipeline(family.featurizer, FrozenEstimator(family.distiller))
     parts = {
-        TABLE: make_pipeline(count, DictVectorizer(sparse=False), TotalScaler()),
-        ONE_HOT: make_pipeline(split, encoder, TotalScaler()),
+        TABLE: make_pipeline(count, DictVectorizer(sparse=False)),
+        ONE_HOT: make_pipeline(split, encoder),
         EMBEDDING: embedding,
     }
     if family.scores and family.without_head() is None:
@@ -161,15 +164,18 @@ def choose(variants, family, *, seed=0):
     parts = transformers(family, variants.wild_type, variants.offset)
     kind, folds, note = _folds(variants, seed)
     X = {name: np.asarray(part.fit_transform(variants.sequences)) for name, part in parts.items()}
-    # The embedding beside others is brought to their scale.
-    scaled = {**X, EMBEDDING: TotalScaler().fit_transform(X[EMBEDDING])}
+    # What has a penalty in common is brought to one scale.
+    scaled = {name: TotalScaler().fit_transform(X[name]) for name in X if name != SCORES}
+    scaled |= {SCORES: X[SCORES]} if SCORES in X else {}
     metric = scorer_of(METRICS["regression"][0], None)
     within = [inner(fold, variants) for fold in folds]
     scores: dict[tuple, list] = {}
     for names in CANDIDATES:
         if not set(names) <= set(X):
             continue
-        features = np.hstack([scaled[name] for name in names]).astype(np.float64)
+        several = n_penalized(names) > 1
+        parts_of = [(scaled if several else X)[name] for name in names]
+        features = np.hstack(parts_of).astype(np.float64)
         q = X[SCORES].shape[1] if SCORES in names else 0
         rows = Rows("x", ("x",), (features.shape[1],), ((),), features, n_unpenalized=q)
         scores[names] = []
@@ -205,9 +211,14 @@ def check_variants(variants):
 def _folds(variants, seed):
     """Return the kind of the folds, the folds, and what is to be said of them."""
     try:
-        return "position", splits(variants, "position", seed=seed), None
+        found = splits(variants, "position", seed=seed)
+        n_tested = sum(len(fold.test) for fold in found)
+        if 2 * n_tested >= len(variants):
+            return "position", found, None
+        why = f"they test {n_tested} of {len(variants)} rows alone."
     except ValueError as error:
-        return "random", splits(variants, "random", seed=seed), f"No folds by position: {error}"
+        why = str(error)
+    return "random", splits(variants, "random", seed=seed), f"No folds by position: {why}"
 
 
 def cheapest_of_the_best(scores):
@@ -222,13 +233,14 @@ def cheapest_of_the_best(scores):
     -------
     names : tuple of str
     """
-    means = {names: np.mean(found) for names, found in scores.items()}
+    means = {names: np.nanmean(found) for names, found in scores.items()}
     best = max(means, key=means.__getitem__)
     error = _error(scores[best])
     return next(names for names, mean in means.items() if mean >= means[best] - error)
 
 
 def _error(values):
+    values = np.array(values)[np.isfinite(values)]
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
@@ -237,31 +249,39 @@ def _fitted(variants, family, parts, names, folds):
     cv = [(fold.train, fold.test) for fold in folds]
     if names == (EMBEDDING,):
         widths = family.distiller.stage_dims_.tolist()
-        head = PrefixRidgeCV(widths, cv=cv, one_standard_error=True)
+        head = PrefixRidgeCV(widths, cv=cv, one_standard_error=True, scoring=SCORING)
         steps = [step for _, step in parts[EMBEDDING].steps]
         model = make_pipeline(*steps, head)
         return compact(model.fit(variants.sequences, variants.target))
+    several = n_penalized(names) > 1
     steps = [
         make_pipeline(*(step for _, step in parts[name].steps), TotalScaler())
-        if name == EMBEDDING
+        if several and name != SCORES
         else parts[name]
         for name in names
     ]
     # All columns: none of these is nested.
-    head = PrefixRidgeCV(1, cv=cv, n_unpenalized=int(SCORES in names))
+    head = PrefixRidgeCV(1, cv=cv, n_unpenalized=int(SCORES in names), scoring=SCORING)
     return make_pipeline(make_union(*steps), head).fit(variants.sequences, variants.target)
+
+
+def n_penalized(names):
+    """Return how many of the parts have a penalty: all but the scores."""
+    return sum(name != SCORES for name in names)
 
 
 def _said(scores, chosen, kind):
     """Return what was compared, and whether the language model helps, in plain words."""
-    means = {names: np.mean(found) for names, found in scores.items()}
+    means = {names: np.nanmean(found) for names, found in scores.items()}
     where = f"folds by {kind}" if kind == "position" else "random folds"
     without = [names for names in means if not OF_MODELS & set(names)]
     with_models = [names for names in means if OF_MODELS & set(names)]
     plain, model = (max(some, key=means.__getitem__) for some in (without, with_models))
     difference = np.subtract(scores[model], scores[plain])
-    gain, error = float(difference.mean()), _error(difference)
-    helps = "helps" if gain > error else "does not help" if gain <= 0 else "hardly helps"
+    gain, error = float(np.nanmean(difference)), _error(difference)
+    helps = "helps" if gain > 2 * error else "does not help"
+    if 0 < gain <= 2 * error:
+        helps = "may help, by no more than chance"
     lines = [
         f"Chosen: {' + '.join(chosen)}, Spearman {means[chosen]:.3f} in {where}; the best is "
         f"{' + '.join(max(means, key=means.__getitem__))} with {max(means.values()):.3f}.",

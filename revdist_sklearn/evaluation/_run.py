@@ -70,7 +70,7 @@ def tasks_of(variants, plan, notes):
         If none of the kinds can be.
     """
     possible, impossible = [], []
-    for kind in plan.kinds or _usual(variants):
+    for kind in dict.fromkeys(plan.kinds or _usual(variants)):
         seeds = range(plan.n_seeds if kind in DRAWN else 1)
         try:
             parts = [part for seed in seeds for part in splits(variants, kind, seed=seed)]
@@ -143,7 +143,13 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
     for kind, n_train, parts in tasks_of(variants, plan, notes):
         if n_train is None and (kind in OF_POSITIONS or kind in variants.folds):
             _tell_untested(variants, kind, parts, notes)
-        within = [inner(part, variants) for part in parts]
+        try:
+            within = [inner(part, variants) for part in parts]
+        except ValueError as error:
+            if n_train is None:
+                raise
+            notes.append(f"No learning curve of {n_train} rows in {kind} folds: {error}")
+            continue
         if of_proteins:
             parts = [_of_residues(part, starts) for part in parts]
             within = [[_of_residues(part, starts) for part in inside] for inside in within]
@@ -151,6 +157,8 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
             part.name if part.seed is None else f"seed {part.seed}, {part.name}" for part in parts
         ]
         for rows in groups:
+            if plan.head is not None and (rows.choices or rows.n_unpenalized):
+                continue  # what only ridge can do here
             start = time.perf_counter()
             scores: dict[str, list] = {name: [] for name in scorers}
             alphas = []

@@ -1,6 +1,6 @@
 """Tables of measured variants, or of labelled residues, as they come: read, checked, accounted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from sys import intern
 
@@ -91,6 +91,20 @@ class _Rows:
 
     def __len__(self):
         return len(self.sequences)
+
+    def take(self, rows):
+        """Return the same of some rows, an array of indices; counts and notes stay."""
+        rows = [int(i) for i in rows]
+        lists = "sequences", "labels"
+        of_rows: dict = {name: [getattr(self, name)[i] for i in rows] for name in lists}
+        if isinstance(self.target, list):
+            of_rows["target"] = [self.target[i] for i in rows]
+        else:
+            of_rows["target"] = self.target[rows]
+        if hasattr(self, "mutations"):
+            of_rows["mutations"] = [self.mutations[i] for i in rows]
+        folds = {name: values[rows] for name, values in self.folds.items()}
+        return replace(self, n_replicates=self.n_replicates[rows], folds=folds, **of_rows)
 
 
 @dataclass(frozen=True, eq=False)

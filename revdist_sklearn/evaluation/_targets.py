@@ -129,7 +129,24 @@ def values_of(account, targets, task, censored):
         rows = rows[~limits[rows]]
     else:
         account.note(limited, f"have a limit as {column}, taken as the number", targets)
+        _tell_far_limits(account, rows, limited, numbers, targets)
     return task, rows, numbers[rows]
+
+
+def _tell_far_limits(account, rows, limited, numbers, targets):
+    """Note limits that lie far outside of what was measured, which least squares follows."""
+    measured_ones = numbers[np.setdiff1d(rows, limited)]
+    if not len(measured_ones):
+        return
+    low, high = measured_ones.min(), measured_ones.max()
+    far = (numbers[limited] > 2 * high - low) | (numbers[limited] < 2 * low - high)
+    account.note(
+        limited[far],
+        f"have a limit that lies far outside of the other values ({low:.4g} to {high:.4g}) and "
+        "draws every fit to it",
+        targets,
+        " --censored drop (censored in Python) leaves such rows out.",
+    )
 
 
 def _numbers(cells):

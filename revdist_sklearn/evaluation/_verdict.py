@@ -30,7 +30,8 @@ def verdict(rows, metric, costs):
     """
     kind = preferred_split(rows)
     rows = [r for r in rows if r["split"] == kind and r["n_train"] is None]
-    best = max((r for r in rows if r["members"]), key=lambda r: _mean(r, metric))
+    shown = [r for r in rows if r["in_table"]]
+    best = max((r for r in shown if r["members"]), key=lambda r: _mean(r, metric))
     error = _standard_error(best["scores"][metric])
     able = [r for r in rows if r["kind"] in DEPLOYABLE and r["in_table"]]
     within = [r for r in able if _mean(r, metric) >= _mean(best, metric) - error]
@@ -40,6 +41,8 @@ def verdict(rows, metric, costs):
         within = [max(able, key=lambda r: _mean(r, metric))]
         how = f"by more than its standard error ({error:.3f}) short of {top}"
     choice = min(within, key=lambda r: (_cost(r, costs, "parameters"), r["width"]))
+    if choice is best:
+        how = f"the best row, with a standard error of {error:.3f}"
     names = " and ".join(costs[i]["name"] for i in choice["members"])
     where = "random folds" if kind == "random" else f"folds by {kind}"
     lines = [
@@ -47,15 +50,17 @@ def verdict(rows, metric, costs):
         f"{where}, {how}.",
         f"It runs {names}: {_cost(choice, costs, 'parameters'):,.0f} parameters, "
         f"{_cost(choice, costs, 'seconds'):.3g} s for 1,000 variants here.",
-        _against_table(rows, best, metric, where),
+        _against_others(shown, best, metric, where),
     ]
     return lines, choice
 
 
 def preferred_split(rows):
-    """Return the kind of split that is asked first: by position where there is one."""
-    kinds = dict.fromkeys(r["split"] for r in rows if r["n_train"] is None)
-    return "position" if "position" in kinds else next(iter(kinds))
+    """Return the kind of split that is asked first: by position where it tests enough rows."""
+    tested = {r["split"]: r["n_tested"] for r in rows if r["n_train"] is None}
+    first = next(iter(tested))
+    # Of several mutations a row, folds by position may test few.
+    return "position" if 2 * tested.get("position", 0) >= tested[first] else first
 
 
 def _mean(row, metric):
@@ -72,19 +77,23 @@ def _cost(row, costs, what):
     return sum(costs[i][what] for i in row["members"])
 
 
-def _against_table(rows, best, metric, where):
-    """Return whether a language model beats the table of positions."""
-    tables = [r for r in rows if r["kind"] == "mutation"]
-    if not tables:
-        return "No table of positions to compare with: the variants' mutations are not known."
-    table = tables[0]
-    difference = differences(best, table, metric)
+def _against_others(rows, best, metric, where):
+    """Return whether a language model beats what needs none."""
+    without = [r for r in rows if not r["members"]]
+    if not without:
+        return "Nothing without a language model to compare with: mutations are not known."
+    other = max(without, key=lambda r: _mean(r, metric))
+    difference = differences(best, other, metric)
+    if not len(difference):
+        return "No fold has a score of both a language model and what needs none."
     gain, error = difference.mean(), _standard_error(difference)
-    does = "beats" if gain > error else "does not beat" if gain <= 0 else "hardly beats"
+    does = "beats" if gain > 2 * error else "does not beat"
+    if 0 < gain <= 2 * error:
+        does = "is ahead by no more than chance of"
     return (
-        f"A language model {does} the table of positions, which has {_mean(table, metric):.3f}: "
-        f"{gain:+.3f} ± {error:.3f} (standard error over folds) in {where}, for the best of "
-        f"{sum(bool(r['members']) for r in rows)} rows."
+        f"A language model {does} {other['row']}, which needs none and has "
+        f"{_mean(other, metric):.3f}: {gain:+.3f} ± {error:.3f} (standard error over folds) in "
+        f"{where}, for the best of {sum(bool(r['members']) for r in rows)} rows."
     )
 
 
@@ -93,7 +102,8 @@ import joblib, pandas as pd
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from revdist_sklearn import ESMFeaturizer, PrefixRidge{C}CV, ReverseDistiller, compact
-table = pd.read_csv({path!r}, sep=None, engine="python")
+table = pd.read_csv({path!r}, sep=None, engine="python")  # without what is no {what}:
+table = table.assign(**{{{target!r}: {clean}}}).dropna(subset=[{sequence!r}, {target!r}])
 X, y = table[{sequence!r}].str.upper(), table[{target!r}]
 """
 NESTED = """\
@@ -111,7 +121,7 @@ print(joblib.load("model.joblib").predict(X[:3].tolist()))
 
 
 def code(choice, *, path, sequence, target, models, sources, distiller, task):
-    """Return some ten lines of Python that fit, save and use what was recommended.
+    """Return eleven lines of Python that fit, save and use what was recommended.
 
     Parameters
     ----------
@@ -144,6 +154,10 @@ def code(choice, *, path, sequence, target, models, sources, distiller, task):
     return text.format(
         C="Classifier" if task == "classification" else "",
         path=str(path),
+        what="class" if task == "classification" else "number",
+        clean=f"table[{target!r}]"
+        if task == "classification"
+        else f'pd.to_numeric(table[{target!r}], errors="coerce")',
         sequence=sequence,
         target=target,
         models=[sources[i] for i in choice["members"]] if is_raw else models,

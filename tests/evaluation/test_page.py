@@ -99,7 +99,7 @@ def test_pictures_stand_in_the_page(figures):
 
     data_set = figures["data_sets"]["two"]
     drawn = [
-        draw_prefixes(data_set["rows"], "Spearman", [8, 16], ["small", "large"]),
+        draw_prefixes(data_set["rows"], "Spearman", [8, 16]),
         draw_scaling(data_set["rows"], "Spearman"),
         draw_wins(figures["data_sets"], "Spearman", "position"),
         draw_spectra(figures),

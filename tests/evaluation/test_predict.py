@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from revdist_sklearn.cli._main import main
 from revdist_sklearn.datasets import load_amyloid_nucleation
+from revdist_sklearn.evaluation._data_set import TABLE
 from revdist_sklearn.evaluation._predict import (
     TotalScaler,
     _said,
@@ -75,7 +76,7 @@ def test_the_choice_is_told(ranked):
     facts = json.loads((ranked / "choice.json").read_text())
     assert facts["split"] == "position" and "embedding" in facts["chosen"]
     means = {name: np.mean(scores) for name, scores in facts["scores"].items()}
-    assert means["embedding"] > means["table of positions"]
+    assert means["embedding"] > means[TABLE]
     assert any(line.startswith("The language model helps") for line in facts["said"])
     pytest.importorskip("matplotlib")
     assert (ranked / "landscape.png").stat().st_size > 10_000
@@ -101,17 +102,17 @@ def test_lower_may_be_better_and_candidates_given(scan, tmp_path, capsys):
 
 
 def test_what_is_said():
-    table, embedding = ("table of positions",), ("embedding",)
+    table, embedding = (TABLE,), ("embedding",)
     scores = {table: [0.1, -0.1, 0.0], embedding: [0.5, 0.6, 0.4]}
     chosen, helps = _said(scores, embedding, "position")
     assert chosen.startswith("Chosen: embedding, Spearman 0.500 in folds by position")
-    assert helps.startswith("The language model helps: embedding 0.500, table of positions")
+    assert helps.startswith(f"The language model helps: embedding 0.500, {TABLE} without it")
     assert "difference +0.500 ± 0.100" in helps
     scores[embedding] = [-0.1, 0.1, -0.1]
     _, helps, chance = _said(scores, table, "random")
     assert "does not help" in helps and "little better than chance" in chance
     scores[embedding] = [0.3, -0.2, 0.1]
-    assert "hardly helps" in _said(scores, table, "random")[1]
+    assert "may help, by no more than chance" in _said(scores, table, "random")[1]
 
 
 @pytest.mark.parametrize(
@@ -146,3 +147,16 @@ def test_total_scaler_keeps_ratios():
     assert_allclose(Z.var(axis=0).sum(), 1)
     assert_allclose(Z / Z[0, 0], X / X[0, 0])
     assert TotalScaler().fit_transform(np.ones((3, 2))).tolist() == np.ones((3, 2)).tolist()
+
+
+def test_tables_of_several_mutations_take_random_folds(tmp_path, capsys):
+    data = load_amyloid_nucleation()
+    several = [i for i, m in enumerate(data.mutations) if ":" in m][:60]
+    rows = [f"{data.mutations[i]},{data.sequences[i]},{data.target[i]}" for i in several]
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(["mutant,mutated_sequence,DMS_score", *rows]))
+    out = tmp_path / "r"
+    assert main(["predict", str(path), *MODELS, "--no-scores", "--output", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "No folds by position: " in said
+    assert json.loads((out / "choice.json").read_text())["split"] == "random"

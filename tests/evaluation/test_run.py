@@ -234,3 +234,57 @@ def test_two_workers_score_two_files_as_one_does(family, scan, tmp_path):
         }
 
     assert scores(2) == scores(1)
+
+
+def written(path, rows, columns="mutant,mutated_sequence,DMS_score"):
+    path.write_text("\n".join([columns, *(",".join(map(str, row)) for row in rows)]))
+    return path
+
+
+def rows_of_scan(scan):
+    return [line.split(",") for line in scan.read_text().splitlines()[1:]]
+
+
+def test_figures_depend_on_the_length_limit(family):
+    featurizer = ESMFeaturizer("esm2-nano:64", max_length=900)
+    assert family.identity() != Family(featurizer, family.distiller, family.moments).identity()
+
+
+def test_stops_are_left_out_and_cut_sequences_refused(family, scan, tmp_path):
+    rows = rows_of_scan(scan)
+    with_stop = ["D1*", "*" + rows[0][1][1:], "0.5"]
+    table = _files.prepared_table(
+        written(tmp_path / "x.csv", [*rows, with_stop]), family.featurizer, READING
+    )
+    assert len(table) == len(rows) and table.counts["left out"] == 1
+    assert "1 sequences with a stop" in table.notes[-1]
+    short = ESMFeaturizer("esm2-nano:64", max_length=20, too_long="truncate")
+    with pytest.raises(ValueError, match="what is cut off was measured too"):
+        _files.prepared_table(scan, short, READING)
+
+
+def test_what_is_equal_but_for_rounding_has_no_ranks(family, scan):
+    """One-hot residues tell nothing of positions that training has not."""
+    table = read_table(scan)
+    X = family.featurizer.transform(table.sequences)
+    rows = [r for r in rows_of(table, X, family, notes=[]) if r.kind == "one_hot"]
+    # Positions that are mutated once alone, so that no column of a test row is in training.
+    scored = score_rows(table, rows, Plan(("contiguous",)), notes=[])
+    assert set(scored[0]["scores"]["Spearman"]) == {0.0}
+
+
+def test_small_training_parts_are_a_note(family, scan):
+    table, notes = read_table(scan), []
+    X = family.featurizer.transform(table.sequences)
+    rows = [r for r in rows_of(table, X, family, notes=[]) if r.kind == "distilled"]
+    scored = score_rows(table, rows, Plan(("random",), n_train=(1, 16), n_draws=2), notes=notes)
+    assert {row["n_train"] for row in scored} == {None, 16}
+    assert notes and "learning curve of 1 rows" in notes[0]
+
+
+def test_limits_far_from_all_else_are_told(scan, tmp_path):
+    rows = rows_of_scan(scan)
+    near = read_table(written(tmp_path / "near.csv", [[*rows[0][:2], ">3"], *rows[1:]]))
+    far = read_table(written(tmp_path / "far.csv", [[*rows[0][:2], ">100"], *rows[1:]]))
+    assert not any("far outside" in note for note in near.notes)
+    assert any("far outside" in note and "--censored drop" in note for note in far.notes)

@@ -25,7 +25,7 @@ def row(name, kind, width, scores, *, split="position", members=(0,), **other):
     facts = {"row": name, "kind": kind, "width": width, "split": split, "n_train": None}
     known = [score for score in scores if score is not None]
     mean = {"Spearman": float(np.mean(known)) if known else None}
-    of_row = {"in_table": True, "members": list(members), "mean": mean, **other}
+    of_row = {"in_table": True, "members": list(members), "mean": mean, "n_tested": 9, **other}
     return {**facts, **of_row, "scores": {"Spearman": scores}}
 
 
@@ -110,7 +110,8 @@ def test_the_verdict_is_the_cheapest_within_one_standard_error():
     assert "raw large, 4 columns: Spearman 0.300 in folds by position" in lines[0]
     assert "within one standard error (0.090) of the best row, rd 4 with 0.310" in lines[0]
     assert "It runs large: 100 parameters, 9 s" in lines[1]
-    assert "hardly beats the table" in lines[2] and "best of 6 rows" in lines[2]
+    assert "ahead by no more than chance of table, which" in lines[2]
+    assert "best of 6 rows" in lines[2]
 
 
 def test_the_verdict_says_so_where_the_best_row_is_none_of_its_own():
@@ -126,10 +127,10 @@ def test_the_verdict_without_a_model_that_helps():
         row("rd", "distilled", 2, [0.1, 0.2]),
     ]
     assert (
-        "does not beat the table of positions, which has 0.600: -0.450"
+        "does not beat table, which needs none and has 0.600: -0.450"
         in verdict(rows, "Spearman", COSTS)[0][2]
     )
-    assert "No table" in verdict(rows[1:], "Spearman", COSTS)[0][2]
+    assert "Nothing without" in verdict(rows[1:], "Spearman", COSTS)[0][2]
 
 
 def test_folds_by_position_are_asked_first():
@@ -147,7 +148,9 @@ def test_the_code_has_ten_lines_and_runs(kind, task, tmp_path, monkeypatch, caps
     if task == "classification":
         values = np.where(values > np.median(values), "up", "down")
     rows = zip(data.sequences[::8], values, strict=True)
-    path.write_text("seq;y\n" + "\n".join(f"{s.lower()};{v}" for s, v in rows))
+    messy = ["MKT;", ";1.0", *(["MKT;>100"] if task == "regression" else [])]
+    lines = [f"{s.lower()};{v}" for s, v in rows]
+    path.write_text("\n".join(["seq;y", *lines, *messy]))
     text = code(
         row("x", kind, 64, [0.1], members=(1,)),
         path=path,
@@ -158,8 +161,27 @@ def test_the_code_has_ten_lines_and_runs(kind, task, tmp_path, monkeypatch, caps
         distiller="esm2-nano",
         task=task,
     )
-    assert len(text.splitlines()) <= 10
+    assert len(text.splitlines()) <= 11
     pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
     exec(compile(text, "code", "exec"), {})
     assert (tmp_path / "model.joblib").exists() and capsys.readouterr().out.startswith("[")
+
+
+def test_the_verdict_compares_with_the_best_of_what_needs_no_model():
+    rows = [
+        row("table", "mutation", 3, [0.1, 0.2], members=()),
+        row("one-hot", "one_hot", 9, [0.6, 0.7], members=()),
+        row("rd 2", "distilled", 2, [0.3, 0.4]),
+        row("rd 1", "distilled", 1, [0.9, 0.9], in_table=False),
+    ]
+    lines, choice = verdict(rows, "Spearman", COSTS)
+    assert "does not beat one-hot, which needs none and has 0.650" in lines[2]
+    assert choice["row"] == "rd 2" and "the best row" in lines[0]
+
+
+def test_folds_by_position_that_test_few_rows_are_not_asked():
+    rows = [
+        row("a", "raw", 1, [0.1], split=s, n_tested=n) for s, n in (("random", 9), ("position", 4))
+    ]
+    assert preferred_split(rows) == "random"
