@@ -15,11 +15,13 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-si
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid #e2e8f0 }
-th:first-child, td:first-child { text-align: left }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff }
 tr.best td { font-weight: 600 }
 figure { margin: 1rem 0; break-inside: avoid } figure svg { max-width: 100%; height: auto }
 figcaption { font-size: .85rem; color: #475569 }
 pre { background: #f8fafc; padding: .7rem; overflow-x: auto; font-size: .8rem }
+@media screen and (max-width: 40rem) { body { padding: .5rem } figure { overflow-x: auto; margin: 0 }
+  figure svg { max-width: none } td:first-child { white-space: normal; max-width: 8rem } }
 @media print { body { max-width: none; font-size: 11px } .wide, pre { overflow: visible }
   pre { white-space: pre-wrap } h2 { break-after: avoid } }
 """
@@ -72,7 +74,7 @@ def page(figures, pictures=()):
 
 
 def _title(names):
-    return names[0] if len(names) == 1 else f"{len(names)} data sets"
+    return f"Evaluation of {names[0]}" if len(names) == 1 else f"{len(names)} data sets"
 
 
 def _made(figures):

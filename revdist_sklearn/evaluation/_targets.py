@@ -139,7 +139,8 @@ def _tell_far_limits(account, rows, limited, numbers, targets):
     if not len(measured_ones):
         return
     low, high = measured_ones.min(), measured_ones.max()
-    far = (numbers[limited] > 2 * high - low) | (numbers[limited] < 2 * low - high)
+    room = 3 * (high - low)
+    far = (numbers[limited] > high + room) | (numbers[limited] < low - room)
     account.note(
         limited[far],
         f"have a limit that lies far outside of the other values ({low:.4g} to {high:.4g}) and "
