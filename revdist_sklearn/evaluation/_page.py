@@ -20,7 +20,8 @@ tr.best td { font-weight: 600 }
 figure { margin: 1rem 0; break-inside: avoid } figure svg { max-width: 100%; height: auto }
 figcaption { font-size: .85rem; color: #475569 }
 pre { background: #f8fafc; padding: .7rem; overflow-x: auto; font-size: .8rem }
-@media screen and (max-width: 40rem) { body { padding: .5rem } figure { overflow-x: auto; margin: 0 }
+@media screen and (max-width: 40rem) { body { padding: .5rem }
+  figure { overflow-x: auto; margin: 0 }
   figure svg { max-width: none } td:first-child { white-space: normal; max-width: 8rem } }
 @media print { body { max-width: none; font-size: 11px } .wide, pre { overflow: visible }
   pre { white-space: pre-wrap } h2 { break-after: avoid } }
