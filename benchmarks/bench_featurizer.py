@@ -43,9 +43,8 @@ AMINO_ACIDS = "LAGVSERTIDPKQNFYMHWC"
 # ---------------------------------------------------------------------- models and data
 
 
-def save_model(folder, shape):
-    width, layers, heads = SHAPES[shape]
-    config = EsmConfig(
+def config_of(width, layers, heads):
+    return EsmConfig(
         vocab_size=len(TOKENS),
         mask_token_id=TOKENS.index("<mask>"),
         pad_token_id=TOKENS.index("<pad>"),
@@ -61,6 +60,10 @@ def save_model(folder, shape):
         emb_layer_norm_before=False,
         token_dropout=True,
     )
+
+
+def save_model(folder, shape):
+    config = config_of(*SHAPES[shape])
     torch.manual_seed(0)
     folder.mkdir(parents=True)
     EsmModel(config, add_pooling_layer=False).eval().save_pretrained(folder)

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from bench_featurizer import TOKENS, cpu, proteins
-from transformers import EsmConfig, EsmForMaskedLM, EsmModel, EsmTokenizer
+from bench_featurizer import TOKENS, config_of, cpu, proteins
+from transformers import EsmForMaskedLM, EsmModel, EsmTokenizer
 
 from revdist_sklearn import ESMFeaturizer
 
@@ -37,39 +37,19 @@ SHAPES = {
 }
 
 
-def config_of(shape):
-    width, layers, heads = SHAPES[shape]
-    return EsmConfig(
-        vocab_size=len(TOKENS),
-        mask_token_id=TOKENS.index("<mask>"),
-        pad_token_id=TOKENS.index("<pad>"),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        max_position_embeddings=1026,
-        layer_norm_eps=1e-5,
-        position_embedding_type="rotary",
-        emb_layer_norm_before=False,
-        token_dropout=True,
-    )
-
-
 def n_parameters(shape, head=False):
     """Return the parameters of the encoder that is run, or of the model with its head."""
     with torch.device("meta"):
         if head:
-            model = EsmForMaskedLM(config_of(shape))
+            model = EsmForMaskedLM(config_of(*SHAPES[shape]))
         else:
-            model = EsmModel(config_of(shape), add_pooling_layer=False)
+            model = EsmModel(config_of(*SHAPES[shape]), add_pooling_layer=False)
     return sum(p.numel() for p in model.parameters())
 
 
 def save_model(folder, shape):
     torch.manual_seed(0)
-    EsmModel(config_of(shape), add_pooling_layer=False).eval().save_pretrained(folder)
+    EsmModel(config_of(*SHAPES[shape]), add_pooling_layer=False).eval().save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(TOKENS))
     EsmTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     return str(folder)

@@ -40,7 +40,7 @@ from ._options import (
     remembering,
     telling_what_is_kept,
 )
-from ._outputs import check_file, check_folder, write_file
+from ._outputs import check_file, check_folder
 from ._stages import describe_stages, format_stages
 from ._versions import versions
 
@@ -173,8 +173,7 @@ def run(arguments):
         "seconds": round(time.perf_counter() - start, 1),
     }
     if arguments.output is not None and arguments.output.endswith(".json"):
-        text = json.dumps(figures, indent=1) + "\n"
-        write_file(arguments.output, lambda file: file.write(text.encode()))
+        write_text(arguments.output, json.dumps(figures, indent=1) + "\n")
     elif arguments.output is not None:
         _write(Path(arguments.output), figures, family)
     if failed:

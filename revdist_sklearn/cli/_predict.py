@@ -13,7 +13,7 @@ from .. import LandscapeDisplay
 from .._corpus import fit_on_corpus
 from ..base._files import make_folder
 from ..evaluation._data_set import Family
-from ..evaluation._files import prepared_table
+from ..evaluation._files import prepared_table, write_text
 from ..evaluation._mutations import compared
 from ..evaluation._predict import check_variants, choose, next_to_measure
 from ..method._distiller import ReverseDistiller
@@ -162,8 +162,7 @@ def _write(folder, arguments, variants, choice, names, sequences, mean, std):
         "notes": variants.notes,
         "wild_type": variants.wild_type,
     }
-    text = json.dumps(facts, indent=1) + "\n"
-    write_file(folder / FACTS, lambda file: file.write(text.encode()))
+    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
     written = [RANKED, NEXT, FACTS, MODEL]
     try:
         display = LandscapeDisplay.from_predictions(
@@ -184,4 +183,4 @@ def _write_csv(path, head, rows):
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(head)
     writer.writerows(rows)
-    write_file(path, lambda file: file.write(stream.getvalue().encode()))
+    write_text(path, stream.getvalue())

@@ -93,6 +93,11 @@ class Family:
                 return str(error)
         return None
 
+    def scorer(self, reference, **how):
+        """Return the scorer of the same models, of which single sites add up."""
+        shared = {name: getattr(self.featurizer, name) for name in OF_FEATURIZER}
+        return ESMVariantScorer(**shared, reference=reference, joint=False, **how)
+
     def costs(self, sequences):
         """Return what it takes to run each member: parameters, and seconds for 1,000 proteins.
 
@@ -250,8 +255,7 @@ def _scores(variants, family, notes):
     if (why := family.without_head()) is not None:
         notes.append(f"{missing}{why}")
         return None
-    shared = {name: getattr(family.featurizer, name) for name in OF_FEATURIZER}
-    scorer = ESMVariantScorer(**shared, reference=variants.wild_type, joint=False)
+    scorer = family.scorer(variants.wild_type)
     try:
         return np.asarray(scorer.transform(variants.sequences), dtype=np.float64)
     except ValueError as error:

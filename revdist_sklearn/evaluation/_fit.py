@@ -80,10 +80,7 @@ def _scores(rows, X, target, classes, train, test, metric):
 
 def _paths(rows, X, target, classes, train, test):
     """Return predictions of shape (m, n_rows, n_alphas, n_columns)."""
-    fit, held = X[train], X[test]
-    if rows.in_fold is not None:
-        transformer = clone(rows.in_fold, safe=False).fit(fit)
-        fit, held = transformer.transform(fit), transformer.transform(held)
+    fit, held = _parts(rows, X, train, test)
     q, widest = rows.n_unpenalized, max(rows.widths)
     y = encoded(target[train], classes)
     penalised = np.array(rows.widths) - q
@@ -93,7 +90,17 @@ def _paths(rows, X, target, classes, train, test):
         for part in ridge_path(split, penalised, np.array(ALPHAS)):
             values[:, part.prefixes, part.alphas] = part.values
     # Of what is equal but for rounding, ranks would be noise.
-    return np.round(values / (ROUNDING * (y.std(axis=0) + TINY))) * (ROUNDING * y.std(axis=0))
+    spread = y.std(axis=0)
+    return np.round(values / (ROUNDING * (spread + TINY))) * (ROUNDING * spread)
+
+
+def _parts(rows, X, train, test):
+    """Return training and test rows, through what is fitted in the fold."""
+    fit, held = X[train], X[test]
+    if rows.in_fold is None:
+        return fit, held
+    transformer = clone(rows.in_fold, safe=False).fit(fit)
+    return transformer.transform(fit), transformer.transform(held)
 
 
 def encoded(target, classes):
@@ -105,15 +112,11 @@ def encoded(target, classes):
 
 def _of_head(rows, target, classes, split, head):
     """Return what another estimator predicts, of shape (m, n_rows, n_columns)."""
+    fit, held = _parts(rows, rows.features, split.train, split.test)
     found = []
     for width in rows.widths:
-        X = rows.features[:, :width] if rows.in_fold is None else rows.features
-        fit, held = X[split.train], X[split.test]
-        if rows.in_fold is not None:
-            transformer = clone(rows.in_fold, safe=False).fit(fit)
-            fit, held = (transformer.transform(part)[:, :width] for part in (fit, held))
-        model = clone(head).fit(fit, target[split.train])
-        found.append(_decisions(model, held, classes))
+        model = clone(head).fit(fit[:, :width], target[split.train])
+        found.append(_decisions(model, held[:, :width], classes))
     return np.stack(found, axis=1)
 
 

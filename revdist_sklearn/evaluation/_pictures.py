@@ -8,7 +8,6 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from ..prefix._curve_display import PrefixCurveDisplay
 from ..variants._landscape_display import LandscapeDisplay
-from ..variants._scorer import OF_FEATURIZER, ESMVariantScorer
 from ._verdict import preferred_split
 
 # Residues of a protein whose landscape is drawn.
@@ -72,11 +71,9 @@ def pictures_of(figures, family):
 
 def draw_landscape(protein, family):
     """Return the figure of the models' scores of all substitutions; None where there is none."""
-    shared = {name: getattr(family.featurizer, name) for name in OF_FEATURIZER}
     if protein is None or len(protein) > LONGEST or family.without_head() is not None:
         return None
-    scorer = ESMVariantScorer(**shared, reference=protein, joint=False)
-    return LandscapeDisplay.from_scorer(scorer).figure_
+    return LandscapeDisplay.from_scorer(family.scorer(protein)).figure_
 
 
 def draw_spectra(figures):
@@ -125,6 +122,16 @@ def new_figure(width, height):
     return figure
 
 
+def _panels(n, width, height):
+    """Return a figure with n panels on one scale, three in a row, and its axes."""
+    n_rows, n_columns = -(-n // 3), min(n, 3)
+    figure = new_figure(width * n_columns, height * n_rows)
+    axes = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
+    for ax in list(axes.flat)[n:]:
+        ax.set_axis_off()
+    return figure, axes
+
+
 def draw_prefixes(rows, metric, stage_dims):
     """Return the figure of scores against prefixes, a panel a kind of split.
 
@@ -143,10 +150,7 @@ def draw_prefixes(rows, metric, stage_dims):
     """
     rows = [r for r in rows if r["n_train"] is None and metric in r["scores"]]
     kinds = list(dict.fromkeys(r["split"] for r in rows))
-    figure = new_figure(4.2 * min(len(kinds), 3), 3.4 * -(-len(kinds) // 3))
-    axes = figure.subplots(-(-len(kinds) // 3), min(len(kinds), 3), squeeze=False, sharey=True)
-    for ax in list(axes.flat)[len(kinds) :]:
-        ax.set_axis_off()
+    figure, axes = _panels(len(kinds), 4.2, 3.4)
     for ax, kind in zip(axes.flat, kinds, strict=False):
         here = [r for r in rows if r["split"] == kind]
         for which, label, style in (
@@ -187,10 +191,7 @@ def draw_scaling(rows, metric):
     """Return the figure of scores against the size of the model, raw and reverse-distilled."""
     rows = [r for r in rows if r["n_train"] is None and r["in_table"] and metric in r["scores"]]
     kinds = list(dict.fromkeys(r["split"] for r in rows))
-    figure = new_figure(3.6 * min(len(kinds), 3), 3.0 * -(-len(kinds) // 3))
-    axes = figure.subplots(-(-len(kinds) // 3), min(len(kinds), 3), squeeze=False, sharey=True)
-    for ax in list(axes.flat)[len(kinds) :]:
-        ax.set_axis_off()
+    figure, axes = _panels(len(kinds), 3.6, 3.0)
     for ax, kind in zip(axes.flat, kinds, strict=False):
         for which, label, style in (("raw", "raw", "C3s--"), ("distilled", "distilled", "C0o-")):
             found = sorted(

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline, make_union
@@ -12,14 +11,14 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from .._compact import compact
 from ..prefix._ridge_cv import PrefixRidgeCV
-from ..variants._scorer import OF_FEATURIZER, ESMVariantScorer
 from ._data_set import TABLE
 from ._fit import fit_rows
 from ._metrics import METRICS
 from ._mutations import compared
-from ._rows import Rows, mutation_counts
+from ._rows import Rows, TotalScaler, mutation_counts
 from ._run import scorer_of
 from ._splits import inner, splits
+from ._summary import standard_error
 
 ONE_HOT, SCORES, EMBEDDING = "one-hot", "scores", "embedding"
 # What is compared, from the cheapest to run; scores go first and are not penalised.
@@ -39,24 +38,6 @@ CANDIDATES = (
 OF_MODELS = {SCORES, EMBEDDING}
 # A fold may have one row.
 SCORING = "neg_mean_squared_error"
-
-
-class TotalScaler(TransformerMixin, BaseEstimator):
-    """Divides all columns by one number, so that their total variance is 1.
-
-    Attributes
-    ----------
-    scale_ : float
-    """
-
-    def fit(self, X, y=None):
-        """Take the root of the total variance."""
-        self.scale_ = float(np.sqrt(np.var(X, axis=0).sum())) or 1.0
-        return self
-
-    def transform(self, X):
-        """Return the columns over it."""
-        return np.asarray(X, dtype=np.float64) / self.scale_
 
 
 def letters(sequences):
@@ -130,10 +111,7 @@ def transformers(family, reference, offset):
         EMBEDDING: embedding,
     }
     if family.scores and family.without_head() is None:
-        shared = {name: getattr(family.featurizer, name) for name in OF_FEATURIZER}
-        parts[SCORES] = ESMVariantScorer(
-            **shared, reference=reference, joint=False, combine="mean"
-        )
+        parts[SCORES] = family.scorer(reference, combine="mean")
     return parts
 
 
@@ -235,13 +213,8 @@ def cheapest_of_the_best(scores):
     """
     means = {names: np.nanmean(found) for names, found in scores.items()}
     best = max(means, key=means.__getitem__)
-    error = _error(scores[best])
+    error = standard_error(scores[best])
     return next(names for names, mean in means.items() if mean >= means[best] - error)
-
-
-def _error(values):
-    values = np.array(values)[np.isfinite(values)]
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def _fitted(variants, family, parts, names, folds):
@@ -278,7 +251,7 @@ def _said(scores, chosen, kind):
     with_models = [names for names in means if OF_MODELS & set(names)]
     plain, model = (max(some, key=means.__getitem__) for some in (without, with_models))
     difference = np.subtract(scores[model], scores[plain])
-    gain, error = float(np.nanmean(difference)), _error(difference)
+    gain, error = float(np.nanmean(difference)), standard_error(difference)
     helps = "helps" if gain > 2 * error else "does not help"
     if 0 < gain <= 2 * error:
         helps = "may help, by no more than chance"
@@ -289,7 +262,7 @@ def _said(scores, chosen, kind):
         f"{' + '.join(plain)} without it {means[plain]:.3f}, difference {gain:+.3f} ± {error:.3f} "
         "(standard error over folds).",
     ]
-    if means[chosen] < 2 * _error(scores[chosen]):
+    if means[chosen] < 2 * standard_error(scores[chosen]):
         lines.append(
             "The score is hardly above 0: such a ranking is little better than chance. Measure "
             "more before relying on it."

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from sklearn.base import TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction import DictVectorizer
 
@@ -131,6 +131,24 @@ class LeadingComponents(PCA):
         """Return ``n_wanted`` columns."""
         Z = super().transform(X)
         return np.pad(Z, ((0, 0), (0, self.n_wanted - Z.shape[1])))
+
+
+class TotalScaler(TransformerMixin, BaseEstimator):
+    """Divides all columns by one number, so that their total variance is 1.
+
+    Attributes
+    ----------
+    scale_ : float
+    """
+
+    def fit(self, X, y=None):
+        """Take the root of the total variance."""
+        self.scale_ = float(np.sqrt(np.var(X, axis=0).sum())) or 1.0
+        return self
+
+    def transform(self, X):
+        """Return the columns over it."""
+        return np.asarray(X, dtype=np.float64) / self.scale_
 
 
 def mutation_features(mutations):
@@ -342,8 +360,7 @@ def scaled_together(*parts):
     -------
     features : ndarray
     """
-    scales = [np.sqrt(part.var(axis=0).sum()) for part in parts]
-    return np.hstack([part / (scale or 1.0) for part, scale in zip(parts, scales, strict=True)])
+    return np.hstack([TotalScaler().fit_transform(part) for part in parts])
 
 
 def layer_rows(moments, X, numbers, member):

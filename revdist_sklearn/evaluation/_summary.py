@@ -71,6 +71,13 @@ def differences(one, other, metric):
     return difference[np.isfinite(difference)]
 
 
+def standard_error(scores):
+    """Return the standard error of the mean of scores that are numbers; 0 of fewer than two."""
+    known = np.array(scores, dtype=np.float64)  # None becomes NaN
+    known = known[np.isfinite(known)]
+    return float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else 0.0
+
+
 def summarise(data_sets, metric, *, seed=0):
     """Return for each comparison and kind of split how many data sets it holds on.
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._summary import differences
+from ._summary import differences, standard_error
 
 # Rows that are embeddings which a pipeline of sequences gives as they stand.
 DEPLOYABLE = ("distilled", "raw")
@@ -32,7 +32,7 @@ def verdict(rows, metric, costs):
     rows = [r for r in rows if r["split"] == kind and r["n_train"] is None]
     shown = [r for r in rows if r["in_table"]]
     best = max((r for r in shown if r["members"]), key=lambda r: _mean(r, metric))
-    error = _standard_error(best["scores"][metric])
+    error = standard_error(best["scores"][metric])
     able = [r for r in rows if r["kind"] in DEPLOYABLE and r["in_table"]]
     within = [r for r in able if _mean(r, metric) >= _mean(best, metric) - error]
     top = f"the best row, {best['row']} with {_mean(best, metric):.3f}"
@@ -68,11 +68,6 @@ def _mean(row, metric):
     return -np.inf if mean is None else mean
 
 
-def _standard_error(scores):
-    scores = np.array([score for score in scores if score is not None])
-    return float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else 0.0
-
-
 def _cost(row, costs, what):
     return sum(costs[i][what] for i in row["members"])
 
@@ -86,7 +81,7 @@ def _against_others(rows, best, metric, where):
     difference = differences(best, other, metric)
     if not len(difference):
         return "No fold has a score of both a language model and what needs none."
-    gain, error = difference.mean(), _standard_error(difference)
+    gain, error = difference.mean(), standard_error(difference)
     does = "beats" if gain > 2 * error else "does not beat"
     if 0 < gain <= 2 * error:
         does = "is ahead by no more than chance of"
