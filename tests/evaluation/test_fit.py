@@ -1,5 +1,7 @@
 """Ridge of rows on a split: the penalty is chosen inside, as GridSearchCV does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -8,11 +10,13 @@ from sklearn.metrics import make_scorer
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KNeighborsClassifier
 
+from revdist_sklearn.evaluation import _fit
 from revdist_sklearn.evaluation._fit import fit_rows
 from revdist_sklearn.evaluation._metrics import METRICS, spearman
 from revdist_sklearn.evaluation._rows import LeadingComponents, Rows
 from revdist_sklearn.evaluation._run import scorer_of
 from revdist_sklearn.evaluation._splits import Split
+from revdist_sklearn.prefix._ridge_path import ridge_path
 from revdist_sklearn.prefix._search import ALPHAS
 
 SPEARMAN = scorer_of(METRICS["regression"][0], None)
@@ -142,3 +146,19 @@ def test_another_head_of_two_classes_has_one_column(data):
         values, _ = fit_rows(rows_of(X), target, classes, split, inner, metric, head)
         assert values.shape == (len(split.test), 1, 1)
         assert metric(target[split.test], values)[0] > 0.7
+
+
+def test_predictions_that_differ_by_rounding_alone_are_equal(data, monkeypatch):
+    _, y = data
+    split, inner = split_of(80)
+    rng = np.random.default_rng(0)
+
+    def with_noise(*args):
+        for part in ridge_path(*args):
+            yield replace(part, values=part.values + 1e-14 * rng.normal(size=part.values.shape))
+
+    monkeypatch.setattr(_fit, "ridge_path", with_noise)
+    # Nothing varies, so that the mean of the training rows is all that can be predicted.
+    values, _ = fit_rows(rows_of(np.zeros((80, 3))), y, None, split, inner, SPEARMAN)
+    assert np.ptp(values) == 0 and SPEARMAN(y[split.test], values).tolist() == [0]
+    assert_allclose(values, y[split.train].mean(), atol=1e-8)

@@ -13,10 +13,12 @@ from revdist_sklearn.datasets import load_amyloid_nucleation
 from revdist_sklearn.evaluation._data_set import TABLE
 from revdist_sklearn.evaluation._predict import (
     TotalScaler,
+    _folds,
     _said,
     cheapest_of_the_best,
     next_to_measure,
 )
+from revdist_sklearn.evaluation._table import variants_of
 
 MODELS = ["--models", "esm2-nano:64"]
 
@@ -160,3 +162,19 @@ def test_tables_of_several_mutations_take_random_folds(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "No folds by position: " in said
     assert json.loads((out / "choice.json").read_text())["split"] == "random"
+
+
+def test_folds_by_position_that_test_few_rows_give_way():
+    data = load_amyloid_nucleation()
+    singles = [i for i, m in enumerate(data.mutations) if ":" not in m][::20]
+    doubles = [i for i, m in enumerate(data.mutations) if ":" in m][:100]
+
+    def folds_of(rows):
+        columns = ([column[i] for i in rows] for column in (data.sequences, data.target))
+        variants = variants_of("x", *columns, [data.mutations[i] for i in rows])
+        return _folds(variants, 0)
+
+    kind, folds, note = folds_of([*singles, *doubles])
+    assert kind == folds[0].kind == "random" and "they test" in note
+    kind, folds, note = folds_of(singles)
+    assert kind == folds[0].kind == "position" and note is None
