@@ -335,7 +335,7 @@ def pieces_in(facts, number):
     return pieces
 
 
-def _fingerprint(plan, sequences, weighting, empty, piece_residues):
+def _fingerprint(plan, sequences, weighting, empty, piece_residues, mutants=None):
     """Return a text that is the same for equal moments of equal pieces."""
     facts = {
         "rows": plan.identity(),
@@ -343,11 +343,13 @@ def _fingerprint(plan, sequences, weighting, empty, piece_residues):
         "weighting": weighting,
         "precision": empty.precision,
         "piece_residues": piece_residues,
+        # Not of those from before there were any.
+        **({} if mutants is None else {"mutants": mutants.identity()}),
     }
     return digest([digest(facts), digest_of_sequences(sequences, hashlib.sha256())])
 
 
-def _fingerprint_of_format_1(plan, sequences, weighting, empty, piece_residues):
+def _fingerprint_of_format_1(plan, sequences, weighting, empty, piece_residues, mutants=None):
     """Return the same as format 1 has it: of the parameters that its featurizers had."""
     weights = [member["weights"] for member in plan.identity()["members"]]
     blocks = [*zip(empty.blocks.names, empty.blocks.sizes, strict=True)]
@@ -359,6 +361,7 @@ def _fingerprint_of_format_1(plan, sequences, weighting, empty, piece_residues):
         "too_long": plan.too_long,
     }
     facts = [weights, blocks, parameters, weighting, empty.precision, piece_residues]
+    facts += [] if mutants is None else [mutants.identity()]
     return digest_of_sequences(sequences, hashlib.sha256(json.dumps(facts, default=str).encode()))
 
 

@@ -2,24 +2,29 @@
 
 import hashlib
 import math
+import sys
 from collections import Counter
 from contextlib import nullcontext
 
 import numpy as np
 from joblib import effective_n_jobs
+from tqdm.auto import tqdm
 
 from . import __version__
 from ._checkpoint import FINGERPRINTS, Checkpoint, digest_of_sequences, partial_sums_beside
+from ._mutants import add_mutants, choose_mutants
 from ._provenance import members_of
 from .base._formats import CHECKPOINT
 from .base._progress import progress_bar
 from .base._signals import ending_in_order
 from .base._threads import one_thread_of_blas
 from .base._torch import free_memory, is_out_of_memory
+from .base._validation import check_integer
 from .base._warnings import warn
 from .embedding._sequences import runs
 from .embedding._workers import as_they_come, is_worker_death, tasks_at_a_time
 from .method._moments import Moments
+from .method._moments_file import FIXED
 from .models._device import resolve_device
 from .models._fingerprint import fingerprint
 from .models._loading import changed
@@ -35,6 +40,8 @@ CHECKPOINT_SECONDS = 60.0
 FEW_PROTEINS = 100
 # Proteins that are compared with one another to tell whether they are variants of one.
 SAMPLE = 200
+# Mutants of a protein where a distiller is fitted that needs them.
+MUTANTS = 16
 
 
 def corpus_moments(
@@ -43,6 +50,9 @@ def corpus_moments(
     *,
     weighting="residue",
     precision=None,
+    mutants=None,
+    mutant_proteins=240,
+    random_state=0,
     n_jobs=None,
     checkpoint=None,
     verbose=None,
@@ -70,6 +80,21 @@ def corpus_moments(
     precision : {"float32", "float64"}, default=None
         Precision of the products, as in ``Moments``; None is float64.
 
+    mutants : int, default=None
+        Random single substitutions of each of some proteins, for a level ``"mutant"``
+        beside the other two (``residual_level`` of :class:`ReverseDistiller`): differences of
+        the mean rows from the protein's own, times its length, and their covariance within
+        proteins. Each mutant is embedded as another protein is: 16 of 240 proteins cost as much
+        as 4,080 proteins of the corpus, which ``verbose`` tells in residues. None gathers
+        no such level.
+
+    mutant_proteins : int, default=240
+        How many distinct proteins are mutated, chosen by a hash of their sequences; None for
+        all of the corpus.
+
+    random_state : int, default=0
+        Seed of the choice of proteins and mutants.
+
     n_jobs : int, default=None
         Number of workers, as in joblib: None is 1 unless in a
         :class:`joblib.parallel_config` context, -1 all processors. Under
@@ -92,15 +117,17 @@ def corpus_moments(
     Returns
     -------
     moments : Moments
-        At residue level and at protein level, with the blocks of the featurizer; their
-        ``provenance`` tells the weights of its models and the corpus.
+        At residue level and at protein level, and with ``mutants`` at level ``"mutant"``,
+        with the blocks of the featurizer; their ``provenance`` tells the weights of its
+        models and the corpus.
 
     Raises
     ------
     ValueError
-        If the featurizer does not pool by the mean, a sequence is not valid, an embedding is
-        not finite, or the checkpoint belongs to other input; as :exc:`DamagedFileError`, if
-        the checkpoint is damaged.
+        If the featurizer does not pool by the mean, a sequence is not valid, a number of
+        mutants is not positive or no protein can be mutated, an embedding is not finite, or
+        the checkpoint belongs to other input; as :exc:`DamagedFileError`, if the checkpoint
+        is damaged.
 
     RuntimeError
         If a worker died, or the files of a model change meanwhile.
@@ -131,6 +158,13 @@ def corpus_moments(
         )
     if weighting not in ("residue", "protein"):
         raise ValueError(f"weighting={weighting!r} must be 'residue' or 'protein'.")
+    for name, value in (("mutants", mutants), ("mutant_proteins", mutant_proteins)):
+        if value is not None:
+            check_integer(
+                value, name, 1, None, f"{name}={value!r} must be an integer of 1 or more, or None."
+            )
+    way_out = f"random_state={random_state!r} must be an integer, not negative."
+    check_integer(random_state, "random_state", 0, None, way_out)
     plan = featurizer.embedding_plan("residue")
     # Cut where the featurizer truncates: what is counted is what is embedded.
     sequences = plan.prepare(sequences)
@@ -138,9 +172,20 @@ def corpus_moments(
     empty = _empty_moments(plan.blocks, precision)
     pieces = list(runs([len(sequence) for sequence in sequences], PIECE_RESIDUES))
     sizes = [sum(map(len, sequences[start:stop])) for start, stop in pieces]
+    chosen = None
+    if mutants is not None:
+        chosen = choose_mutants(mutants, mutant_proteins, sequences, random_state)
+        more = [chosen.n_residues(sequences[start:stop], start) for start, stop in pieces]
+        if verbose:
+            tqdm.write(
+                f"Mutants: {sum(more):,} residues beside the {sum(sizes):,} of the corpus, "
+                f"{1 + sum(more) / sum(sizes):.1f} times the pass without them.",
+                file=sys.stderr,
+            )
+        sizes = [size + extra for size, extra in zip(sizes, more, strict=True)]
     members = members_of(plan)
     marks = [member["fingerprint"] for member in members]
-    facts = plan, sequences, weighting, empty, PIECE_RESIDUES
+    facts = plan, sequences, weighting, empty, PIECE_RESIDUES, chosen
     store = Checkpoint(checkpoint, facts, empty, len(pieces), CHECKPOINT_SECONDS)
     moments, done = store.load()
     left = [piece for piece in range(len(pieces)) if piece not in done]
@@ -153,7 +198,7 @@ def corpus_moments(
         nullcontext() if alone or not left else store.partial_sums() as partial,
     ):
         bar.update(sum(sizes[piece] for piece in done))
-        settings = weighting, precision, marks
+        settings = weighting, precision, marks, chosen
         if alone:
             results = (
                 ([i], piece_moments(featurizer, texts, start, *settings, progress=bar.update))
@@ -188,6 +233,7 @@ def corpus_moments(
                 "digest": digest_of_sequences(sequences, hashlib.sha256()),
                 "n_proteins": len(sequences),
                 "n_residues": sum(map(len, sequences)),
+                **({} if chosen is None else {"mutants": chosen.facts(sequences)}),
             }
         ],
         "version": __version__,
@@ -202,6 +248,9 @@ def fit_on_corpus(
     *,
     weighting="residue",
     precision=None,
+    mutants=None,
+    mutant_proteins=240,
+    random_state=0,
     n_jobs=None,
     checkpoint=None,
     verbose=None,
@@ -223,8 +272,12 @@ def fit_on_corpus(
     sequences : sequence of str
         Diverse proteins, not the variants of one.
 
-    weighting, precision, n_jobs, checkpoint, verbose
+    weighting, precision, mutant_proteins, random_state, n_jobs, checkpoint, verbose
         As in ``corpus_moments``, with the same defaults.
+
+    mutants : int, default=None
+        As in ``corpus_moments``; None is 16 where the distiller's parameters name the level
+        ``"mutant"``.
 
     Returns
     -------
@@ -249,11 +302,23 @@ def fit_on_corpus(
     # distiller as it was.
     blocks = featurizer.embedding_plan("residue").blocks
     distiller.check_moments(_empty_moments(blocks, precision))
+    for name in ("residual_level", "rotate_base"):
+        level = getattr(distiller, name)
+        if isinstance(level, str) and level not in (*FIXED, "mutant"):
+            raise ValueError(
+                f"{name}={level!r} is no level of a corpus, which has 'residue', 'protein' and "
+                "'mutant'; gather it with Moments.update(.., level=), and use fit_moments."
+            )
+        if level == "mutant" and mutants is None:
+            mutants = MUTANTS
     moments = corpus_moments(
         featurizer,
         sequences,
         weighting=weighting,
         precision=precision,
+        mutants=mutants,
+        mutant_proteins=mutant_proteins,
+        random_state=random_state,
         n_jobs=n_jobs,
         checkpoint=checkpoint,
         verbose=verbose,
@@ -346,7 +411,7 @@ def _texts(span, pieces, sequences):
         yield piece, (start, sequences[start:stop])
 
 
-def span_moments(featurizer, span, weighting, precision, marks=None, partial=None):
+def span_moments(featurizer, span, weighting, precision, marks=None, mutants=None, partial=None):
     """Return the moments of a span of pieces; what a worker runs.
 
     Parameters
@@ -356,7 +421,7 @@ def span_moments(featurizer, span, weighting, precision, marks=None, partial=Non
     span : dict of int to tuple of (int, list of str)
         By piece, the index of its first sequence and its sequences.
 
-    weighting, precision, marks
+    weighting, precision, marks, mutants
         As in :func:`piece_moments`.
 
     partial : PartialSums or None, default=None
@@ -376,18 +441,20 @@ def span_moments(featurizer, span, weighting, precision, marks=None, partial=Non
         keep = partial.writer(pieces)
     for i in range(n_done, len(pieces)):
         start, sequences = span[pieces[i]]
-        add_piece(moments, featurizer, sequences, start, weighting, marks)
+        add_piece(moments, featurizer, sequences, start, weighting, marks, mutants)
         if partial is not None:
             keep(moments, i + 1)
     return pieces, moments
 
 
-def piece_moments(featurizer, sequences, start, weighting, precision, marks=None, progress=None):
+def piece_moments(
+    featurizer, sequences, start, weighting, precision, marks=None, mutants=None, progress=None
+):
     """Return the moments of some consecutive sequences.
 
     Parameters
     ----------
-    featurizer, sequences, start, weighting, marks, progress
+    featurizer, sequences, start, weighting, marks, mutants, progress
         As in :func:`add_piece`.
 
     precision : {"float32", "float64"} or None
@@ -402,11 +469,13 @@ def piece_moments(featurizer, sequences, start, weighting, precision, marks=None
         If the models are others.
     """
     moments = _empty_moments(featurizer.embedding_plan("residue").blocks, precision)
-    add_piece(moments, featurizer, sequences, start, weighting, marks, progress)
+    add_piece(moments, featurizer, sequences, start, weighting, marks, mutants, progress)
     return moments
 
 
-def add_piece(moments, featurizer, sequences, start, weighting, marks=None, progress=None):
+def add_piece(
+    moments, featurizer, sequences, start, weighting, marks=None, mutants=None, progress=None
+):
     """Add the residues of some consecutive sequences to moments.
 
     Parameters
@@ -424,6 +493,9 @@ def add_piece(moments, featurizer, sequences, start, weighting, marks=None, prog
 
     marks : list of str or None, default=None
         Fingerprints that the models must have, before the pass and after it.
+
+    mutants : Mutants or None, default=None
+        Which of them are mutated as well.
 
     progress : callable or None
         Called with the number of residues after each batch.
@@ -455,6 +527,9 @@ def add_piece(moments, featurizer, sequences, start, weighting, marks=None, prog
             ) from error
         if progress is not None:
             progress(len(rows))
+    if mutants is not None and (families := mutants.of(sequences, start)):
+        with one_thread_of_blas(operations):
+            add_mutants(moments, featurizer, families, options, progress)
     _check_unchanged(plan, marks)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ._published import PUBLISHED, base_of, find, from_file, kind_of, naive_chain, stage_of
 from .base._blocks import Blocks
-from .method._chain import Chain, Stage
+from .method._chain import Chain, Stage, apply_chain
 from .method._distiller import ReverseDistiller
 
 # The classes of what this package fits, for skops; loading them runs none of their code.
@@ -265,7 +265,7 @@ def regression_scores(distiller, X):
     [nan, 1.0]
     """
     X = distiller._validate_rows(X, reset=False).astype(np.float64)
-    Z = distiller.transform(X)
+    Z = apply_chain(distiller._solved(), X)  # in the order of stages
     scores = []
     for stage, columns in zip(distiller.stages_, distiller.blocks_.slices, strict=False):
         h = (X[:, columns] - stage.mean) @ stage.directions

@@ -73,6 +73,11 @@ class Blocks:
     def __len__(self):
         return len(self.sizes)
 
+    @property
+    def are_nested(self):
+        """Whether columns come model by model: names are there, more than one and none twice."""
+        return self.names is not None and len(set(self.names)) == len(self) > 1
+
     def __str__(self):
         if self.names is None:
             return str(self.sizes)

@@ -7,10 +7,14 @@ one to the number and an entry to the table.
 """
 
 # What is written today. Moments and checkpoints of format 1 have no number in them.
-DISTILLER, MOMENTS, CHECKPOINT, CACHE, SHARDS, EMBEDDINGS = 4, 3, 3, 3, 1, 1
+DISTILLER, MOMENTS, CHECKPOINT, CACHE, SHARDS, EMBEDDINGS = 5, 4, 3, 3, 1, 1
 # Distillers that are kept in less than float64 are of format 4. Others need nothing that is new
 # in it, and go on as format 3, which older versions read.
 ROUNDED_SINCE = 4
+# Those whose columns have an order of their own, or whose levels have other names, of format 5.
+ORDER_SINCE = 5
+# Moments with levels of other names than residue and protein are of format 4; others go on as 3.
+LEVELS_SINCE = 4
 # Since then distillers, moments (and so checkpoints) and rows of caches carry digests.
 DIGEST_SINCE = 3
 

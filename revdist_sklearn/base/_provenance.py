@@ -4,7 +4,8 @@ A plain dictionary that JSON takes: ``members`` are the models, each with the na
 ``block``, its ``fingerprint`` (as caches know it), the digest of its files of ``weights`` alone,
 that of the ``tensors`` in them (not in older files, nor of pickled weights), and the ``layer`` of
 the states (not in files of the first such version);
-``corpora`` are the corpora, each with ``digest``, ``n_proteins`` and ``n_residues``; and
+``corpora`` are the corpora, each with ``digest``, ``n_proteins`` and ``n_residues``, and where
+some proteins were mutated, with ``mutants``: ``n_per_protein``, ``n_proteins`` and ``seed``; and
 ``version`` is that of this package.
 """
 
@@ -62,10 +63,15 @@ def checked_provenance(values, n_members):
         {
             "digest": _text(corpus, "digest"),
             **{name: integer(corpus, name) for name in ("n_proteins", "n_residues")},
+            **({"mutants": _mutants(corpus["mutants"])} if "mutants" in corpus else {}),
         }
         for corpus in values["corpora"]
     ]
     return {"members": members, "corpora": corpora, "version": _text(values, "version")}
+
+
+def _mutants(facts):
+    return {name: integer(facts, name) for name in ("n_per_protein", "n_proteins", "seed")}
 
 
 def _layer(member):

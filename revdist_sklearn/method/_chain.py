@@ -572,6 +572,7 @@ def solve_chain(
     alpha=1.0,
     rotate_base=False,
     C_directions=None,
+    C_base=None,
     precision="float64",
     rows="float64",
     sample=None,
@@ -605,6 +606,9 @@ def solve_chain(
     C_directions : ndarray of shape (D, D) or None
         Covariance at the level that chooses the residual directions (``None``: C).
 
+    C_base : ndarray of shape (k_1, k_1) or None
+        Covariance of the first block at the level that turns the base (``None``: that of C).
+
     precision : {"float64", "float32"}
         Precision of the products behind C.
 
@@ -635,9 +639,11 @@ def solve_chain(
     first, *larger = blocks.slices
 
     # z_1 = h_1, or its principal axes.
-    base = _base_stage(joint, first, mean, n_components, blocks.labels[0], rotate_base, precision)
+    base = _base_stage(
+        joint, first, mean, n_components, blocks.labels[0], rotate_base, precision, C_base
+    )
     if witness is not None:
-        if rotate_base:
+        if rotate_base and C_base is None:
             untold[base.block] = _untold_axes(joint, witness, first, base, precision)
         witness.append(first, base.directions, base.coef)
     for level in levels:
@@ -677,6 +683,13 @@ def solve_chain(
             floor += 4 * NULL * EPSILON[precision] * _product_error(S_chosen, largest, W @ V)
         floor += joint.z_noise[:width] @ (W @ V) ** 2
         zero = variances <= floor
+        if chosen_by is not joint:
+            # Rounding of rows adds up at another level, whose null directions are askew: what
+            # varies among residues by less than can be inverted is none either.
+            known = _floor(joint, h, V, precision, RANK)
+            known += RANK * EPSILON[precision] * fit.rounding(V)
+            known += joint.z_noise[:width] @ (W @ V) ** 2
+            zero |= np.sum(V * (R @ V), axis=0) <= known
         if isinstance(size, float):
             size = directions_for(size, np.where(zero, 0.0, variances))
         sizes.append(size)
@@ -769,19 +782,23 @@ def directions_for(share, variances):
     return min(int(np.searchsorted(explained / explained[-1], share, side="right")) + 1, most)
 
 
-def _floor(joint, columns, V, precision):
+def _floor(joint, columns, V, precision, times=NULL):
     """Return the variance of a block along V that cannot be told from none.
 
     Judged along the direction: a few outlier columns would otherwise lift the limit above real
     directions of the others.
     """
-    H = joint.C[columns, columns]
+    return _floor_of(joint.C[columns, columns], joint.noise[columns], V, precision, times)
+
+
+def _floor_of(H, noise, V, precision, times=NULL):
+    """Return the same of the covariance of a block and the rounding of its rows."""
     along = np.diag(H) @ V**2
     # Errors of many entries add up in a wide block, to a part of its largest eigenvalue at most,
     # which no sum of magnitudes in a row falls short of.
     largest = np.abs(H).sum(axis=0).max() * np.sum(V**2, axis=0)
-    error = np.maximum(NULL * along, np.minimum(NULL * largest, 2 * len(H) * along))
-    return EPSILON[precision] * error + joint.noise[columns] @ V**2
+    error = np.maximum(times * along, np.minimum(times * largest, 2 * len(H) * along))
+    return EPSILON[precision] * error + noise @ V**2
 
 
 def _untold_axes(joint, witness, columns, base, precision):
@@ -803,13 +820,16 @@ def _untold_axes(joint, witness, columns, base, precision):
     return min(len(seen), int(np.sum(zero[:k])))
 
 
-def _base_stage(joint, columns, mean, n_components, label, rotate_base, precision):
+def _base_stage(joint, columns, mean, n_components, label, rotate_base, precision, H_level=None):
     """Return z_1 = h_1, or its principal axes."""
     H = joint.C[columns, columns]
     n_base = min(len(H), n_components)
-    variances, V = principal_directions(H)
+    variances, V = principal_directions(H if H_level is None else H_level)
     if rotate_base:
         null = variances <= _floor(joint, columns, V, precision)
+        if H_level is not None:  # as for residual directions of another level
+            null = np.sum(V * (H @ V), axis=0) <= _floor(joint, columns, V, precision, RANK)
+            null |= variances <= _floor_of(H_level, joint.noise[columns], V, precision)
         V = np.where(null, 0.0, V)[:, :n_base]
     else:
         V = np.eye(len(H), n_base)
@@ -869,13 +889,35 @@ def linear_map(chain):
     return A
 
 
-def _known_spectrum(chain, d):
-    """Return eigenvalues and eigenvectors of cov(z) of a prefix, of what is known of it.
+def importance_order(chain, C):
+    """Return the columns of z by their variance at one level, descending.
 
-    Its columns are scaled by the third value, which is returned too.
+    Parameters
+    ----------
+    chain : Chain
+
+    C : ndarray of shape (D, D)
+        cov(x) at that level; of the blocks of the chain its leading part.
+
+    Returns
+    -------
+    order : ndarray of shape (k,), int64
     """
-    S = linear_map(chain)[:d] @ chain.cross_covariance[:, :d]
-    noise = np.zeros(d) if chain.noise is None else chain.noise[:d]
+    A = linear_map(chain)
+    D = A.shape[1]
+    variances = np.einsum("ij,ji->i", A @ C[:D, :D], A.T)
+    # Columns that are zero have none, whatever rounding says; what is equal stays in order.
+    zero = np.concatenate([~stage.directions.any(axis=0) for stage in chain.stages])
+    return np.argsort(-np.where(zero, 0.0, variances), kind="stable")
+
+
+def _known_spectrum(chain, columns):
+    """Return eigenvalues and eigenvectors of cov(z) of some columns, of what is known of it.
+
+    These are scaled by the third value, which is returned too.
+    """
+    S = linear_map(chain)[columns] @ chain.cross_covariance[:, columns]
+    noise = np.zeros(len(S)) if chain.noise is None else chain.noise[columns]
     S = (S + S.T) / 2
     scale = unit_scale(np.diag(S), noise)
     e, Q, unit, rounded = spectrum(S, noise, scale, chain.precision)
@@ -900,7 +942,7 @@ def covariance_factor(chain):
     -------
     M : ndarray of shape (D, r)
     """
-    e, Q, scale = _known_spectrum(chain, chain.width)
+    e, Q, scale = _known_spectrum(chain, slice(None))
     unscaled = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
     F = unscaled[:, None] * Q * np.sqrt(e)  # cov(z) = F F^T
     U, R = np.linalg.qr(F.T)  # = R^T R
@@ -916,40 +958,54 @@ def with_factor(chain, M):
     return replace(chain, cross_covariance=M @ (linear_map(chain) @ M).T)
 
 
-def reconstruct(chain, Z):
-    """Return the best affine reconstruction of x from a prefix of z, in the dtype of Z.
+def reconstruct(chain, Z, columns=None):
+    """Return the best affine reconstruction of x from columns of z, in the dtype of Z.
 
     Parameters
     ----------
     chain : Chain
 
     Z : ndarray of shape (n, d)
-        Rows of the first d columns of z.
+        Rows of columns of z.
+
+    columns : ndarray of shape (d,) or None, default=None
+        Which these are; None for the first ones.
 
     Returns
     -------
     X : ndarray of shape (n, D)
     """
-    d = Z.shape[1]
-    W = reconstruction(chain, d)
-    X = (Z - _like(chain.prefix_mean[:d], Z)) @ _like(W, Z) + _like(chain.mean, Z)
+    columns = np.arange(Z.shape[1]) if columns is None else columns
+    W = reconstruction(chain, columns)
+    X = (Z - _like(chain.prefix_mean[columns], Z)) @ _like(W, Z) + _like(chain.mean, Z)
     # Exactly, without the rounding of the means.
-    if not chain.rotated:
-        exact = min(d, chain.stages[0].n_added)
-        X[:, :exact] = Z[:, :exact]
+    exact = _of_base(chain, columns)
+    X[:, columns[exact]] = Z[:, exact]
     return X
 
 
-def reconstruction(chain, d):
-    """Return the coefficients of x on the first d columns of z, of shape (d, D).
+def _of_base(chain, columns):
+    """Return which of some columns of z are columns of x themselves."""
+    return np.flatnonzero(columns < (0 if chain.rotated else chain.stages[0].n_added))
 
-    Those of least squares; columns of a base that is not turned are the prefix's own.
+
+def reconstruction(chain, columns):
+    """Return the coefficients of x on some columns of z, of shape (d, D).
+
+    Those of least squares; columns of a base that is not turned are its own.
+
+    Parameters
+    ----------
+    chain : Chain
+
+    columns : int or ndarray of shape (d,)
+        The first so many, or which.
     """
-    K = chain.cross_covariance[:, :d]
-    e, Q, scale = _known_spectrum(chain, d)
+    columns = np.arange(columns) if np.ndim(columns) == 0 else columns
+    K = chain.cross_covariance[:, columns]
+    e, Q, scale = _known_spectrum(chain, columns)
     Q = scale[:, None] * Q
     W = Q @ ((Q.T @ K.T) / e[:, None])
-    if not chain.rotated:
-        exact = min(d, chain.stages[0].n_added)
-        W[:, :exact] = np.eye(d, exact)
+    exact = _of_base(chain, columns)
+    W[:, columns[exact]] = np.eye(len(columns))[:, exact]
     return W

@@ -29,6 +29,7 @@ from ._chain import (
     NULL,
     RANK,
     apply_chain,
+    importance_order,
     linear_map,
     reconstruct,
     solve_chain,
@@ -41,9 +42,10 @@ from ._rounding import KINDS
 
 # Half precision keeps enough of a column whose mean is within this many of its spreads.
 HALF_SPREADS = 10
-# What only the solved chain tells; of residual sizes that are shares, also its widths.
+# What only the solved chain tells; of residual sizes that are shares, and of an order by
+# variance, also its widths.
 SOLVED = ("components_", "stages_")
-WIDTHS = ("n_components_", "stage_dims_")
+WIDTHS = ("n_components_", "stage_dims_", "n_models_", "column_order_")
 
 
 class ReverseDistiller(TransformerMixin, BaseEstimator):
@@ -88,14 +90,23 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         :class:`~sklearn.decomposition.PCA` has it, at the level of ``residual_level``. One float
         is for all stages. How many columns that came to is known after the fit.
 
-    rotate_base : bool, default=False
+    rotate_base : bool or str, default=False
         Turn the first block to its principal axes, so that a prefix shorter than k_1 is a
-        good one. The first columns are then no longer the smallest model's own.
+        good one. The first columns are then no longer the smallest model's own. True turns
+        it to the axes of residues, the name of a level, as for ``residual_level``, to those
+        of that level.
 
-    residual_level : {"residue", "protein"}, default="residue"
-        Rows that choose the residual directions: residues, as in [1]_, or the means of
-        proteins, which needs ``proteins`` or moments of a corpus. The regression is on
-        residues either way.
+    residual_level : str, default="residue"
+        Rows that choose the residual directions: ``"residue"``, as in [1]_; ``"protein"``,
+        the means of proteins, which needs ``proteins`` or moments of a corpus; ``"mutant"``,
+        random substitutions (``mutants`` of :func:`corpus_moments`); or any other level that
+        the moments have. The regression is on residues in any case.
+
+    order : {"stage", "variance"}, default="stage"
+        Order of the columns. ``"stage"``: model by model, so that prefixes nest as in [1]_.
+        ``"variance"``: all columns by their variance at ``residual_level``, descending, so that
+        a short prefix takes the strongest of all models; ``n_models_`` says which it needs.
+        ``n_components`` keeps the first columns in that order.
 
     Attributes
     ----------
@@ -109,7 +120,15 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         Columns of the nested embedding.
 
     stage_dims_ : ndarray of shape (n_stages,)
-        Width of the nested embedding after each stage; the first is the base.
+        Width of the nested embedding after each stage; the first is the base. In general, the
+        longest prefix for which the models up to that stage suffice: with
+        ``order="variance"`` it may be 0.
+
+    n_models_ : ndarray of shape (n_components_,)
+        How many models, the first ones, the prefix of 1, 2, .. columns needs.
+
+    column_order_ : ndarray of shape (n_components_,)
+        Where each column stands in the order of stages; ``arange`` with ``order="stage"``.
 
     stages_ : list of Stage, length n_stages
         What each stage found, the base being the first: see :class:`Stage`. After
@@ -198,8 +217,9 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         "regressor": [StrOptions({"ols", "ridge", "pcr"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "residual_sizes": ["array-like", Interval(Real, 0, 1, closed="neither"), None],
-        "rotate_base": ["boolean"],
-        "residual_level": [StrOptions({"residue", "protein"})],
+        "rotate_base": ["boolean", str],
+        "residual_level": [str],
+        "order": [StrOptions({"stage", "variance"})],
     }
 
     def __init__(
@@ -212,6 +232,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         residual_sizes=None,
         rotate_base=False,
         residual_level="residue",
+        order="stage",
     ):
         self.block_sizes = block_sizes
         self.n_components = n_components
@@ -220,6 +241,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         self.residual_sizes = residual_sizes
         self.rotate_base = rotate_base
         self.residual_level = residual_level
+        self.order = order
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None, *, proteins=None):
@@ -303,9 +325,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         moments = self._new_moments(X) if first else self.__dict__["_moments"]
         if not first and self.block_sizes is not None:
             self._check_blocks(moments)
-        if self.residual_level == "protein" and proteins is None:
+        if "protein" in (self.residual_level, self.rotate_base) and proteins is None:
+            name = "residual_level" if self.residual_level == "protein" else "rotate_base"
             raise ValueError(
-                'residual_level="protein" needs proteins, the label of the protein of each row, '
+                f'{name}="protein" needs proteins, the label of the protein of each row, '
                 "in every call."
             )
         # What is wrong is found before rows are added.
@@ -372,7 +395,11 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             Of the dtype of X, float32 or float64.
         """
         chain = self._solved()
-        return apply_chain(chain, self._validate_rows(X, reset=False))
+        return self._in_order(apply_chain(chain, self._validate_rows(X, reset=False)))
+
+    def _in_order(self, columns):
+        """Return columns that come in the order of stages in that of the embedding."""
+        return columns if self._order is None else columns[..., self._order]
 
     def inverse_transform(self, Z):
         """Return the best affine reconstruction of all models from a prefix.
@@ -393,17 +420,17 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             _from_tensor_or_half(Z), dtype=[np.float64, np.float32], ensure_all_finite=False
         )
         check_finite(Z, "Input Z")
-        if Z.shape[1] > chain.width:
+        if Z.shape[1] > self.n_components_:
             raise ValueError(
-                f"Z has {Z.shape[1]} columns and the chain {chain.width}; give a prefix of 1 to "
-                f"{chain.width} columns."
+                f"Z has {Z.shape[1]} columns and the chain {self.n_components_}; give a prefix "
+                f"of 1 to {self.n_components_} columns."
             )
         if chain.cross_covariance is None:
             raise ValueError(
                 "This chain was loaded without the covariance that a reconstruction needs; fit "
                 "it on a corpus (fit_on_corpus) to use inverse_transform."
             )
-        return reconstruct(chain, Z)
+        return reconstruct(chain, Z, self.column_order_[: Z.shape[1]])
 
     def truncate(self, d):
         """Return a fitted copy that gives the first d columns from the blocks they need.
@@ -416,19 +443,21 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         Returns
         -------
         distiller : ReverseDistiller
-            Takes only the blocks of the models up to the first that is at least d wide.
+            Takes only the blocks of the models that the prefix needs: those up to the first
+            that is at least d wide, or with ``order="variance"`` the first ``n_models_[d - 1]``.
         """
         chain = self._solved()
         d = check_integer(
             d,
             "d",
             1,
-            chain.width,
-            f"d={d!r} is no prefix of the {chain.width} columns of the chain; use an integer in "
-            f"[1, {chain.width}].",
+            self.n_components_,
+            f"d={d!r} is no prefix of the {self.n_components_} columns of the chain; use an "
+            f"integer in [1, {self.n_components_}].",
         )
         cut = copy(self)
-        chain = truncate_chain(chain, d)
+        order = self._order if self._order is None else self._order[:d]
+        chain = truncate_chain(chain, d if order is None else int(order.max()) + 1)
         n_blocks = len(chain.blocks)
         cut.n_components = d
         if isinstance(self.block_sizes, str):
@@ -447,6 +476,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             n_samples_seen=self.n_samples_seen_,
             provenance=of_first(getattr(self, "provenance_", None), n_blocks),
             rounding=getattr(self, "rounding_", None),
+            order=order,
         )
 
     def save_pretrained(self, folder, *, dtype="float64"):
@@ -516,6 +546,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             "feature_names_in": list(getattr(self, "feature_names_in_", [])),
             "provenance": getattr(self, "provenance_", None),
             "rounding": getattr(self, "rounding_", None),
+            "column_order": None if self._order is None else self._order.tolist(),
         }
         return write_chain(folder, chain, header, dtype)
 
@@ -665,6 +696,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 n_samples_seen=header["n_samples_seen"],
                 provenance=header["provenance"],
                 rounding=header["rounding"],
+                order=header["column_order"],
             )
             distiller._validate_params()
         if names := header["feature_names_in"]:
@@ -690,7 +722,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         if "n_components_" not in self.__dict__:  # of shares, after partial_fit
             self._solved()
         columns = Blocks(self._stage_sizes, self.blocks_.labels).columns("rd_")
-        return np.asarray(columns[: self.n_components_], dtype=object)
+        return np.asarray(columns, dtype=object)[self.column_order_]
 
     def __getattr__(self, name):
         # No property: scikit-learn reads all properties to draw an estimator in a notebook.
@@ -718,17 +750,33 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     def _tell(self, chain):
         """Keep a chain, and what users are told of it."""
         self.stages_ = list(chain.stages)
-        self.components_ = linear_map(chain)
+        self.components_ = self._in_order(linear_map(chain).T).T
         self.mean_ = chain.mean
-        self.n_components_ = chain.width
-        self.stage_dims_ = np.array([stage.width for stage in chain.stages])
+        self._tell_widths([stage.width for stage in chain.stages])
         self._chain = chain
 
+    def _tell_widths(self, widths):
+        """Keep how wide the embedding is, and what its prefixes need."""
+        order = np.arange(widths[-1]) if self._order is None else self._order
+        stage = np.searchsorted(widths, order, side="right")
+        self.column_order_, self.n_components_ = order, len(order)
+        self.n_models_ = np.maximum.accumulate(stage) + 1
+        self.stage_dims_ = np.searchsorted(self.n_models_, np.arange(len(widths)) + 1, "right")
+
     def _with_chain(
-        self, chain, *, blocks, stage_sizes, n_samples_seen, provenance=None, rounding=None
+        self,
+        chain,
+        *,
+        blocks,
+        stage_sizes,
+        n_samples_seen,
+        provenance=None,
+        rounding=None,
+        order=None,
     ):
         """Return the estimator, fitted by a chain that was solved elsewhere."""
         self._moments, self.provenance_, self.rounding_ = None, provenance, rounding
+        self._order = None if order is None else np.asarray(order)
         self._tell(chain)
         self._set_blocks(blocks)
         self._stage_sizes, self.n_samples_seen_ = stage_sizes, n_samples_seen
@@ -900,18 +948,26 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         self._set_blocks(blocks)
         self._residual_sizes = tuple(q if isinstance(q, float) else int(q) for q in residual_sizes)
         self._stage_sizes = (sizes[0], *most)
-        if self._has_shares():
+        self._order = None
+        if self._has_shares() or self.order == "variance":
             for name in WIDTHS:
                 self.__dict__.pop(name, None)
         else:
-            widths = list(accumulate(self._stage_sizes))
-            self.n_components_ = total if self.n_components is None else self.n_components
-            before = [width for width in widths if width < self.n_components_]
-            self.stage_dims_ = np.array([*before, self.n_components_])
+            n_components = total if self.n_components is None else self.n_components
+            widths = accumulate(self._stage_sizes)
+            before = [width for width in widths if width < n_components]
+            self._tell_widths([*before, n_components])
         # A parameter acts at fit: what is set after partial_fit has no part in its chain.
         self._parameters = {
             name: getattr(self, name)
-            for name in ("n_components", "regressor", "alpha", "rotate_base", "residual_level")
+            for name in (
+                "n_components",
+                "regressor",
+                "alpha",
+                "rotate_base",
+                "residual_level",
+                "order",
+            )
         }
 
     def _has_shares(self):
@@ -933,14 +989,19 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 "required by ReverseDistiller; add rows."
             )
         parameters = dict(self._parameters)
-        by_protein = parameters.pop("residual_level") == "protein"
-        n_components = parameters.pop("n_components") or sum(self._stage_sizes)
-        if by_protein and (moments.protein is None or moments.n_proteins < 2):
-            raise ValueError(
-                'residual_level="protein" needs moments of at least two proteins: give proteins, '
-                "the label of the protein of each row, in every call, or fit on a corpus "
-                "(fit_on_corpus)."
-            )
+        level, turned_by = parameters.pop("residual_level"), parameters.pop("rotate_base")
+        by_variance = parameters.pop("order") == "variance"
+        wanted = n_components = parameters.pop("n_components") or sum(self._stage_sizes)
+        if by_variance:  # all, before the first in their order are kept
+            n_components = sum(self._stage_sizes)
+        by_protein = level == "protein"
+        C_directions = C_base = None
+        if level != "residue":
+            C_directions = _level_of(moments, level, "residual_level").covariance
+        if isinstance(turned_by, str) and turned_by != "residue":
+            first = slice(moments.block_sizes[0])
+            C_base = _level_of(moments, turned_by, "rotate_base").scatter[first, first]
+            C_base = C_base / moments.levels[turned_by].n
         has_shares = self._has_shares()
         if not has_shares:
             self._warn_if_few_rows(moments, n_components, by_protein)
@@ -955,8 +1016,10 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 self._residual_sizes,
                 n_components,
                 **parameters,
+                rotate_base=bool(turned_by),
                 n_rows=moments.n_rows,
-                C_directions=moments.protein.covariance if by_protein else None,
+                C_directions=C_directions,
+                C_base=C_base,
                 precision=moments.product_precision,
                 rows=moments.row_precision,
                 sample=moments.sample,
@@ -967,6 +1030,11 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             self._stage_sizes = (*chain.sizes, *self._stage_sizes[len(chain.sizes) :])
             self._warn_if_few_rows(moments, n_components, by_protein)
             self._warn_if_narrow(chain)
+        self._order = None
+        if by_variance:
+            C = moments.residue.covariance if C_directions is None else C_directions
+            self._order = importance_order(chain, C)[:wanted]
+            chain = truncate_chain(chain, int(self._order.max()) + 1)
         return chain
 
     def _warn_if_narrow(self, chain):
@@ -1051,10 +1119,34 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self):
         return "_chain" in self.__dict__
 
+    def __setstate__(self, state):
+        # Of pickles from before there was an order.
+        super().__setstate__({"order": "stage", "_order": None, **state})
+        if "n_components_" in state and "n_models_" not in state:
+            self._tell_widths([int(width) for width in state["stage_dims_"]])
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _level_of(moments, name, parameter):
+    """Return a level of moments that a parameter names, of two rows at least."""
+    levels = moments.levels
+    if name in levels and levels[name].n > 1:
+        return levels[name]
+    if name == "protein":
+        raise ValueError(
+            f'{parameter}="protein" needs moments of at least two proteins: give proteins, '
+            "the label of the protein of each row, in every call, or fit on a corpus "
+            "(fit_on_corpus)."
+        )
+    raise ValueError(
+        f"{parameter}={name!r} is a level that the moments lack; they have "
+        f"{', '.join(map(repr, levels))}. Gather it: corpus_moments(.., mutants=16) for "
+        "'mutant', Moments.update(.., level=) for any other."
+    )
 
 
 def _as_share(size):

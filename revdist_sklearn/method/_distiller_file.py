@@ -26,6 +26,7 @@ from ..base._files import make_folder, replace_file
 from ..base._formats import (
     DIGEST_SINCE,
     DISTILLER,
+    ORDER_SINCE,
     PARAMETERS,
     ROUNDED_SINCE,
     STAGE_FIELDS,
@@ -37,6 +38,7 @@ from ..base._provenance import checked_provenance
 from ..base._secrets import check_token_name
 from ..base._tensor_file import checked, read_tensors, widened, write_tensors
 from ._chain import Chain, Stage, principal_directions, with_factor
+from ._moments_file import FIXED
 from ._rounding import (
     FACTOR,
     KINDS,
@@ -134,15 +136,22 @@ def write_chain(folder, chain, header, kind="float64"):
         if np.isnan(stage.condition):  # of a file from before it was kept; no JSON
             del stages[-1]["condition"]
     number, rounding = ROUNDED_SINCE - 1, header.pop("rounding")
+    # Older versions read what needs nothing that is new.
+    parameters = header["parameters"]
+    if not _is_new(header):
+        header = {name: value for name, value in header.items() if name != "column_order"}
+        header["parameters"] = {k: v for k, v in parameters.items() if k != "order"}
     told = {} if rounding is None else {"rounding": rounding}
     if kind != "float64":
-        number = DISTILLER
+        number = ROUNDED_SINCE
         tensors |= rounded_tensors(chain, kind)
         tensors.pop("cross_covariance", None)
         told = {"dtype": kind, "rounding": measured(chain, _again(chain, tensors), kind)}
         warn_if_far(told["rounding"])
         if rounding is not None:
             told["rounding"]["before"] = rounding
+    if _is_new(header):
+        number, told = ORDER_SINCE, {"dtype": kind, **told}
     config = {
         "format": number,
         **header,
@@ -159,6 +168,17 @@ def write_chain(folder, chain, header, kind="float64"):
     # After it: a file of format 2 needs the one that stands there.
     replace_file(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
     return config
+
+
+def _is_new(header):
+    """Return whether a header tells what versions before format 5 do not know."""
+    parameters = header["parameters"]
+    return (
+        header.get("column_order") is not None
+        or parameters.get("order", "stage") != "stage"
+        or isinstance(parameters["rotate_base"], str)
+        or parameters["residual_level"] not in FIXED
+    )
 
 
 def _again(chain, tensors):
@@ -324,6 +344,12 @@ def _check_header(config, chain):
         raise ValueError(f"it names {len(names)} of {blocks.n_columns} columns")
     config["provenance"] = checked_provenance(config.get("provenance"), len(blocks))
     config["rounding"] = checked_record(config.get("rounding"))
+    order, width = None, chain.width
+    if config.get("column_order") is not None:
+        order = integers(config, "column_order", 0)
+        if len(set(order)) < len(order) or not order or not 0 <= min(order) <= max(order) < width:
+            raise ValueError(f"its column_order is no choice of the {width} columns of its chain")
+    config["column_order"] = order
 
 
 def _with_base(config, tensors):

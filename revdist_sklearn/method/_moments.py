@@ -12,7 +12,7 @@ from . import _products_numpy, _products_torch
 from ._chain import EPSILON
 from ._finite import check_finite
 from ._level import Level
-from ._moments_file import HEADER, read_levels, write_levels
+from ._moments_file import FIXED, HEADER, read_levels, write_levels
 from ._products_torch import is_tensor
 from ._sample import Sample
 
@@ -32,7 +32,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 
 class Moments:
-    """Weight, mean and scatter of rows, at residue level and at protein level.
+    """Weight, mean and scatter of rows, at residue level, at protein level, and others by name.
 
     A chain can be fitted on them with any regressor, without another pass over the rows; the
     moments of parts of a corpus merge exactly, in any order.
@@ -87,6 +87,10 @@ class Moments:
         The same of the mean rows of proteins, each protein with weight 1; None unless every
         update named its ``proteins``.
 
+    levels : dict of str to Level
+        All levels that there are: ``"residue"``, ``"protein"``, and those that ``update`` was
+        given by name, such as the ``"mutant"`` of ``corpus_moments``.
+
     Notes
     -----
     O(n D^2) time and O(D^2) memory: 865 MB a level for all of ESM-2 (10,400 columns),
@@ -112,6 +116,7 @@ class Moments:
     # Of the class, for those that were pickled before there was any.
     provenance: dict | None = None
     sample: Sample | None = None
+    _gathered: dict[str, Level] = {}  # noqa: RUF012 (replaced, never changed)
 
     def __init__(self, block_sizes, *, block_names=None, precision=None):
         if precision not in (None, "float32", "float64"):
@@ -123,6 +128,7 @@ class Moments:
         self.n_rows, self._whole = 0, True
         self.residue = Level(self.n_columns)
         self._protein: Level | None = None
+        self._gathered = {}
         # Some rows, as long as all are float64 and came here.
         self.sample = Sample()
         # Means of proteins wait here: one product a thousand of them, not one a batch.
@@ -135,9 +141,10 @@ class Moments:
         self.__dict__.update({"_whole": True, "_largest": np.inf, **state})
 
     def __repr__(self):
+        others = f", levels={[*FIXED, *self._gathered]}" if self._gathered else ""
         return (
             f"Moments(block_sizes={self.block_sizes}, n_rows={self.n_rows}, "
-            f"n_proteins={self.n_proteins})"
+            f"n_proteins={self.n_proteins}{others})"
         )
 
     @property
@@ -185,7 +192,14 @@ class Moments:
         """Number of proteins at protein level; 0 where it is not kept."""
         return 0 if self._protein is None else int(self._protein.n) + sum(map(len, self._waiting))
 
-    def update(self, rows, *, sample_weight=None, proteins=None):
+    @property
+    def levels(self):
+        """All levels that there are, by name."""
+        protein = self.protein
+        fixed = {"residue": self.residue} | ({} if protein is None else {"protein": protein})
+        return fixed | self._gathered
+
+    def update(self, rows, *, sample_weight=None, proteins=None, level="residue"):
         """Add rows.
 
         Parameters
@@ -198,7 +212,14 @@ class Moments:
 
         proteins : array-like of shape (n,), default=None
             Label of the protein of each row; a protein's rows must come in one call.
-            Protein-level moments are kept only where every call gives them.
+            Protein-level moments are kept only where every call gives them. Rows of another
+            level are centred by protein: what is gathered is the covariance within proteins.
+
+        level : str, default="residue"
+            Another name adds the rows to a level of that name alone, made where it is not
+            there: rows of whatever kind is to choose directions (``residual_level`` of
+            :class:`ReverseDistiller`). They are not among ``n_rows``, and level
+            ``"protein"`` is no such name: it follows from the residues and ``proteins``.
 
         Returns
         -------
@@ -209,8 +230,10 @@ class Moments:
         ValueError
             If the width is not D, a value is not finite, or lengths differ; the moments are
             then as they were before the call. The same if the square of a finite value is
-            beyond the range of the products (1e19 in float32).
+            beyond the range of the products (1e19 in float32), or if ``level`` is no name.
         """
+        if level != "residue":
+            check_level_name(level)
         products = _products_torch if is_tensor(rows) else _products_numpy
         if products is _products_numpy:
             rows = np.asarray(rows)
@@ -245,29 +268,41 @@ class Moments:
             raise ValueError(
                 "sample_weight adds up to more than float64 holds; divide all weights by a number."
             )
-        counted = len(rows) if weights is None else int(np.count_nonzero(weights))
-        means = None if proteins is None else _protein_means(products, rows, weights, proteins)
         self.check_whole()
-        protein, waiting, largest = self._with_means(means)
         precision = self.precision or "float64"
         noted = self._noted(precision, str(rows.dtype).removeprefix("torch."))
-        sample = self.sample if noted[1] == "float64" else None
-        if sample is not None:
-            sample = sample.copy()
-            sample.add(rows, weights)
-        n_rows, level, before = self.n_rows + counted, self.residue, self.residue.steps
-        self._whole, level.due = False, -1
+        protein, waiting, largest = self._protein, self._waiting, self._largest
+        sample, n_rows, gathered = self.sample, self.n_rows, self._gathered
+        if level == "residue":
+            target = self.residue
+            n_rows += len(rows) if weights is None else int(np.count_nonzero(weights))
+            means = None if proteins is None else protein_means(rows, weights, proteins)
+            protein, waiting, largest = self._with_means(means)
+            sample = sample if noted[1] == "float64" else None
+            if sample is not None:
+                sample = sample.copy()
+                sample.add(rows, weights)
+        else:
+            target = gathered[level] if level in gathered else Level(self.n_columns)
+            gathered = {**gathered, level: target}
+            if proteins is not None:
+                rows, weights = _within_proteins(rows, weights, proteins)
+                products = _products_numpy
+                if len(rows) == 0:
+                    return self
+        before = target.steps
+        self._whole, target.due = False, -1
         try:
-            products.add_rows(level, rows, weights, np.dtype(precision).type)
+            products.add_rows(target, rows, weights, np.dtype(precision).type)
         finally:
             # Where an interrupt came after the last product, the rest is done all the same;
             # nothing is called here, so that no other one comes between.
-            if level.steps == before and level.due != before:
+            if target.steps == before and target.due != before:
                 self._whole = True
-            elif level.steps == level.due:
+            elif target.steps == target.due:
                 self.product_precision, self.row_precision = noted
                 self._protein, self._waiting, self._largest = protein, waiting, largest
-                self.sample, self.provenance = sample, None
+                self.sample, self.provenance, self._gathered = sample, None, gathered
                 self.n_rows, self._whole = n_rows, True
         if sum(map(len, waiting)) >= PROTEINS_WAITING:
             self.protein  # noqa: B018 (adds them)
@@ -335,9 +370,10 @@ class Moments:
             other.blocks, "the other moments have", "these have", way_out, strictly=True
         )
         other.check_whole()
-        if other.n_rows == 0:
-            return self
         self.check_whole()
+        if other.n_rows == 0:
+            self._merge_gathered(other)
+            return self
         # What waits is added first: it may be beyond the range, and nothing is changed then.
         first, protein, theirs = self.n_rows == 0, self.protein, other.protein
         if theirs is None or (protein is None and not first):
@@ -353,11 +389,28 @@ class Moments:
         if protein is not None:
             protein.merge(theirs)
         self.residue.merge(other.residue)
+        self._merge_gathered(other)
         self.product_precision, self.row_precision = noted
         self._protein, self._waiting, self._largest = protein, [], 0.0
         self.sample, self.provenance = sample, provenance
         self.n_rows, self._whole = self.n_rows + other.n_rows, True
         return self
+
+    def _merge_gathered(self, other):
+        """Add the levels that another has by name; one that it lacks stays as it is."""
+        if not other._gathered:
+            return
+        gathered = {
+            name: self._gathered.get(name) or Level(self.n_columns)
+            for name in {**self._gathered, **other._gathered}
+        }
+        self._whole = False
+        for name, level in other._gathered.items():
+            gathered[name].merge(level)
+        self.product_precision, self.row_precision = self._noted(
+            other.product_precision, other.row_precision
+        )
+        self._gathered, self._whole = gathered, True
 
     def save(self, path, *, metadata=None):
         """Write to a safetensors file; a file of that name is replaced in one step.
@@ -378,8 +431,7 @@ class Moments:
         """
         self.check_whole()
         header = {name: getattr(self, name) for name in (*HEADER, "provenance")}
-        levels = {"residue": self.residue, "protein": self.protein}
-        write_levels(path, {**header, "extra": metadata or {}}, levels)
+        write_levels(path, {**header, "extra": metadata or {}}, self.levels)
 
     @classmethod
     def load(cls, path, *, return_metadata=False):
@@ -418,7 +470,8 @@ class Moments:
         for name in ("n_rows", "product_precision", "row_precision", "provenance"):
             setattr(moments, name, header[name])
         moments.sample = None  # in no file
-        moments.residue, moments._protein = levels["residue"], levels["protein"]
+        moments.residue, moments._protein = levels.pop("residue"), levels.pop("protein", None)
+        moments._gathered = levels
         return (moments, header["extra"]) if return_metadata else moments
 
 
@@ -461,12 +514,52 @@ def _is_missing(label):
         return False
 
 
-def _protein_means(products, rows, weights, proteins):
-    """Return the mean row of each protein of positive weight, in order of the labels."""
+def protein_means(rows, weights, proteins):
+    """Return the mean row of each protein of positive weight, in order of the labels.
+
+    Parameters
+    ----------
+    rows : ndarray or Tensor of shape (n, D)
+
+    weights : ndarray of shape (n,) or None
+
+    proteins : ndarray of shape (n,)
+        Label of the protein of each row.
+
+    Returns
+    -------
+    means : ndarray of shape (n_proteins, D), float64
+    """
+    products = _products_torch if is_tensor(rows) else _products_numpy
+    protein, total = _numbered(weights, proteins)
+    sums = products.protein_sums(rows, weights, protein, len(total))
+    return sums[total > 0] / total[total > 0, None]
+
+
+def _numbered(weights, proteins):
+    """Return the number of each row's protein, in order of the labels, and proteins' weights."""
     try:
         labels, protein = np.unique(proteins, return_inverse=True)
     except TypeError as error:
         raise ValueError("proteins must be labels of one kind, numbers or strings.") from error
-    total = _products_numpy.membership(weights, protein, len(labels)).sum(axis=1)
-    sums = products.protein_sums(rows, weights, protein, len(labels))
-    return sums[total > 0] / total[total > 0, None]
+    return protein, _products_numpy.membership(weights, protein, len(labels)).sum(axis=1)
+
+
+def _within_proteins(rows, weights, proteins):
+    """Return rows of positive weight less the mean of their protein, in float64, and weights."""
+    rows = rows.cpu().double().numpy() if is_tensor(rows) else rows.astype(np.float64)
+    if weights is not None:
+        counts = weights > 0
+        rows, weights, proteins = rows[counts], weights[counts], proteins[counts]
+    protein, _ = _numbered(weights, proteins)
+    return rows - protein_means(rows, weights, protein)[protein], weights
+
+
+def check_level_name(name):
+    """Raise unless rows can be gathered under the name of a level."""
+    if not (isinstance(name, str) and name.isidentifier()) or name in FIXED:
+        raise ValueError(
+            f"level={name!r} is no name of a level; give a word such as level='mutant'. "
+            "'residue' is the level of the rows themselves (leave level out), and 'protein' "
+            "follows from them where proteins is given."
+        )

@@ -6,12 +6,14 @@ import numpy as np
 
 from ..base._blocks import Blocks
 from ..base._damage import damage_is_told, integer, integers, one_of, strings
-from ..base._formats import MOMENTS
+from ..base._formats import LEVELS_SINCE, MOMENTS
 from ..base._provenance import checked_provenance
 from ..base._tensor_file import checked, read_tensors, write_tensors
 from ._chain import EPSILON
 from ._level import Level
 
+# Levels that have a meaning of their own; rows are gathered at others by name.
+FIXED = ("residue", "protein")
 # What a file keeps beside the levels, of the moments themselves.
 HEADER = (
     "block_sizes",
@@ -32,7 +34,7 @@ def write_levels(path, header, levels):
 
     header : dict
 
-    levels : dict of str to (Level or None)
+    levels : dict of str to Level
 
     Raises
     ------
@@ -41,15 +43,16 @@ def write_levels(path, header, levels):
     """
     tensors = {}
     for name, level in levels.items():
-        if level is not None:
-            tensors[f"{name}.n"] = np.array([level.n])
-            tensors[f"{name}.mean"] = level.mean
-            tensors[f"{name}.scatter"] = level.scatter
-    write_tensors(path, "moments", {"format": MOMENTS, **header}, tensors)
+        tensors[f"{name}.n"] = np.array([level.n])
+        tensors[f"{name}.mean"] = level.mean
+        tensors[f"{name}.scatter"] = level.scatter
+    # Without levels of other names, as older versions read it.
+    number = MOMENTS if set(levels) - set(FIXED) else LEVELS_SINCE - 1
+    write_tensors(path, "moments", {"format": number, **header}, tensors)
 
 
 def read_levels(path):
-    """Return the header and the levels, "residue" and "protein", of a file.
+    """Return the header and the levels of a file, by name.
 
     Raises
     ------
@@ -81,9 +84,8 @@ def read_levels(path):
         if not isinstance(header["extra"], dict):
             raise ValueError("its extra is no object")
         header["provenance"] = checked_provenance(header.get("provenance"), len(blocks))
-        levels = {"residue": _level(tensors, "residue", blocks.n_columns), "protein": None}
-        if any(key.startswith("protein.") for key in tensors):
-            levels["protein"] = _level(tensors, "protein", blocks.n_columns)
+        names = {"residue": None, **dict.fromkeys(key.partition(".")[0] for key in tensors)}
+        levels = {name: _level(tensors, name, blocks.n_columns) for name in names}
     return header, levels
 
 

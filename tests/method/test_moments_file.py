@@ -127,8 +127,8 @@ def rewritten(path, change, digest=True):
 def test_the_number_of_the_format(path):
     moments = Moments((2, 4)).update(rows())
     moments.save(path)
-    rewrite_format(path, 4)
-    with pytest.raises(FormatError, match=r"m\.safetensors was written in format 4"):
+    rewrite_format(path, 5)
+    with pytest.raises(FormatError, match=r"m\.safetensors was written in format 5"):
         Moments.load(path)
     rewrite_format(path, 3)
     with pytest.raises(DamagedFileError, match="its digest is missing"):
