@@ -49,7 +49,7 @@ def pictures_of(figures, family):
         if len(figures["stage_dims"]) > 1:
             caption = "Does the larger model help? Raw models and reverse-distilled ones."
             found.append((name, caption, as_svg(draw_scaling(rows, metric))))
-        landscape = draw_landscape(data_set["wild_type"], family) if family.scores else None
+        landscape = draw_landscape(data_set, family) if family.scores else None
         if landscape is not None:
             caption = "What the models themselves say of every single substitution, by member."
             found.append((name, caption, as_svg(landscape)))
@@ -69,11 +69,13 @@ def pictures_of(figures, family):
     return found
 
 
-def draw_landscape(protein, family):
+def draw_landscape(data_set, family):
     """Return the figure of the models' scores of all substitutions; None where there is none."""
+    protein = data_set["wild_type"]
     if protein is None or len(protein) > LONGEST or family.without_head() is not None:
         return None
-    return LandscapeDisplay.from_scorer(family.scorer(protein)).figure_
+    scorer = family.scorer(protein)
+    return LandscapeDisplay.from_scorer(scorer, first_position=data_set["first_position"]).figure_
 
 
 def draw_spectra(figures):
