@@ -207,13 +207,13 @@ class LandscapeDisplay:
         if known:
             ax.plot(*zip(*known, strict=True), ".", color="0.25", markersize=3)
         ax.set_yticks(range(len(order)), [AMINO_ACIDS[i] for i in order])
-        ax.tick_params(axis="y", labelsize=6, length=0)
+        ax.tick_params(axis="y", labelsize=7, length=0)
         ax.tick_params(axis="x", labelsize=7)
         ax.xaxis.get_major_locator().set_params(integer=True)
         if width <= READABLE:
             top = ax.secondary_xaxis("top")
             top.set_xticks(range(first, first + n), list(letters))
-            top.tick_params(labelsize=6, length=0, pad=1)
+            top.tick_params(labelsize=7, length=0, pad=1)
         return image
 
     def _limit(self, limit):
