@@ -142,6 +142,42 @@ def alias_blocks(alias):
     return Blocks(widths, [block_name(source) for source in sources])
 
 
+def bundled_model(name):
+    """Return the folder of a model that is part of this package, None for another name.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.base._aliases import bundled_model
+    >>> bundled_model("esm2_nano_064").is_dir(), bundled_model("acme")
+    (True, None)
+    """
+    names = {m for f in FAMILIES.values() if f.bundled for m, _, _ in f.members.values()}
+    return BUNDLED / name if name in names else None
+
+
+def public_name(source):
+    """Return what to write for a member so that it is found elsewhere too.
+
+    Parameters
+    ----------
+    source : str
+        Folder or hub id.
+
+    Returns
+    -------
+    name : str
+        The name of a model that is part of this package; others as they are.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.base._aliases import bundled_model, public_name
+    >>> public_name(str(bundled_model("esm2_nano_064"))), public_name("acme/model")
+    ('esm2_nano_064', 'acme/model')
+    """
+    name = Path(source).name
+    return name if str(bundled_model(name)) == source else source
+
+
 def bundled_distiller(name):
     """Return the folder of the distiller of an alias, and the columns that it asks for.
 

@@ -1,6 +1,5 @@
 """``revdist demo``: from real proteins to a scored nested embedding, offline."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from ..base._drawing import remove_legend
 from ..base._files import make_folder
 from ..datasets import load_amyloid_nucleation, load_gb1_stability, load_uniprot_sample
 from ..evaluation._data_set import Family, rows_of
-from ..evaluation._files import format_scores
+from ..evaluation._files import format_scores, write_json
 from ..evaluation._run import Plan, score_rows
 from ..evaluation._table import variants_of
 from ._messages import say
@@ -113,8 +112,7 @@ def run_demo(output=".", *, models=FAMILY, verbose=1):
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    text = json.dumps(figures, indent=1) + "\n"
-    write_file(output / FIGURES, lambda file: file.write(text.encode()))
+    write_json(output / FIGURES, figures)
     written = [str(output / FIGURES)]
     try:
         draw(figures, output / PICTURE)

@@ -1,6 +1,5 @@
 """``revdist evaluate``: scores of all representations on measured variants."""
 
-import json
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ..evaluation._files import (
     prepared_table,
     scores_csv,
     tables_of,
+    write_json,
     write_text,
 )
 from ..evaluation._page import page
@@ -173,7 +173,7 @@ def run(arguments):
         "seconds": round(time.perf_counter() - start, 1),
     }
     if arguments.output is not None and arguments.output.endswith(".json"):
-        write_text(arguments.output, json.dumps(figures, indent=1) + "\n")
+        write_json(arguments.output, figures)
     elif arguments.output is not None:
         _write(Path(arguments.output), figures, family)
     if failed:
@@ -261,7 +261,7 @@ def _data_sets(arguments, files, family, plan, reading, failed):
 
 def _write(folder, figures, family):
     """Write the page, all figures and the scores."""
-    write_text(folder / FIGURES, json.dumps(figures, indent=1) + "\n")
+    write_json(folder / FIGURES, figures)
     write_text(folder / SCORES, scores_csv(figures["data_sets"]))
     pictures = []
     try:

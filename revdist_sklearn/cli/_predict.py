@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import warnings
 from pathlib import Path
 
@@ -11,13 +10,19 @@ import numpy as np
 
 from .. import LandscapeDisplay
 from .._corpus import fit_on_corpus
-from ..base._files import make_folder
+from ..base._files import destination, make_folder
+from ..base._text import shown
+from ..embedding._sequences import listed
 from ..evaluation._data_set import Family
-from ..evaluation._files import prepared_table, write_text
+from ..evaluation._files import prepared_table, write_json, write_text
 from ..evaluation._mutations import compared
+from ..evaluation._page import spread
 from ..evaluation._predict import check_variants, choose, next_to_measure
+from ..evaluation._summary import mean_score
+from ..evaluation._verdict import folds_by
 from ..method._distiller import ReverseDistiller
 from ..models._residues import AMINO_ACIDS
+from ..variants._substitutions import all_single
 from ._messages import note, say
 from ._options import (
     DISTILLER,
@@ -29,7 +34,7 @@ from ._options import (
     is_bundled,
     reading_of,
 )
-from ._outputs import check_folder, write_file
+from ._outputs import check_folder, check_no_input, write_file
 from ._readers import read_fasta
 
 HELP = "rank variants by measured ones: does the model help, and what to measure next"
@@ -41,6 +46,7 @@ MODEL, RANKED, NEXT, PICTURE, FACTS = (
     "landscape.png",
     "choice.json",
 )
+FILES = RANKED, NEXT, FACTS, MODEL, PICTURE
 
 
 def add_arguments(parser):
@@ -72,7 +78,7 @@ def add_arguments(parser):
 
 def run(arguments):
     """Choose, fit, rank and write."""
-    check_folder("--output", arguments.output)
+    _check_output(arguments)
     if arguments.n_next < 1:
         raise ValueError(f"--n-next {arguments.n_next} chooses nothing; give 1 or more.")
     featurizer = featurizer_of(arguments)
@@ -96,14 +102,32 @@ def run(arguments):
         choice = choose(variants, family)
     counted = ", ".join(f"{name} {n:,}" for name, n in variants.counts.items() if n)
     say(f"{variants.name}: {len(variants):,} variants ({counted})\n")
-    say("Spearman correlation, mean ± spread over folds" + f" by {choice.split}")
+    say(f"Spearman correlation, mean ± spread over {folds_by(choice.split)}")
+    width = max(map(len, choice.scores))
     for name, scores in choice.scores.items():
-        say(f"  {name:<40} {np.nanmean(scores):.3f} ± {np.nanstd(scores):.3f}")
+        known = [score for score in scores if score is not None]
+        say(f"  {name:<{width}}  {spread(mean_score(scores), np.std(known))}")
     say("\n".join(["", *choice.lines]))
+    if variants.offset:
+        say(
+            f"Positions are counted as in {shown(arguments.csv)}: the first residue of the wild "
+            f"type is number {1 + variants.offset}."
+        )
     mean, std = choice.model.predict(sequences, return_std=True)
-    folder = Path(arguments.output)
-    make_folder(folder)
-    _write(folder, arguments, variants, choice, names, sequences, mean, std)
+    _write(arguments, variants, choice, names, sequences, mean, std)
+
+
+def _check_output(arguments):
+    """Raise where the folder cannot take the files, or one of them is an input."""
+    check_folder("--output", arguments.output)
+    for name in FILES:
+        path = Path(arguments.output, name)
+        try:
+            destination(path)
+        except OSError as error:
+            raise OSError(f"--output: {error}") from error
+        for given in (arguments.csv, arguments.candidates, arguments.fasta, arguments.wild_type):
+            check_no_input("--output", path, given or "")
 
 
 def _n_models(featurizer):
@@ -111,28 +135,46 @@ def _n_models(featurizer):
 
 
 def _candidates(arguments, variants, featurizer):
-    """Return names and sequences of what may be measured."""
+    """Return names and sequences of what may be measured, each sequence once."""
     wild = variants.wild_type
-    if arguments.candidates is not None:
-        found = read_fasta(arguments.candidates, option="--candidates")
-        sequences = found.prepared(featurizer)
-        for label, sequence in zip(found.labels, sequences, strict=True):
-            if len(sequence) != len(wild):
+    if arguments.candidates is None:
+        _, _, names, sequences = all_single(wild, 1 + variants.offset)
+        if not names:
+            raise ValueError(
+                f"The wild type of {variants.name} has none of the twenty amino acids "
+                f"{AMINO_ACIDS}, and no substitution to rank. Give --candidates."
+            )
+        return names, sequences
+    found = read_fasta(arguments.candidates, option="--candidates")
+    source = f"--candidates {shown(arguments.candidates)}"
+    for label, sequence in zip(found.labels, found.sequences, strict=True):
+        if len(sequence) != len(wild):
+            raise ValueError(
+                f"{source}: {label} has {len(sequence)} residues, the wild type {len(wild)}; "
+                "substitutions alone can be ranked. Leave it out."
+            )
+    first: dict[str, int] = {}
+    repeats = []
+    for i, sequence in enumerate(found.prepared(featurizer)):
+        if first.setdefault(sequence, i) != i:
+            repeats.append(found.labels[i])
+            continue
+        for old, place, new in compared(wild, sequence):
+            if not {old, new} <= set(AMINO_ACIDS):
                 raise ValueError(
-                    f"--candidates {arguments.candidates}: {label} has {len(sequence)} residues, "
-                    f"the wild type {len(wild)}; substitutions alone can be ranked."
+                    f"{source}: {found.labels[i]} has {new!r} where the wild type has {old!r}, at "
+                    f"position {place + variants.offset}; mutations by the twenty amino acids "
+                    f"{AMINO_ACIDS} alone can be ranked. Write one of them, or leave it out."
                 )
-        return found.names, sequences
-    names, sequences = [], []
-    for place, letter in enumerate(wild):
-        for new in AMINO_ACIDS:
-            if letter in AMINO_ACIDS and new != letter:
-                names.append(f"{letter}{place + 1 + variants.offset}{new}")
-                sequences.append(f"{wild[:place]}{new}{wild[place + 1 :]}")
-    return names, sequences
+    if repeats:
+        note(
+            f"{source}: {len(repeats)} of {len(found.sequences)} records repeat an earlier "
+            f"sequence and are ranked once, by its name: {listed(repeats)}."
+        )
+    return [found.names[i] for i in first.values()], list(first)
 
 
-def _write(folder, arguments, variants, choice, names, sequences, mean, std):
+def _write(arguments, variants, choice, names, sequences, mean, std):
     """Write tables, the model, the facts and the picture."""
     sign = -1.0 if arguments.lower_is_better else 1.0
     measured = dict(zip(variants.sequences, variants.target.tolist(), strict=True))
@@ -141,18 +183,11 @@ def _write(folder, arguments, variants, choice, names, sequences, mean, std):
         (names[i], f"{mean[i]:.6g}", f"{std[i]:.6g}", measured.get(sequences[i], ""), sequences[i])
         for i in order
     ]
-    head = "mutant", "predicted", "deviation", "measured", "sequence"
-    _write_csv(folder / RANKED, head, rows)
-    unknown = [i for i in range(len(names)) if sequences[i] not in measured]
-    places = [tuple(p for _, p, _ in compared(variants.wild_type, sequences[i])) for i in unknown]
+    wild = variants.wild_type
+    unknown = [i for i, text in enumerate(sequences) if text not in measured and text != wild]
+    places = [tuple(p for _, p, _ in compared(wild, sequences[i])) for i in unknown]
     bound = sign * mean[unknown] + std[unknown]
     taken = [unknown[k] for k in next_to_measure(places, bound, arguments.n_next)]
-    _write_csv(
-        folder / NEXT,
-        (*head[:3], "sequence"),
-        [(names[i], f"{mean[i]:.6g}", f"{std[i]:.6g}", sequences[i]) for i in taken],
-    )
-    write_file(folder / MODEL, lambda file: joblib.dump(choice.model, file))
     facts = {
         "chosen": list(choice.parts),
         "split": choice.split,
@@ -160,22 +195,51 @@ def _write(folder, arguments, variants, choice, names, sequences, mean, std):
         "said": choice.lines,
         "counts": variants.counts,
         "notes": variants.notes,
-        "wild_type": variants.wild_type,
+        "wild_type": wild,
+        "first_position": 1 + variants.offset,
     }
-    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
-    written = [RANKED, NEXT, FACTS, MODEL]
+    picture = _picture(choice, variants)
+    folder = Path(arguments.output)
+    make_folder(folder)
+    head = "mutant", "predicted", "deviation", "measured", "sequence"
+    _write_csv(folder / RANKED, head, rows)
+    _write_csv(
+        folder / NEXT,
+        (*head[:3], "sequence"),
+        [(names[i], f"{mean[i]:.6g}", f"{std[i]:.6g}", sequences[i]) for i in taken],
+    )
+    write_json(folder / FACTS, facts)
+    write_file(folder / MODEL, lambda file: joblib.dump(choice.model, file))
+    if picture is None:
+        note('No picture: it needs matplotlib (pip install "revdist_sklearn[plot]").')
+        (folder / PICTURE).unlink(missing_ok=True)  # one of an earlier run
+    else:
+        write_file(folder / PICTURE, lambda file: file.write(picture))
+    written = [name for name in FILES if (folder / name).exists()]
+    shown_names = ", ".join(names[i] for i in taken[:5]) + (" .." if len(taken) > 5 else "")
+    if len(taken) < arguments.n_next:
+        known = len(sequences) - len(unknown)
+        say(
+            f"\nOf {len(sequences)} candidates {known} are measured or the wild type, so that "
+            f"{len(taken)} and not {arguments.n_next} are left to measure."
+        )
+    say(f"\nNext {len(taken)}: {shown_names or 'none'}. In {folder}: {', '.join(written)}")
+
+
+def _picture(choice, variants):
+    """Return the landscape as bytes of PNG, None without matplotlib."""
     try:
         display = LandscapeDisplay.from_predictions(
-            choice.model, variants.wild_type, name=" + ".join(choice.parts)
+            choice.model,
+            variants.wild_type,
+            name=" + ".join(choice.parts),
+            first_position=1 + variants.offset,
         )
-        write_file(folder / PICTURE, lambda f: display.figure_.savefig(f, format="png", dpi=130))
-        written.append(PICTURE)
     except ImportError:
-        note('No picture: it needs matplotlib and pandas (pip install "revdist_sklearn[plot]").')
-    say(
-        f"\nNext {len(taken)}: {', '.join(names[i] for i in taken[:5])} .. In {folder}: "
-        f"{', '.join(written)}"
-    )
+        return None
+    stream = io.BytesIO()
+    display.figure_.savefig(stream, format="png", dpi=130)
+    return stream.getvalue()
 
 
 def _write_csv(path, head, rows):

@@ -52,9 +52,10 @@ class ESMFeaturizer(FamilyEstimator):
           ``"esm2"`` or ``"esmc"``, or up to one of their members: ``"esm2-nano:64"``,
           ``"esm2:150M"``, ``"esmc:300M"``. Without a size ``"esm2"`` ends at 650M and
           ``"esmc"`` at 600M.
-        - A list of hub ids (``"facebook/esm2_t6_8M_UR50D"``) and folders that
-          ``save_pretrained`` of a model and its tokenizer wrote.
-        - One hub id or folder: a family of one.
+        - A list of hub ids (``"facebook/esm2_t6_8M_UR50D"``), folders that
+          ``save_pretrained`` of a model and its tokenizer wrote, and models that are part of
+          this package (``"esm2_nano_064"``).
+        - One of these: a family of one.
 
         Widths that do not ascend are embedded all the same; :class:`ReverseDistiller` then
         needs its ``residual_sizes``.

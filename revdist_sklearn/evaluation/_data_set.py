@@ -288,7 +288,8 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
     Returns
     -------
     figures : dict
-        ``task``, ``metric``, ``wild_type``, ``protein``, ``counts``, ``notes``, ``costs``,
+        ``task``, ``metric``, ``wild_type``, ``first_position`` (the number of its first
+        residue in the names of mutations), ``protein``, ``counts``, ``notes``, ``costs``,
         ``verdict``, ``choice``, ``code`` and ``rows``.
 
     Raises
@@ -311,6 +312,7 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
         "task": variants.task,
         "metric": metric,
         "wild_type": wild_type,
+        "first_position": 1 + getattr(variants, "offset", 0),
         "protein": wild_type or variants.name,
         "counts": dict(variants.counts),
         "notes": notes,

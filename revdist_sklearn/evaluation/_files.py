@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from ._page import spread
 from ._table import read_table
 
 # Of the figures of a data set; another one is computed anew.
-FORMAT = 1
+FORMAT = 2
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.bz2", ".csv.xz", ".csv.zst")
 # What goes wrong with a file and with what is in it.
 AT_FAULT = (ValueError, TypeError, OSError)
@@ -192,8 +193,7 @@ def _one(family, plan, reading, identity, kept, how, file):
     except AT_FAULT as error:
         return file, None, str(error) or type(error).__name__, False
     if path is not None and key is not None:
-        text = json.dumps({"format": FORMAT, "key": key, **figures}, indent=1) + "\n"
-        write_text(path, text)
+        write_json(path, {"format": FORMAT, "key": key, **figures})
     return file, figures, None, False
 
 
@@ -218,6 +218,28 @@ def _read(path, key):
 def write_text(path, text):
     """Write a text file in one step."""
     replace_file(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def write_json(path, figures):
+    """Write figures as JSON in one step; what is no finite number is null.
+
+    Parameters
+    ----------
+    path : path-like
+
+    figures : dict
+        Of dicts, lists, texts and numbers.
+    """
+    write_text(path, json.dumps(_of_finite(figures), indent=1, allow_nan=False) + "\n")
+
+
+def _of_finite(value):
+    """Return the same with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _of_finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_of_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def scores_csv(data_sets):

@@ -6,12 +6,15 @@ from itertools import product
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
+from ..base._drawing import remove_legend
 from ..prefix._curve_display import PrefixCurveDisplay
 from ..variants._landscape_display import LandscapeDisplay
 from ._verdict import preferred_split
 
-# Residues of a protein whose landscape is drawn.
-LONGEST = 400
+# Residues of a protein whose landscape is drawn, and of a row of it.
+LONGEST, ROW = 400, 50
+# Inches of a panel, which a telephone shows as wide as it is.
+PANEL = 3.5, 3.2
 
 
 def pictures_of(figures, family):
@@ -38,18 +41,17 @@ def pictures_of(figures, family):
     found = []
     for name, data_set in figures["data_sets"].items():
         rows, metric = data_set["rows"], data_set["metric"]
-        picture = draw_prefixes(rows, metric, figures["stage_dims"])
         stages = zip(figures["models"], figures["stage_dims"], strict=False)
         ends = ", ".join(f"{model} at {width}" for model, width in stages)
         caption = (
             f"Score against prefix. Dashed lines: where models of the family end, {ends}. Bands: "
             "standard deviation over folds and seeds."
         )
-        found.append((name, caption, as_svg(picture)))
+        found.append((name, caption, as_svg(*draw_prefixes(rows, metric, figures["stage_dims"]))))
         if len(figures["stage_dims"]) > 1:
             caption = "Does the larger model help? Raw models and reverse-distilled ones."
-            found.append((name, caption, as_svg(draw_scaling(rows, metric))))
-        landscape = draw_landscape(data_set["wild_type"], family) if family.scores else None
+            found.append((name, caption, as_svg(*draw_scaling(rows, metric))))
+        landscape = draw_landscape(data_set, family) if family.scores else None
         if landscape is not None:
             caption = "What the models themselves say of every single substitution, by member."
             found.append((name, caption, as_svg(landscape)))
@@ -69,16 +71,18 @@ def pictures_of(figures, family):
     return found
 
 
-def draw_landscape(protein, family):
+def draw_landscape(data_set, family):
     """Return the figure of the models' scores of all substitutions; None where there is none."""
+    protein = data_set["wild_type"]
     if protein is None or len(protein) > LONGEST or family.without_head() is not None:
         return None
-    return LandscapeDisplay.from_scorer(family.scorer(protein)).figure_
+    scorer = family.scorer(protein)
+    return LandscapeDisplay.from_scorer(scorer, first_position=data_set["first_position"]).figure_
 
 
 def draw_spectra(figures):
     """Return the figure of the variances of the residual directions of each stage."""
-    figure = new_figure(5.5, 3.2)
+    figure = new_figure(*PANEL)
     ax = figure.subplots()
     for stage in figures["stages"][1:]:
         values = np.array(stage["residual_variances"])
@@ -90,25 +94,29 @@ def draw_spectra(figures):
     return figure
 
 
-def as_svg(figure):
-    """Return a figure of matplotlib as SVG that stands within a page.
+def as_svg(*figures):
+    """Return figures of matplotlib as SVG that stands within a page.
 
     Parameters
     ----------
-    figure : matplotlib Figure
+    *figures : matplotlib Figure
 
     Returns
     -------
     svg : str
+        One after another.
     """
     from matplotlib import rc_context
 
-    stream = io.StringIO()
+    found = []
     # Text stays text; nothing of the page depends on the hour.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "revdist"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
+        for figure in figures:
+            stream = io.StringIO()
+            figure.savefig(stream, format="svg", metadata={"Date": None})
+            text = stream.getvalue()
+            found.append(text[text.index("<svg") :])
+    return "".join(found)
 
 
 def new_figure(width, height):
@@ -122,18 +130,30 @@ def new_figure(width, height):
     return figure
 
 
-def _panels(n, width, height):
-    """Return a figure with n panels on one scale, three in a row, and its axes."""
-    n_rows, n_columns = -(-n // 3), min(n, 3)
-    figure = new_figure(width * n_columns, height * n_rows)
-    axes = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
-    for ax in list(axes.flat)[n:]:
-        ax.set_axis_off()
-    return figure, axes
+def _panels(titles):
+    """Return a figure and axes for each title; :func:`_on_one_scale` ends them."""
+    found = []
+    for title in titles:
+        figure = new_figure(*PANEL)
+        ax = figure.subplots()
+        ax.set_title(title, fontsize=10)
+        found.append((figure, ax))
+    return found
+
+
+def _on_one_scale(panels):
+    """Return the figures of panels, with the range of all and a legend each."""
+    low, high = np.array([ax.get_ylim() for _, ax in panels]).T
+    for figure, ax in panels:
+        ax.set_ylim(low.min(), high.max())
+        ax.tick_params(labelsize=8)
+        handles = ax.get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return [figure for figure, _ in panels]
 
 
 def draw_prefixes(rows, metric, stage_dims):
-    """Return the figure of scores against prefixes, a panel a kind of split.
+    """Return the figures of scores against prefixes, one a kind of split.
 
     Parameters
     ----------
@@ -146,12 +166,12 @@ def draw_prefixes(rows, metric, stage_dims):
 
     Returns
     -------
-    figure : matplotlib Figure
+    figures : list of matplotlib Figure
     """
     rows = [r for r in rows if r["n_train"] is None and metric in r["scores"]]
     kinds = list(dict.fromkeys(r["split"] for r in rows))
-    figure, axes = _panels(len(kinds), 4.2, 3.4)
-    for ax, kind in zip(axes.flat, kinds, strict=False):
+    panels = _panels(map(_folds_of, kinds))
+    for (_, ax), kind in zip(panels, kinds, strict=True):
         here = [r for r in rows if r["split"] == kind]
         for which, label, style in (
             ("distilled", "reverse-distilled", {"color": "C0", "marker": "o"}),
@@ -178,21 +198,21 @@ def draw_prefixes(rows, metric, stage_dims):
             if row["kind"] == "mutation" and row["mean"][metric] is not None:
                 label = "position, wild type, mutant"
                 ax.axhline(row["mean"][metric], color="0.4", ls=":", label=label)
-        if ax.get_legend() is not None:
-            ax.get_legend().remove()
-        ax.set_title(f"{kind} folds" if not kind.startswith("fold_") else kind, fontsize=10)
-        ax.set(xlabel="columns", ylabel=metric if ax is axes.flat[0] else "")
-    handles = axes.flat[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    return figure
+        remove_legend(ax)
+        ax.set(xlabel="columns", ylabel=metric)
+    return _on_one_scale(panels)
+
+
+def _folds_of(kind):
+    return kind if kind.startswith("fold_") else f"{kind} folds"
 
 
 def draw_scaling(rows, metric):
-    """Return the figure of scores against the size of the model, raw and reverse-distilled."""
+    """Return the figures of scores against the size of the model, raw and reverse-distilled."""
     rows = [r for r in rows if r["n_train"] is None and r["in_table"] and metric in r["scores"]]
     kinds = list(dict.fromkeys(r["split"] for r in rows))
-    figure, axes = _panels(len(kinds), 3.6, 3.0)
-    for ax, kind in zip(axes.flat, kinds, strict=False):
+    panels = _panels(map(_folds_of, kinds))
+    for (_, ax), kind in zip(panels, kinds, strict=True):
         for which, label, style in (("raw", "raw", "C3s--"), ("distilled", "distilled", "C0o-")):
             found = sorted(
                 (r["width"], r["mean"][metric])
@@ -200,10 +220,8 @@ def draw_scaling(rows, metric):
                 if r["split"] == kind and r["kind"] == which and r["mean"][metric] is not None
             )
             ax.plot([str(w) for w, _ in found], [s for _, s in found], style, label=label)
-        ax.set_title(kind, fontsize=10)
-        ax.set(xlabel="columns of the model", ylabel=metric if ax is axes.flat[0] else "")
-    axes.flat[0].legend(fontsize=8, frameon=False)
-    return figure
+        ax.set(xlabel="columns of the model", ylabel=metric)
+    return _on_one_scale(panels)
 
 
 def draw_wins(data_sets, metric, split):
@@ -234,6 +252,6 @@ def draw_wins(data_sets, metric, split):
     ax.set_yticks(range(len(names)), names, fontsize=8)
     for i, j in product(range(len(names)), range(len(names))):
         if np.isfinite(share[i, j]):
-            ax.text(j, i, f"{share[i, j]:.0%}", ha="center", va="center", fontsize=6)
+            ax.text(j, i, f"{share[i, j]:.0%}", ha="center", va="center", fontsize=7)
     figure.colorbar(image, ax=ax, label="share of data sets", shrink=0.7)
     return figure

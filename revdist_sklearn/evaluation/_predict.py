@@ -16,9 +16,10 @@ from ._fit import fit_rows
 from ._metrics import METRICS
 from ._mutations import compared
 from ._rows import Rows, TotalScaler, mutation_counts
-from ._run import scorer_of
+from ._run import rounded, scorer_of
 from ._splits import inner, splits
-from ._summary import standard_error
+from ._summary import mean_score, standard_error
+from ._verdict import against_no_model, folds_by
 
 ONE_HOT, SCORES, EMBEDDING = "one-hot", "scores", "embedding"
 # What is compared, from the cheapest to run; scores go first and are not penalised.
@@ -66,8 +67,9 @@ class Choice:
     parts : tuple of str
         What its features are.
 
-    scores : dict of str to list of float
-        Spearman correlation of each candidate in each fold.
+    scores : dict of str to list of float or None
+        Spearman correlation of each candidate in each fold; None where measurements of a fold
+        are all equal.
 
     split : str
         Kind of the folds.
@@ -99,7 +101,7 @@ def transformers(family, reference, offset):
     Returns
     -------
     parts : dict of str to transformer
-        Without scores where a model has no head.
+        With scores where the family has them and each model its head.
     """
     count = FunctionTransformer(partial(counts, reference, offset))
     split = FunctionTransformer(letters)
@@ -110,7 +112,7 @@ def transformers(family, reference, offset):
         ONE_HOT: make_pipeline(split, encoder),
         EMBEDDING: embedding,
     }
-    if family.scores and family.without_head() is None:
+    if family.scores:
         parts[SCORES] = family.scorer(reference, combine="mean")
     return parts
 
@@ -141,7 +143,16 @@ def choose(variants, family, *, seed=0):
     check_variants(variants)
     parts = transformers(family, variants.wild_type, variants.offset)
     kind, folds, note = _folds(variants, seed)
-    X = {name: np.asarray(part.fit_transform(variants.sequences)) for name, part in parts.items()}
+    notes = [] if note is None else [note]
+    X = {}
+    for name, part in list(parts.items()):
+        try:
+            X[name] = np.asarray(part.fit_transform(variants.sequences))
+        except ValueError as error:
+            if name != SCORES:
+                raise
+            notes.append(f"No scores of the models themselves: {error}")
+            del parts[SCORES]
     # What has a penalty in common is brought to one scale.
     scaled = {name: TotalScaler().fit_transform(X[name]) for name in X if name != SCORES}
     scaled |= {SCORES: X[SCORES]} if SCORES in X else {}
@@ -159,11 +170,16 @@ def choose(variants, family, *, seed=0):
         scores[names] = []
         for fold, inside in zip(folds, within, strict=True):
             values, _ = fit_rows(rows, variants.target, None, fold, inside, metric)
-            scores[names].append(float(metric(variants.target[fold.test], values)[0]))
+            scores[names].append(rounded(metric(variants.target[fold.test], values)[0]))
+    if not np.isfinite(mean_score(scores[TABLE,])):
+        raise ValueError(
+            f"{variants.name} has no score in any of the {folds_by(kind)}: measurements in each "
+            "are equal. Measure more variants."
+        )
     chosen = cheapest_of_the_best(scores)
     model = _fitted(variants, family, parts, chosen, folds)
-    lines = [*([note] if note else []), *_said(scores, chosen, kind)]
-    by_name = {" + ".join(names): found for names, found in scores.items()}
+    lines = [*notes, *_said(scores, chosen, kind)]
+    by_name = {_name(names): found for names, found in scores.items()}
     return Choice(model, chosen, by_name, kind, lines)
 
 
@@ -204,14 +220,14 @@ def cheapest_of_the_best(scores):
 
     Parameters
     ----------
-    scores : dict of tuple to list of float
+    scores : dict of tuple to list of float or None
         From the cheapest to run on.
 
     Returns
     -------
     names : tuple of str
     """
-    means = {names: np.nanmean(found) for names, found in scores.items()}
+    means = {names: mean_score(found) for names, found in scores.items()}
     best = max(means, key=means.__getitem__)
     error = standard_error(scores[best])
     return next(names for names, mean in means.items() if mean >= means[best] - error)
@@ -244,30 +260,40 @@ def n_penalized(names):
 
 
 def _said(scores, chosen, kind):
-    """Return what was compared, and whether the language model helps, in plain words."""
-    means = {names: np.nanmean(found) for names, found in scores.items()}
-    where = f"folds by {kind}" if kind == "position" else "random folds"
+    """Return what was chosen and why, and whether the language model helps, in plain words."""
+    means = {names: mean_score(found) for names, found in scores.items()}
+    best = max(means, key=means.__getitem__)
+    error = standard_error(scores[best])
+    why = "the best"
+    if chosen != best:
+        why = (
+            f"the cheapest to run within one standard error ({error:.3f}) of the best, "
+            f"{_name(best)} with {means[best]:.3f}"
+        )
+    lines = [f"Chosen: {_name(chosen)}, Spearman {means[chosen]:.3f} in {folds_by(kind)}, {why}."]
     without = [names for names in means if not OF_MODELS & set(names)]
     with_models = [names for names in means if OF_MODELS & set(names)]
     plain, model = (max(some, key=means.__getitem__) for some in (without, with_models))
-    difference = np.subtract(scores[model], scores[plain])
-    gain, error = float(np.nanmean(difference)), standard_error(difference)
-    helps = "helps" if gain > 2 * error else "does not help"
-    if 0 < gain <= 2 * error:
-        helps = "may help, by no more than chance"
-    lines = [
-        f"Chosen: {' + '.join(chosen)}, Spearman {means[chosen]:.3f} in {where}; the best is "
-        f"{' + '.join(max(means, key=means.__getitem__))} with {max(means.values()):.3f}.",
-        f"The language model {helps}: {' + '.join(model)} {means[model]:.3f}, "
-        f"{' + '.join(plain)} without it {means[plain]:.3f}, difference {gain:+.3f} ± {error:.3f} "
-        "(standard error over folds).",
-    ]
+    clause, is_ahead = against_no_model(
+        (_name(model), scores[model]), (_name(plain), scores[plain]), folds_by(kind)
+    )
+    runs_model = bool(OF_MODELS & set(chosen))
+    if is_ahead and not runs_model:
+        clause += f"; yet {_name(chosen)} is within one standard error of the best and is chosen"
+    elif runs_model and not is_ahead:
+        clause += "; yet it is chosen, as what needs none is not within one standard error"
+    lines.append(f"{clause}.")
     if means[chosen] < 2 * standard_error(scores[chosen]):
         lines.append(
             "The score is hardly above 0: such a ranking is little better than chance. Measure "
             "more before relying on it."
         )
     return lines
+
+
+def _name(names):
+    """Return what a candidate is called."""
+    return " + ".join(names)
 
 
 def next_to_measure(positions, bound, n):

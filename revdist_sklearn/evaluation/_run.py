@@ -171,7 +171,7 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
                     progress(1)
             seconds = (time.perf_counter() - start) / len(rows.widths)
             for i, (name, width) in enumerate(zip(rows.names, rows.widths, strict=True)):
-                of_row = {m: [_rounded(each[i]) for each in found] for m, found in scores.items()}
+                of_row = {m: [rounded(each[i]) for each in found] for m, found in scores.items()}
                 results.append(
                     {
                         "row": name,
@@ -183,8 +183,8 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
                         "folds": folds,
                         "n_tested": int(sum(len(part.test) for part in parts)),
                         "scores": of_row,
-                        "mean": {m: _rounded(_over(np.mean, s)) for m, s in of_row.items()},
-                        "std": {m: _rounded(_over(np.std, s)) for m, s in of_row.items()},
+                        "mean": {m: rounded(_over(np.mean, s)) for m, s in of_row.items()},
+                        "std": {m: rounded(_over(np.std, s)) for m, s in of_row.items()},
                         "alphas": [None if a is None else float(a[i]) for a in alphas],
                         "seconds": round(seconds, 3),
                         "parameters": rows.parameters or {},
@@ -216,7 +216,7 @@ def _over(function, scores):
     return function(known) if known else None
 
 
-def _rounded(score):
+def rounded(score):
     """Return a score for JSON, which has no NaN."""
     return None if score is None or not np.isfinite(score) else round(float(score), 6)
 

@@ -60,21 +60,30 @@ def comparisons(results):
 
 def paired_difference(one, other, metric):
     """Return the mean over folds and seeds of one row's score less another's; NaN if none."""
-    difference = differences(one, other, metric)
+    difference = differences(one["scores"][metric], other["scores"][metric])
     return float(difference.mean()) if len(difference) else float("nan")
 
 
-def differences(one, other, metric):
-    """Return one row's scores less another's, of the folds in which both have one."""
-    pairs = np.array([one["scores"][metric], other["scores"][metric]], dtype=np.float64)
-    difference = pairs[0] - pairs[1]
-    return difference[np.isfinite(difference)]
+def differences(one, other):
+    """Return some scores less others, of the folds in which both have one."""
+    return _known(np.subtract(*np.array([one, other], dtype=np.float64)))
+
+
+def _known(scores):
+    """Return the scores that are numbers."""
+    scores = np.array(scores, dtype=np.float64)  # None becomes NaN
+    return scores[np.isfinite(scores)]
+
+
+def mean_score(scores):
+    """Return the mean of scores that are numbers; minus infinity of none, which is never best."""
+    known = _known(scores)
+    return float(known.mean()) if len(known) else -np.inf
 
 
 def standard_error(scores):
     """Return the standard error of the mean of scores that are numbers; 0 of fewer than two."""
-    known = np.array(scores, dtype=np.float64)  # None becomes NaN
-    known = known[np.isfinite(known)]
+    known = _known(scores)
     return float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else 0.0
 
 

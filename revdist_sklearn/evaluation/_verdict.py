@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ._summary import differences, standard_error
+from ..base._aliases import public_name
+from ._summary import differences, mean_score, standard_error
 
 # Rows that are embeddings which a pipeline of sequences gives as they stand.
 DEPLOYABLE = ("distilled", "raw")
@@ -44,7 +45,7 @@ def verdict(rows, metric, costs):
     if choice is best:
         how = f"the best row, with a standard error of {error:.3f}"
     names = " and ".join(costs[i]["name"] for i in choice["members"])
-    where = "random folds" if kind == "random" else f"folds by {kind}"
+    where = folds_by(kind)
     lines = [
         f"{choice['row']}, {choice['width']} columns: {metric} {_mean(choice, metric):.3f} in "
         f"{where}, {how}.",
@@ -78,18 +79,49 @@ def _against_others(rows, best, metric, where):
     if not without:
         return "Nothing without a language model to compare with: mutations are not known."
     other = max(without, key=lambda r: _mean(r, metric))
-    difference = differences(best, other, metric)
-    if not len(difference):
+    model, plain = ((r["row"], r["scores"][metric]) for r in (best, other))
+    if not len(differences(model[1], plain[1])):
         return "No fold has a score of both a language model and what needs none."
+    n = sum(bool(r["members"]) for r in rows)
+    return f"{against_no_model(model, plain, where)[0]}, for the best of {n} rows."
+
+
+def folds_by(kind):
+    """Return what folds of a kind are called."""
+    return "random folds" if kind == "random" else f"folds by {kind}"
+
+
+def against_no_model(model, plain, where):
+    """Return whether a language model helps, in words.
+
+    Parameters
+    ----------
+    model, plain : (str, list of float or None)
+        Name, and scores of the same folds, of the best with a language model and without one.
+
+    where : str
+        What the folds are.
+
+    Returns
+    -------
+    clause : str
+        Without a full stop.
+
+    is_ahead : bool
+        Whether by more than two standard errors of the differences between folds.
+    """
+    difference = differences(model[1], plain[1])
     gain, error = difference.mean(), standard_error(difference)
-    does = "beats" if gain > 2 * error else "does not beat"
+    is_ahead = gain > 2 * error
+    helps = "helps" if is_ahead else "does not help"
     if 0 < gain <= 2 * error:
-        does = "is ahead by no more than chance of"
-    return (
-        f"A language model {does} {other['row']}, which needs none and has "
-        f"{_mean(other, metric):.3f}: {gain:+.3f} ± {error:.3f} (standard error over folds) in "
-        f"{where}, for the best of {sum(bool(r['members']) for r in rows)} rows."
+        helps = "may help, by no more than chance"
+    with_one, without = mean_score(model[1]), mean_score(plain[1])
+    clause = (
+        f"The language model {helps}: {gain:+.3f} ± {error:.3f} (standard error over folds) in "
+        f"{where}, {with_one:.3f} of {model[0]} against {without:.3f} of {plain[0]}"
     )
+    return clause, bool(is_ahead)
 
 
 START = """\
@@ -155,7 +187,7 @@ def code(choice, *, path, sequence, target, models, sources, distiller, task):
         else f'pd.to_numeric(table[{target!r}], errors="coerce")',
         sequence=sequence,
         target=target,
-        models=[sources[i] for i in choice["members"]] if is_raw else models,
+        models=[public_name(sources[i]) for i in choice["members"]] if is_raw else models,
         distiller=str(distiller),
         width=choice["width"],
     )

@@ -7,7 +7,14 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..base._aliases import BUNDLED, FAMILIES, block_name, find_alias, known_aliases
+from ..base._aliases import (
+    BUNDLED,
+    FAMILIES,
+    block_name,
+    bundled_model,
+    find_alias,
+    known_aliases,
+)
 from ..base._blocks import Blocks
 from ..base._damage import FAULTS, damage_is_told, integer, read_json_object
 from ..base._hub import (
@@ -243,6 +250,8 @@ def resolve_family(
     members = []
     for source in sources:
         name = os.path.expanduser(os.fspath(source))
+        if not Path(name).is_dir():
+            name = str(bundled_model(name) or name)
         kind = "folder" if Path(name).is_dir() else "id" if is_hub_id(name) else None
         if kind is None:
             if not _is_path(name) and not isinstance(source, os.PathLike):

@@ -5,12 +5,12 @@ from sklearn.utils._optional_dependencies import check_pandas_support
 
 from ..embedding._sequences import check_sequences
 from ..models._residues import AMINO_ACIDS
-from ._substitutions import N_LETTERS, codes_of
+from ._substitutions import all_single
 
-LETTERS = np.array(list(AMINO_ACIDS))
+LETTERS = np.array(list(AMINO_ACIDS), dtype=object)
 
 
-def single_substitutions(reference, *, sequences=True):
+def single_substitutions(reference, *, sequences=True, first_position=1):
     """Return all single substitutions of a protein, in order of position and new residue.
 
     Parameters
@@ -21,10 +21,13 @@ def single_substitutions(reference, *, sequences=True):
     sequences : bool, default=True
         Whether with the whole sequence of each, for the ``predict`` of a model.
 
+    first_position : int, default=1
+        Number of the first residue, of a domain or where a tag stands before it.
+
     Returns
     -------
     frame : pandas.DataFrame of 19 rows a residue
-        - "mutant": ``"M1A"``, as in the tables of ProteinGym; the first residue is number 1
+        - "mutant": ``"M1A"``, as in the tables of ProteinGym
         - "position": the number in it
         - "wild_type", "residue": the letter before and after
         - "sequence": all residues, where they are asked for
@@ -46,19 +49,13 @@ def single_substitutions(reference, *, sequences=True):
     37    K2Y         2         K       Y       MY
     """
     [reference] = check_sequences([reference])
-    codes = codes_of(reference)
-    sites, new = np.nonzero(codes[:, None] != np.arange(N_LETTERS))
-    known = codes[sites] < N_LETTERS
-    sites, new = sites[known], new[known]
-    old, letters = LETTERS[codes[sites]], LETTERS[new]
+    sites, codes, names, texts = all_single(reference, first_position)
     columns = {
-        "mutant": [f"{a}{p + 1}{b}" for a, p, b in zip(old, sites, letters, strict=True)],
-        "position": sites + 1,
-        "wild_type": old.astype(object),
-        "residue": letters.astype(object),
+        "mutant": names,
+        "position": sites + first_position,
+        "wild_type": np.array(list(reference), dtype=object)[sites],
+        "residue": LETTERS[codes],
     }
     if sequences:
-        columns["sequence"] = [
-            f"{reference[:p]}{b}{reference[p + 1 :]}" for p, b in zip(sites, letters, strict=True)
-        ]
+        columns["sequence"] = texts
     return check_pandas_support("single_substitutions").DataFrame(columns)

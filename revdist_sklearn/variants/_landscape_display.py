@@ -8,8 +8,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from ..embedding._sequences import check_sequences
 from ..models._residues import AMINO_ACIDS
-from ._landscape import single_substitutions
-from ._substitutions import N_LETTERS, codes_of
+from ._substitutions import N_LETTERS, all_single, codes_of
 
 # Rows of a panel from the top: aliphatic, aromatic, small, polar, basic, acidic.
 BY_KIND = "AVILMFWYGPCSTNQHKRDE"
@@ -18,7 +17,7 @@ READABLE = 72
 MOST_ROWS = 12
 # Share of the values that the colours span; the rest is as dark as colours go.
 SPAN = 98
-MUTANT = re.compile(rf"([A-Z])(\d+)([{AMINO_ACIDS}])", re.IGNORECASE | re.ASCII)
+MUTANT = re.compile(rf"([A-Z])(-?\d+)([{AMINO_ACIDS}])", re.IGNORECASE | re.ASCII)
 FACTS = ("position", "wild_type", "residue")
 
 
@@ -208,13 +207,13 @@ class LandscapeDisplay:
         if known:
             ax.plot(*zip(*known, strict=True), ".", color="0.25", markersize=3)
         ax.set_yticks(range(len(order)), [AMINO_ACIDS[i] for i in order])
-        ax.tick_params(axis="y", labelsize=6, length=0)
+        ax.tick_params(axis="y", labelsize=7, length=0)
         ax.tick_params(axis="x", labelsize=7)
         ax.xaxis.get_major_locator().set_params(integer=True)
         if width <= READABLE:
             top = ax.secondary_xaxis("top")
             top.set_xticks(range(first, first + n), list(letters))
-            top.tick_params(labelsize=6, length=0, pad=1)
+            top.tick_params(labelsize=7, length=0, pad=1)
         return image
 
     def _limit(self, limit):
@@ -228,7 +227,7 @@ class LandscapeDisplay:
         return found or 1.0
 
     @classmethod
-    def from_scorer(cls, scorer, reference=None, *, ax=None, **style):
+    def from_scorer(cls, scorer, reference=None, *, first_position=1, ax=None, **style):
         """Draw the scores of all single substitutions.
 
         Parameters
@@ -238,6 +237,9 @@ class LandscapeDisplay:
 
         reference : str, default=None
             A protein; None is the scorer's own.
+
+        first_position : int, default=1
+            Number of the first residue.
 
         ax : matplotlib Axes or array-like of these, default=None
             As for :meth:`plot`.
@@ -257,10 +259,13 @@ class LandscapeDisplay:
         """
         check_matplotlib_support("LandscapeDisplay.from_scorer")
         frame = scorer.score_landscape(reference)
+        frame["position"] += first_position - 1
         return cls.from_frame(frame, value_name="score", ax=ax, **style)
 
     @classmethod
-    def from_predictions(cls, model, reference, *, name=None, relative=True, ax=None, **style):
+    def from_predictions(
+        cls, model, reference, *, name=None, relative=True, first_position=1, ax=None, **style
+    ):
         """Draw what a fitted model predicts of all single substitutions.
 
         Parameters
@@ -276,6 +281,9 @@ class LandscapeDisplay:
 
         relative : bool, default=True
             Whether to subtract the prediction of the wild type, so that 0 is no change.
+
+        first_position : int, default=1
+            Number of the first residue.
 
         ax : matplotlib Axes, default=None
             As for :meth:`plot`.
@@ -301,20 +309,26 @@ class LandscapeDisplay:
         """
         check_matplotlib_support("LandscapeDisplay.from_predictions")
         [reference] = check_sequences([reference])
-        frame = single_substitutions(reference)
-        predicted = np.asarray(model.predict([reference, *frame.pop("sequence")]))
+        sites, codes, _, sequences = all_single(reference)
+        predicted = np.asarray(model.predict([reference, *sequences]))
         predicted = predicted.astype(np.float64)
         if predicted.ndim == 2 and predicted.shape[1] == 1:
             predicted = predicted.ravel()
-        if predicted.shape != (len(frame) + 1,):
+        if predicted.shape != (len(sites) + 1,):
             raise ValueError(
-                f"The model predicts an array of shape {predicted.shape} for {len(frame) + 1} "
+                f"The model predicts an array of shape {predicted.shape} for {len(sites) + 1} "
                 "sequences; a landscape is of one number each."
             )
-        name = type(model).__name__ if name is None else name
-        frame[name] = predicted[1:] - predicted[0] if relative else predicted[1:]
-        value_name = "prediction less the wild type's" if relative else "prediction"
-        return cls.from_frame(frame, columns=[name], value_name=value_name, ax=ax, **style)
+        values = np.full((1, len(reference), N_LETTERS), np.nan)
+        values[0, sites, codes] = predicted[1:] - (predicted[0] if relative else 0.0)
+        display = cls(
+            wild_type=reference,
+            values=values,
+            names=[type(model).__name__ if name is None else name],
+            first_position=first_position,
+            value_name="prediction less the wild type's" if relative else "prediction",
+        )
+        return display.plot(ax, **style)
 
     @classmethod
     def from_frame(cls, frame, *, columns=None, value_name=None, ax=None, **style):

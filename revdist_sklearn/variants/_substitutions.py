@@ -85,6 +85,49 @@ def substitutions(sequences, reference):
     return rows, sites, codes
 
 
+def all_single(reference, first_position=1):
+    """Return all single substitutions of a protein, in order of position and new residue.
+
+    Parameters
+    ----------
+    reference : str
+        In upper case. Residues other than the twenty amino acids have none.
+
+    first_position : int, default=1
+        Number of the first residue in names.
+
+    Returns
+    -------
+    sites : ndarray of shape (n,), int64
+        Positions in the reference, from 0.
+
+    codes : ndarray of shape (n,), int64
+        Codes of the new letters.
+
+    names : list of str
+        Such as ``"M1A"``.
+
+    sequences : list of str
+
+    Examples
+    --------
+    >>> from revdist_sklearn.variants._substitutions import all_single
+    >>> sites, codes, names, sequences = all_single("MK", first_position=18)
+    >>> len(names), names[0], names[-1], sequences[0]
+    (38, 'M18A', 'K19Y', 'AK')
+    """
+    wild_type = codes_of(reference)
+    sites, codes = np.nonzero(wild_type[:, None] != np.arange(N_LETTERS))
+    known = wild_type[sites] < N_LETTERS
+    sites, codes = sites[known], codes[known]
+    names, sequences = [], []
+    for site, code in zip(sites.tolist(), codes.tolist(), strict=True):
+        new = AMINO_ACIDS[code]
+        names.append(f"{reference[site]}{site + first_position}{new}")
+        sequences.append(f"{reference[:site]}{new}{reference[site + 1 :]}")
+    return sites, codes, names, sequences
+
+
 def log_ratios(table, reference, sites, codes):
     """Return log p of the new letter minus log p of the reference's, at each site.
 

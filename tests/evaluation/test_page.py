@@ -41,7 +41,7 @@ def row(name, kind, width, split, n_train=None, members=(0,)):
     return {
         "row": name, "kind": kind, "width": width, "split": split, "n_train": n_train,
         "members": list(members), "in_table": True, "seconds": 0.5, "parameters": {},
-        "folds": list("01234"), "alphas": [1.0] * 5, "scores": {"Spearman": scores},
+        "n_tested": 9, "folds": list("01234"), "alphas": [1.0] * 5, "scores": {"Spearman": scores},
         "mean": {"Spearman": float(np.mean(scores))}, "std": {"Spearman": 0.1},
     }  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_the_page_is_whole_escaped_and_asks_nobody(figures):
     tags = Tags()
     tags.feed(html)
     assert not tags.open and not tags.asks
-    assert "<script>" not in html and "<i>one</i>" not in html and "http" not in html
+    assert html.count("<script>") == 1 and "<i>one</i>" not in html and "http" not in html
     text = "".join(tags.text)
     for expected in ("<script>alert(1)</script>", "it has <no> rows", "print('<b>')", "16 rows"):
         assert expected in text
@@ -99,22 +99,78 @@ def test_pictures_stand_in_the_page(figures):
 
     data_set = figures["data_sets"]["two"]
     drawn = [
-        draw_prefixes(data_set["rows"], "Spearman", [8, 16]),
-        draw_scaling(data_set["rows"], "Spearman"),
+        *draw_prefixes(data_set["rows"], "Spearman", [8, 16]),
+        *draw_scaling(data_set["rows"], "Spearman"),
         draw_wins(figures["data_sets"], "Spearman", "position"),
         draw_spectra(figures),
     ]
     svgs = [as_svg(figure) for figure in drawn]
     html = page(figures, [("two", "a caption", svg) for svg in svgs])
-    assert html.count("<svg") == 4 and html.count("<figcaption>a caption") == 4
+    assert html.count("<svg") == 6 and html.count("<figcaption>a caption") == 6
     # Namespaces are names; nothing is fetched.
     links = re.findall(r'(?:src|xlink:href)="(?!#)([^"]*)"', html)
     assert all(link.startswith("data:") for link in links)
 
 
+def names_of(html):
+    """Return the names of the rows of the first table."""
+    body = re.search(r"<tbody>(.*?)</tbody>", html, re.DOTALL)[1]
+    return re.findall(r"<tr><td>([^<]*)</td>", body)
+
+
+def test_rows_are_sorted_by_the_first_metric_in_folds_by_position(figures):
+    html = page(figures)
+    rows = figures["data_sets"]["two"]["rows"]
+    means = {r["row"]: r["mean"]["Spearman"] for r in rows if r["split"] == "position"}
+    assert names_of(html) == sorted(means, key=means.get, reverse=True)
+    assert html.index("position<br>Spearman") < html.index("random<br>Spearman")
+    assert '<th scope="col" aria-sort=descending>position' in html
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-@pytest.mark.parametrize("width", [400, 1100])
+def test_a_click_sorts_a_table_and_another_turns_it(figures, tmp_path):
+    rows = figures["data_sets"]["two"]["rows"]
+    widths = {r["row"]: r["width"] for r in rows}
+    names = sorted(widths, key=lambda name: re.sub(r"\d+", lambda n: n[0].zfill(3), name))
+    html = page(figures)
+    for clicks, column, expected in (
+        (1, "row", names),
+        (2, "row", names[::-1]),
+        (1, "columns", sorted(widths.values(), reverse=True)),
+        (2, "columns", sorted(widths.values())),
+    ):
+        click = f"""<script>
+            const heads = [...document.querySelectorAll("th")];
+            const head = heads.find(each => each.textContent == "{column}");
+            for (let i = 0; i < {clicks}; i++) head.click();
+        </script></body>"""
+        (tmp_path / "m.html").write_text(html.replace("</body>", click))
+        shown = subprocess.run(
+            [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000",
+             "--dump-dom", f"file://{tmp_path / 'm.html'}"],
+            capture_output=True, text=True, timeout=120, check=True,
+        ).stdout  # fmt: skip
+        found = names_of(shown)
+        assert (found if column == "row" else [widths[name] for name in found]) == expected
+
+
+def test_text_of_pictures_is_read_on_a_telephone(figures):
+    pytest.importorskip("matplotlib")
+    from revdist_sklearn.evaluation._pictures import as_svg, draw_prefixes, draw_scaling
+
+    rows = figures["data_sets"]["two"]["rows"]
+    for drawn in (draw_prefixes(rows, "Spearman", [8, 16]), draw_scaling(rows, "Spearman")):
+        assert len(drawn) == 2 and drawn[0].axes[0].get_ylim() == drawn[1].axes[0].get_ylim()
+        svg = as_svg(*drawn)
+        widths = [float(w) * 96 / 72 for w in re.findall(r'<svg[^>]* width="([\d.]+)pt"', svg)]
+        assert len(widths) == 2 and max(widths) <= 344  # 360 less the margins
+        assert min(map(float, re.findall(r"font(?:-size)?: ([\d.]+)px", svg))) * 96 / 72 >= 9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [360, 1100])
 def test_a_browser_shows_it_without_the_page_being_wider_than_the_screen(figures, tmp_path, width):
     path = tmp_path / "page.html"
     path.write_text(page(figures))

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from revdist_sklearn import LandscapeDisplay
 from revdist_sklearn.cli._main import main
 from revdist_sklearn.datasets import load_amyloid_nucleation
+from revdist_sklearn.evaluation import _predict
 from revdist_sklearn.evaluation._data_set import TABLE
 from revdist_sklearn.evaluation._predict import (
     TotalScaler,
@@ -18,7 +20,8 @@ from revdist_sklearn.evaluation._predict import (
     cheapest_of_the_best,
     next_to_measure,
 )
-from revdist_sklearn.evaluation._table import variants_of
+from revdist_sklearn.evaluation._table import read_table, variants_of
+from revdist_sklearn.variants import _landscape, _scorer
 
 MODELS = ["--models", "esm2-nano:64"]
 
@@ -79,7 +82,7 @@ def test_the_choice_is_told(ranked):
     assert facts["split"] == "position" and "embedding" in facts["chosen"]
     means = {name: np.mean(scores) for name, scores in facts["scores"].items()}
     assert means["embedding"] > means[TABLE]
-    assert any(line.startswith("The language model helps") for line in facts["said"])
+    assert any(line.startswith("The language model helps: +") for line in facts["said"])
     pytest.importorskip("matplotlib")
     assert (ranked / "landscape.png").stat().st_size > 10_000
 
@@ -103,18 +106,178 @@ def test_lower_may_be_better_and_candidates_given(scan, tmp_path, capsys):
     assert "x (line 1) has 3 residues, the wild type 42" in capsys.readouterr().err
 
 
+@pytest.fixture
+def choose_nothing(monkeypatch):
+    """Everything but the search, which takes seconds."""
+    monkeypatch.setattr(_predict, "CANDIDATES", ((TABLE,), ("embedding",)))
+
+
+def test_candidates_are_taken_once_and_told(scan, tmp_path, capsys, choose_nothing):
+    wild = load_amyloid_nucleation(mutations="single").wild_type
+    known = table(scan)[0]["mutated_sequence"]
+    new, other = "W" + wild[1:], wild[:-1] + "W"
+    fasta, out = tmp_path / "c.fasta", tmp_path / "r"
+    records = {"wt": wild, "a": new, "again": new.lower(), "known": known, "b": other}
+    fasta.write_text("".join(f">{name}\n{text}\n" for name, text in records.items()))
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    given = ["predict", str(scan), *MODELS, "--candidates", str(fasta), "--no-scores"]
+    assert main([*given, "--output", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "1 of 5 records repeat an earlier sequence" in told.err and "again (line 5)" in told.err
+    assert "Of 4 candidates 2 are measured or the wild type, so that 2 and not 96" in told.out
+    assert sorted(row["mutant"] for row in table(out / "ranked.csv")) == ["a", "b", "known", "wt"]
+    assert sorted(row["mutant"] for row in table(out / "next.csv")) == ["a", "b"]
+    assert (out / "mine.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda wild: "X" + wild[1:], "a (line 1) has 'X' where the wild type has 'D', at pos"),
+        (lambda wild: wild + "A", "a (line 1) has 43 residues, the wild type 42"),
+        (lambda wild: "1" + wild[1:], "a (line 1) has '1'"),
+        (lambda wild: "", "1 of 1 records have no sequence"),
+    ],
+)
+def test_candidates_that_cannot_be_ranked(scan, tmp_path, capsys, make, message):
+    wild = load_amyloid_nucleation(mutations="single").wild_type
+    fasta = tmp_path / "c.fasta"
+    fasta.write_text(f">a\n{make(wild)}\n")
+    given = ["predict", str(scan), *MODELS, "--candidates", str(fasta)]
+    # What is longer is told, and not cut to the length of the wild type.
+    for more in ([], ["--max-length", "42", "--too-long", "truncate"]):
+        assert main([*given, *more, "--output", str(tmp_path / "r")]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "r").exists()
+
+
+def test_inputs_and_folders_are_not_overwritten(scan, tmp_path, capsys):
+    out = tmp_path / "r"
+    out.mkdir()
+    (out / "ranked.csv").write_text(scan.read_text())
+    assert main(["predict", str(out / "ranked.csv"), *MODELS, "--output", str(out)]) == 2
+    assert "is the input itself" in capsys.readouterr().err
+    (out / "ranked.csv").unlink()
+    (out / "choice.json").mkdir()
+    assert main(["predict", str(scan), *MODELS, "--output", str(out)]) == 2
+    assert "choice.json is a folder" in capsys.readouterr().err
+
+
+def test_models_without_a_head_are_told(scan, tmp_path, capsys, choose_nothing, monkeypatch):
+    def refuse(member):
+        raise ValueError(f"{member.block} has no language-model head.")
+
+    monkeypatch.setattr(_scorer, "check_head", refuse)
+    out = tmp_path / "r"
+    assert main(["predict", str(scan), *MODELS, "--output", str(out)]) == 0
+    expected = "No scores of the models themselves: esm2_nano_032 has no language-model head."
+    assert expected in capsys.readouterr().out
+    assert expected in json.loads((out / "choice.json").read_text())["said"]
+
+
+def test_folds_without_a_score_are_null(scan, tmp_path, choose_nothing):
+    rows = table(scan)
+    path, out = tmp_path / "x.csv", tmp_path / "r"
+    folds = _folds(read_table(scan), 0)[1]
+    flat = np.concatenate([fold.test for fold in folds[:2]])
+    for i in flat:
+        rows[i]["DMS_score"] = 1.0
+    of_a_scan(path, rows)
+    assert main(["predict", str(path), *MODELS, "--no-scores", "--output", str(out)]) == 0
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    facts = json.loads((out / "choice.json").read_text(), parse_constant=refuse)
+    for scores in facts["scores"].values():
+        assert [score is None for score in scores][:2] == [True, True]
+        assert not any(score is None for score in scores[2:])
+
+
+def test_measurements_at_five_positions_are_ranked(tmp_path, capsys, choose_nothing):
+    data = load_amyloid_nucleation(mutations="single")
+    of_all = zip(data.mutations, data.sequences, data.target, strict=True)
+    rows = [
+        {"mutant": m, "mutated_sequence": s, "DMS_score": y}
+        for m, s, y in of_all
+        if 10 < int(m[1:-1]) <= 15
+    ]
+    path, out = of_a_scan(tmp_path / "x.csv", rows), tmp_path / "r"
+    assert main(["predict", str(path), *MODELS, "--output", str(out)]) == 0
+    assert len(table(out / "next.csv")) == 96 and len(table(out / "ranked.csv")) == 42 * 19
+
+
 def test_what_is_said():
     table, embedding = (TABLE,), ("embedding",)
     scores = {table: [0.1, -0.1, 0.0], embedding: [0.5, 0.6, 0.4]}
     chosen, helps = _said(scores, embedding, "position")
-    assert chosen.startswith("Chosen: embedding, Spearman 0.500 in folds by position")
-    assert helps.startswith(f"The language model helps: embedding 0.500, {TABLE} without it")
-    assert "difference +0.500 ± 0.100" in helps
-    scores[embedding] = [-0.1, 0.1, -0.1]
+    assert chosen == "Chosen: embedding, Spearman 0.500 in folds by position, the best."
+    assert helps.startswith("The language model helps: +0.500 ± 0.100 (standard error over folds)")
+    assert helps.endswith(f"0.500 of embedding against 0.000 of {TABLE}.")
+    scores = {table: [0.1, None, -0.1], embedding: [-0.1, None, -0.2]}
     _, helps, chance = _said(scores, table, "random")
-    assert "does not help" in helps and "little better than chance" in chance
-    scores[embedding] = [0.3, -0.2, 0.1]
+    assert "does not help: -0.150" in helps and "random folds" in helps
+    assert "little better than chance" in chance
+    scores = {table: [0.1, -0.1, 0.0], embedding: [0.3, -0.2, 0.1]}
     assert "may help, by no more than chance" in _said(scores, table, "random")[1]
+
+
+def test_what_is_said_where_the_choice_and_the_difference_point_different_ways():
+    # Ahead in every fold, by less than the folds differ.
+    table, embedding = (TABLE,), ("embedding",)
+    scores = {table: [0.1, 0.5, 0.9], embedding: [0.2, 0.6, 1.0]}
+    assert cheapest_of_the_best(scores) == table
+    chosen, helps = _said(scores, table, "position")
+    assert "the cheapest to run within one standard error (0.231) of the best, embedding" in chosen
+    assert helps.startswith("The language model helps: +0.100 ± 0.000")
+    assert helps.endswith(f"; yet {TABLE} is within one standard error of the best and is chosen.")
+    # The best by more than its own spread, in folds that do not agree.
+    scores = {table: [0.1, 0.6, 0.1], embedding: [0.4, 0.4, 0.4]}
+    assert cheapest_of_the_best(scores) == embedding
+    helps = _said(scores, embedding, "position")[1]
+    assert helps.startswith("The language model may help, by no more than chance: +0.133")
+    assert "yet it is chosen, as what needs none is not within one standard error" in helps
+
+
+def of_a_scan(path, rows, offset=0):
+    """Write rows as a table whose positions count from elsewhere."""
+    lines = [
+        f"{m[0]}{int(m[1:-1]) + offset}{m[-1]},{r['mutated_sequence']},{r['DMS_score']}"
+        for r in rows
+        for m in [r["mutant"]]
+    ]
+    path.write_text("\n".join(["mutant,mutated_sequence,DMS_score", *lines]))
+    return path
+
+
+def test_names_and_the_picture_count_as_the_file_does(scan, ranked, tmp_path, capsys, monkeypatch):
+    path, out = of_a_scan(tmp_path / "x.csv", table(scan), 670), tmp_path / "r"
+    drawn = []
+    plot = LandscapeDisplay.plot
+
+    def keep(display, *args, **how):
+        drawn.append(display)
+        return plot(display, *args, **how)
+
+    monkeypatch.setattr(LandscapeDisplay, "plot", keep)
+    pandas_is_not_needed(monkeypatch)
+    assert main(["predict", str(path), *MODELS, "--output", str(out)]) == 0
+    assert "the wild type is number 671." in " ".join(capsys.readouterr().out.split())
+    plain = {r["sequence"]: r["mutant"] for r in table(ranked / "ranked.csv")}
+    for name in ("ranked.csv", "next.csv"):
+        for found in table(out / name):
+            assert int(found["mutant"][1:-1]) == int(plain[found["sequence"]][1:-1]) + 670
+    assert {r["mutant"] for r in table(path)} <= {r["mutant"] for r in table(out / "ranked.csv")}
+    assert json.loads((out / "choice.json").read_text())["first_position"] == 671
+    assert drawn[0].ax_.get_xlim() == (670.5, 712.5)
+
+
+def pandas_is_not_needed(monkeypatch):
+    def refuse(name):
+        raise ImportError(f"{name} needs pandas")
+
+    for module in (_landscape, _scorer):
+        monkeypatch.setattr(module, "check_pandas_support", refuse)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from revdist_sklearn.evaluation._data_set import (
     rows_of,
 )
 from revdist_sklearn.evaluation._files import evaluate_files, scores_csv, tables_of
+from revdist_sklearn.evaluation._pictures import draw_landscape
 from revdist_sklearn.evaluation._run import Plan, score_rows
 from revdist_sklearn.evaluation._table import read_table
 
@@ -288,3 +289,23 @@ def test_limits_far_from_all_else_are_told(scan, tmp_path):
     far = read_table(written(tmp_path / "far.csv", [[*rows[0][:2], ">100"], *rows[1:]]))
     assert not any("far outside" in note for note in near.notes)
     assert any("far outside" in note and "--censored drop" in note for note in far.notes)
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path):
+    path = tmp_path / "x.json"
+    _files.write_json(path, {"a": [float("nan"), (1.5, np.float64("inf"))], "b": {"c": -np.inf}})
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = json.loads(path.read_text(), parse_constant=refuse)
+    assert found == {"a": [None, [1.5, None]], "b": {"c": None}}
+
+
+def test_the_landscape_counts_as_the_table_does(family, scan, tmp_path):
+    pytest.importorskip("matplotlib")
+    shifted = [[f"{m[0]}{int(m[1:-1]) + 670}{m[-1]}", s, y] for m, s, y in rows_of_scan(scan)]
+    table = read_table(written(tmp_path / "x.csv", shifted))
+    figures = evaluate_variants(table, family, Plan(("random",)))
+    assert figures["first_position"] == 671
+    assert draw_landscape(figures, family).axes[0].get_xlim() == (670.5, 712.5)

@@ -355,3 +355,14 @@ def test_a_damaged_configuration_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=f"{tmp_path}/config.json is damaged"):
         resolve_family(str(tmp_path))
+
+
+def test_bundled_models_have_names(tmp_path, monkeypatch):
+    [alone] = resolve_family("esm2_nano_064")
+    of_alias = resolve_family("esm2-nano:64")[1]
+    assert (alone.source, alone.block, alone.width) == (of_alias.source, of_alias.block, 64)
+    assert [m.width for m in resolve_family(["esm2_nano_032", "esm2_nano_096"])] == [32, 96]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "esm2_nano_064").mkdir()  # a folder of that name goes first
+    with pytest.raises(OSError, match="holds no model"):
+        resolve_family("esm2_nano_064")

@@ -85,7 +85,7 @@ def test_the_wild_type_is_marked():
     marked = {(int(x), rows[int(y)]) for x, y in zip(*marks.get_data(), strict=True)}
     assert marked == {(1, "M"), (2, "K"), (4, "T"), (5, "A")}  # X has no row
     top = display.ax_.child_axes[0]
-    assert "".join(label.get_text() for label in top.get_xticklabels()) == "MK?TA"
+    assert "".join(label.get_text() for label in top.get_xticklabels()) == "MKXTA"
 
 
 @pytest.mark.parametrize("relative", [True, False])
@@ -217,3 +217,17 @@ def test_values_of_another_shape(shape):
         LandscapeDisplay(wild_type="AC", values=np.zeros(shape))
     with pytest.raises(ValueError, match="names has 2 titles for 1 panels"):
         LandscapeDisplay(wild_type="AC", values=np.zeros((1, 2, 20)), names=["a", "b"])
+
+
+@pytest.mark.parametrize("first", [17, -3])
+def test_positions_may_count_from_elsewhere(tiny_family, first):
+    scorer = ESMVariantScorer(tiny_family, reference=WILD_TYPE, combine="mean")
+    frame = single_substitutions(WILD_TYPE, first_position=first)
+    assert frame["position"].min() == first and frame["mutant"][0] == f"M{first}A"
+    by_models = LandscapeDisplay.from_scorer(scorer, first_position=first)
+    predicted = LandscapeDisplay.from_predictions(Lengths(), WILD_TYPE, first_position=first)
+    assert predicted.ax_.get_xlim() == (first - 0.5, first + 4.5)
+    scores = scorer.score_landscape().set_index("mutant")["mean__masked"]
+    for display, expected in ((predicted, ord("W") - ord("K")), (by_models, scores["K2W"])):
+        assert display.first_position == first
+        assert display.values[0, 1, AMINO_ACIDS.index("W")] == pytest.approx(expected)

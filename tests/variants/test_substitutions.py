@@ -4,6 +4,7 @@ import pytest
 from revdist_sklearn.models._residues import AMINO_ACIDS
 from revdist_sklearn.variants import _substitutions
 from revdist_sklearn.variants._substitutions import (
+    all_single,
     codes_of,
     log_ratios,
     substitutions,
@@ -62,3 +63,13 @@ def test_sums_of_log_ratios_are_those_of_a_loop():
 def test_masks_stand_where_they_are_put():
     assert with_masks("MKTAY", [0, 4]) == "?KTA?"
     assert with_masks("MKTAY", []) == "MKTAY"
+
+
+def test_all_single_substitutions_are_named_from_their_first_position():
+    reference = "MXKA"
+    sites, codes, names, sequences = all_single(reference, first_position=-1)
+    assert names[0] == "M-1A" and names[-1] == "A2Y" and len(set(names)) == 3 * 19
+    for site, code, name, text in zip(sites, codes, names, sequences, strict=True):
+        assert name == f"{reference[site]}{site - 1}{AMINO_ACIDS[code]}"
+        assert [i for i in range(4) if text[i] != reference[i]] == [site]
+        assert text[site] == AMINO_ACIDS[code]
