@@ -8,6 +8,7 @@ For ESM-2 on ProteinGym's files, on a machine with the hub and a GPU::
     python benchmarks/paper_tables.py DMS_ProteinGym_substitutions --models esm2:15B \
         --fasta corpus.fasta --cache-dir cache
 
+``data_sets.py FOLDER`` writes scans of more proteins, which are read as ``FOLDER/variants``.
 Without files, or with ``--bundled`` too, the two bundled scans are taken. Of each scan the rows of the smallest hashes are
 scored (``--rows``), in random folds and in folds by position, by ridge whose penalty is chosen
 inside the folds. What is varied, one thing at a time, against the chain of the paper (least
@@ -23,10 +24,12 @@ squares, all members, residues of the whole corpus):
 beside the rows of ``revdist evaluate``: raw members, no regression, concatenation and its PCA. Before
 it starts it says how long embedding will take, by some proteins of each model, and what memory.
 Differences are paired by scan, and intervals are of a bootstrap over proteins, where there are
-six or more. Results are printed and written as JSON.
+six or more. The protein is that of a file's column "protein"; a file without it is of the protein
+of a scan whose wild type holds its own or is part of it, or else of one of its own. Results are printed and written as JSON.
 """
 
 import argparse
+import csv
 import hashlib
 import json
 import time
@@ -48,6 +51,7 @@ from revdist_sklearn.datasets import (
     load_gb1_stability,
     load_uniprot_sample,
 )
+from revdist_sklearn.evaluation._cells import open_table
 from revdist_sklearn.evaluation._data_set import Family, rows_of
 from revdist_sklearn.evaluation._files import format_scores, name_of, prepared_table, tables_of
 from revdist_sklearn.evaluation._rows import Rows
@@ -65,15 +69,37 @@ VARIANTS = 200
 
 
 def scans(paths, featurizer, with_bundled):
-    """Return the tables by name."""
-    found = {}
+    """Return the tables by name, and the proteins that are named."""
+    found, proteins = {}, {}
     if with_bundled or not paths:
         gb1, amyloid = load_gb1_stability(), load_amyloid_nucleation(mutations="single")
         # Greater is better: the target of GB1 is what a mutation costs.
         for name, scan, sign in (("GB1", gb1, -1), ("amyloid", amyloid, 1)):
             found[name] = variants_of(name, scan.sequences, sign * scan.target, scan.mutations)
+        proteins |= {"GB1": "GB1", "amyloid": "amyloid beta"}
     for file in tables_of(paths):
-        found[name_of(file)] = prepared_table(file, featurizer, READING)
+        name = name_of(file)
+        found[name] = prepared_table(file, featurizer, READING)
+        with open_table(file, "table") as text:
+            if protein := next(csv.DictReader(text), {}).get("protein"):
+                proteins[name] = protein
+    return found, proteins
+
+
+def proteins_of(tables, named):
+    """Return the protein of each scan: as named, or that of a scan whose wild type fits its own.
+
+    >>> from types import SimpleNamespace as Table
+    >>> tables = {"a": Table(wild_type="MTKL"), "b": Table(wild_type="TKL"), "c": Table(wild_type="MK")}
+    >>> proteins_of(tables, {"b": "X"})
+    {'b': 'X', 'a': 'X', 'c': 'MK'}
+    """
+    found = dict(named)
+    for name, table in tables.items():
+        own = table.wild_type
+        known = ((protein, tables[other].wild_type) for other, protein in found.items())
+        same = [protein for protein, its in known if own and its and (own in its or its in own)]
+        found.setdefault(name, same[0] if same else own or name)
     return found
 
 
@@ -238,7 +264,8 @@ def main():
         corpus = load_uniprot_sample().sequences
     else:
         corpus = [record.sequence for record in FastaReader(given.fasta).records()]
-    found = scans(given.scans, featurizer, given.bundled)
+    found, named = scans(given.scans, featurizer, given.bundled)
+    proteins = proteins_of(found, named)
     tables = {name: fewer(table, given.rows) for name, table in found.items()}
     estimate(featurizer, corpus, tables)
     how = {"n_jobs": given.n_jobs, "verbose": 0}
@@ -252,7 +279,7 @@ def main():
         scored = score_rows(table, rows, PLAN, notes=[])
         data_sets[name] = {
             "metric": METRIC,
-            "protein": table.wild_type or name,
+            "protein": proteins[name],
             "n_rows": len(table),
             "rows": scored,
         }
