@@ -80,7 +80,7 @@ def _scores(rows, X, target, classes, train, test, metric):
 
 def _paths(rows, X, target, classes, train, test):
     """Return predictions of shape (m, n_rows, n_alphas, n_columns)."""
-    fit, held = _parts(rows, X, train, test)
+    fit, held = _parts(rows, X, target, train, test)
     q, widest = rows.n_unpenalized, max(rows.widths)
     y = encoded(target[train], classes)
     penalised = np.array(rows.widths) - q
@@ -94,12 +94,12 @@ def _paths(rows, X, target, classes, train, test):
     return np.round(values / (ROUNDING * (spread + TINY))) * (ROUNDING * spread)
 
 
-def _parts(rows, X, train, test):
+def _parts(rows, X, target, train, test):
     """Return training and test rows, through what is fitted in the fold."""
     fit, held = X[train], X[test]
     if rows.in_fold is None:
         return fit, held
-    transformer = clone(rows.in_fold, safe=False).fit(fit)
+    transformer = clone(rows.in_fold, safe=False).fit(fit, target[train])
     return transformer.transform(fit), transformer.transform(held)
 
 
@@ -112,7 +112,7 @@ def encoded(target, classes):
 
 def _of_head(rows, target, classes, split, head):
     """Return what another estimator predicts, of shape (m, n_rows, n_columns)."""
-    fit, held = _parts(rows, rows.features, split.train, split.test)
+    fit, held = _parts(rows, rows.features, target, split.train, split.test)
     found = []
     for width in rows.widths:
         model = clone(head).fit(fit[:, :width], target[split.train])

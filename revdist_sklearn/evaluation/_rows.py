@@ -107,7 +107,7 @@ class Behind(TransformerMixin):
 
     def fit(self, X, y=None):
         """Fit the transformer to the columns behind the first."""
-        self.transformer.fit(X[:, self.q :])
+        self.transformer.fit(X[:, self.q :], y)
         return self
 
     def transform(self, X):
