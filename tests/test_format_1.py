@@ -45,6 +45,7 @@ def test_a_distiller_with_all_parameters(answers):
         "residual_sizes": (4, 5),
         "rotate_base": True,
         "residual_level": "protein",
+        "order": "stage",
     }
     X = answers["X"]
     assert_array_equal(distiller.transform(X), answers["all_parameters"])
@@ -182,20 +183,20 @@ def test_a_cache_is_written_to_in_its_format(cache, monkeypatch):
 
 def test_a_newer_distiller_is_a_typed_error(tmp_path, monkeypatch):
     with monkeypatch.context() as later:
-        later.setattr("revdist_sklearn.method._distiller_file.DISTILLER", 5)
+        later.setattr("revdist_sklearn.method._distiller_file.ROUNDED_SINCE", 6)
         ReverseDistiller((3, 5, 8)).fit(
             np.random.default_rng(0).normal(size=(99, 16))
         ).save_pretrained(tmp_path, dtype="float32")
-    with pytest.raises(FormatError, match=r"format 5.*reads up to 4\. Update it: pip"):
+    with pytest.raises(FormatError, match=r"format 6.*reads up to 5\. Update it: pip"):
         ReverseDistiller.from_pretrained(tmp_path)
 
 
 def test_newer_moments_and_checkpoints_are_typed_errors(tmp_path, monkeypatch):
     emb, path = ESMFeaturizer("esm2-nano:32"), tmp_path / "m.safetensors"
     with monkeypatch.context() as later:
-        later.setattr("revdist_sklearn.method._moments_file.MOMENTS", 4)
+        later.setattr("revdist_sklearn.method._moments_file.LEVELS_SINCE", 6)
         Moments([2]).update(np.eye(2)).save(path)
-    with pytest.raises(FormatError, match="reads up to 3"):
+    with pytest.raises(FormatError, match=r"format 5.*reads up to 4"):
         Moments.load(path)
     with monkeypatch.context() as later:
         later.setattr("revdist_sklearn._checkpoint.CHECKPOINT", 4)

@@ -49,6 +49,7 @@ def test_distillers(answers, tmp_path):
         "residual_sizes": (4, 5),
         "rotate_base": True,
         "residual_level": "protein",
+        "order": "stage",
     }
     old.save_pretrained(tmp_path)
     for distiller in (old, ReverseDistiller.from_pretrained(tmp_path)):

@@ -975,18 +975,20 @@ def reconstruct(chain, Z, columns=None):
     -------
     X : ndarray of shape (n, D)
     """
-    columns = np.arange(Z.shape[1]) if columns is None else columns
+    columns = slice(Z.shape[1]) if columns is None else columns
     W = reconstruction(chain, columns)
     X = (Z - _like(chain.prefix_mean[columns], Z)) @ _like(W, Z) + _like(chain.mean, Z)
     # Exactly, without the rounding of the means.
-    exact = _of_base(chain, columns)
-    X[:, columns[exact]] = Z[:, exact]
+    own, exact = _of_base(chain, columns)
+    X[:, own] = Z[:, exact]
     return X
 
 
 def _of_base(chain, columns):
-    """Return which of some columns of z are columns of x themselves."""
-    return np.flatnonzero(columns < (0 if chain.rotated else chain.stages[0].n_added))
+    """Return the columns of x that are columns of z themselves, and which of some these are."""
+    columns = np.arange(chain.width)[columns]
+    exact = np.flatnonzero(columns < (0 if chain.rotated else chain.stages[0].n_added))
+    return columns[exact], exact
 
 
 def reconstruction(chain, columns):
@@ -998,14 +1000,12 @@ def reconstruction(chain, columns):
     ----------
     chain : Chain
 
-    columns : int or ndarray of shape (d,)
-        The first so many, or which.
+    columns : slice or ndarray of shape (d,)
     """
-    columns = np.arange(columns) if np.ndim(columns) == 0 else columns
     K = chain.cross_covariance[:, columns]
     e, Q, scale = _known_spectrum(chain, columns)
     Q = scale[:, None] * Q
     W = Q @ ((Q.T @ K.T) / e[:, None])
-    exact = _of_base(chain, columns)
-    W[:, columns[exact]] = np.eye(len(columns))[:, exact]
+    own, exact = _of_base(chain, columns)
+    W[:, own] = np.eye(len(W))[:, exact]
     return W

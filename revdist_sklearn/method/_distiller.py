@@ -430,7 +430,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 "This chain was loaded without the covariance that a reconstruction needs; fit "
                 "it on a corpus (fit_on_corpus) to use inverse_transform."
             )
-        return reconstruct(chain, Z, self.column_order_[: Z.shape[1]])
+        columns = None if self._order is None else self._order[: Z.shape[1]]
+        return reconstruct(chain, Z, columns)
 
     def truncate(self, d):
         """Return a fitted copy that gives the first d columns from the blocks they need.

@@ -239,7 +239,7 @@ def figures_of_rows(chain, W, n, n_rows, mean, C, prefixes, precision="float64")
             )
         )
     last = chain.blocks.slices[-1]
-    left = np.array([_left(reconstruction(chain, d), C, K, S, b, z) for d in prefixes])
+    left = np.array([_left(reconstruction(chain, slice(d)), C, K, S, b, z) for d in prefixes])
     variances = np.diag(C)
     return _figures(
         *(n, n_rows, stages, prefixes),
@@ -294,7 +294,7 @@ def figures_of_fit(chain, n, n_rows, prefixes, *, same_level=True):
         # What least squares leaves of each column adds up to that of blocks.
         last, K = chain.blocks.slices[-1], chain.cross_covariance
         for j, d in enumerate(prefixes):
-            told = np.sum(reconstruction(chain, d) * K[:, :d].T, axis=0)
+            told = np.sum(reconstruction(chain, slice(d)) * K[:, :d].T, axis=0)
             left[:, j] = sum(variances) - told.sum(), variances[-1] - told[last].sum()
         left[0], left[1] = _share(left[0], sum(variances)), _share(left[1], variances[-1])
     unknown = np.full(len(prefixes), np.nan)
@@ -350,7 +350,7 @@ def _block_variances(chain, S):
             variances.append(float(np.diag(S)[own].sum() / share))
         else:
             K = chain.cross_covariance[h, : stage.width]
-            told = np.sum(reconstruction(chain, stage.width)[:, h] * K.T)
+            told = np.sum(reconstruction(chain, slice(stage.width))[:, h] * K.T)
             variances.append(float(told / stage.explained_after if stage.explained_after else 0))
     return variances
 

@@ -74,9 +74,9 @@ def test_a_newer_format_is_told_before_all_else(tmp_path):
     ReverseDistiller((4, 8)).fit(rows()).save_pretrained(tmp_path)
     rewritten(
         tmp_path,
-        lambda header, tensors: {"format": 5, "of another form": tensors.pop("mean").size},
+        lambda header, tensors: {"format": 6, "of another form": tensors.pop("mean").size},
     )
-    with pytest.raises(FormatError, match=r"format 5.*reads up to 4"):
+    with pytest.raises(FormatError, match=r"format 6.*reads up to 5"):
         ReverseDistiller.from_pretrained(tmp_path)
 
 

@@ -1,0 +1,285 @@
+"""Levels of moments by name, and what is chosen by them."""
+
+import pickle
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+
+from revdist_sklearn import FormatError, Moments, ReverseDistiller
+from revdist_sklearn.base import _tensor_file
+from revdist_sklearn.method._chain import importance_order
+
+SIZES = (3, 5, 8)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def rows(rng):
+    small = rng.normal(size=(400, 3)) * [0.3, 3, 1]
+    middle = np.hstack([small, rng.normal(size=(400, 2))]) @ rng.normal(size=(5, 5))
+    return np.hstack([small, middle, rng.normal(size=(400, 8)) + middle[:, [0]]])
+
+
+@pytest.fixture
+def other(rng):
+    """Rows of another kind: their variance lies along other directions."""
+    return (
+        rng.normal(size=(300, 16)) @ np.diag(np.linspace(0.1, 5, 16)) @ rng.normal(size=(16, 16))
+    )
+
+
+@pytest.fixture
+def moments(rows, other):
+    found = Moments(SIZES).update(rows, proteins=np.arange(400) // 10)
+    return found.update(other, level="mutant")
+
+
+def test_a_level_holds_its_rows_alone(moments, rows, other):
+    level = moments.levels["mutant"]
+    assert list(moments.levels) == ["residue", "protein", "mutant"]
+    assert_allclose(level.covariance, np.cov(other.T, bias=True), atol=1e-10)
+    assert level.n == 300 and moments.n_rows == 400 and moments.n_proteins == 40
+    assert_allclose(moments.residue.covariance, np.cov(rows.T, bias=True), atol=1e-10)
+    assert "levels=['residue', 'protein', 'mutant']" in repr(moments)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("tensor", [False, True])
+def test_rows_of_another_level_are_centred_by_protein(rng, weighted, tensor):
+    rows = rng.normal(size=(60, 4)) + np.repeat(rng.normal(size=(6, 4)) * 100, 10, axis=0)
+    labels, weights = np.repeat(list("abcdef"), 10), rng.integers(0, 3, 60).astype(float)
+    weights[:10] = 0  # a protein without any
+    w = weights if weighted else np.ones(60)
+    expected = np.zeros((4, 4))
+    for label in "abcdef":
+        own, its = rows[labels == label], w[labels == label]
+        if its.sum():
+            centred = own - np.average(own, axis=0, weights=its)
+            expected += (its[:, None] * centred).T @ centred
+    given = rows
+    if tensor:
+        given = pytest.importorskip("torch").from_numpy(rows)
+    found = Moments([4]).update(
+        given, proteins=labels, level="x", sample_weight=weights if weighted else None
+    )
+    assert_allclose(found.levels["x"].scatter, expected, atol=1e-9)
+    assert_allclose(found.levels["x"].mean, 0, atol=1e-12)
+    assert found.levels["x"].n == w.sum()
+
+
+def test_levels_merge_in_any_order_and_one_that_another_lacks_stays(rows, other):
+    whole = Moments(SIZES).update(rows).update(other, level="mutant")
+    first = Moments(SIZES).update(rows[:100]).update(other[:50], level="mutant")
+    second = Moments(SIZES).update(rows[100:]).update(other[50:], level="mutant")
+    for one, two in ((first, second), (second, first)):
+        both = pickle.loads(pickle.dumps(one)).merge(two)
+        assert_allclose(both.levels["mutant"].scatter, whole.levels["mutant"].scatter)
+        assert both.n_rows == 400
+    plain = Moments(SIZES).update(rows)
+    assert plain.merge(Moments(SIZES).update(other, level="mutant")).levels["mutant"].n == 300
+    assert Moments(SIZES).merge(whole).levels["mutant"] == whole.levels["mutant"]
+    assert second.levels["mutant"].n == 250  # left as it was
+
+
+def test_levels_are_kept_in_files_that_older_versions_refuse(moments, tmp_path):
+    moments.save(tmp_path / "m")
+    again = Moments.load(tmp_path / "m")
+    assert again.levels == moments.levels
+    with pytest.raises(FormatError, match="format 4"):
+        _tensor_file.read_tensors(tmp_path / "m", "moments", 3)
+    Moments(SIZES).update(np.eye(16)).save(tmp_path / "plain")
+    _tensor_file.read_tensors(tmp_path / "plain", "moments", 3)
+
+
+@pytest.mark.parametrize("name", ["protein", "two words", "", 3, None, "a.b"])
+def test_what_is_no_name_of_a_level(name):
+    with pytest.raises(ValueError, match="no name of a level"):
+        Moments([2]).update(np.eye(2), level=name)
+
+
+def test_rows_that_cannot_be_added_leave_no_level(rows):
+    moments = Moments(SIZES).update(rows)
+    with pytest.raises(ValueError, match="beyond the range"):
+        moments.update(np.full((3, 16), 1e200) * [[1], [-1], [1]], level="x")
+    assert "x" not in moments.levels
+    assert moments.update(np.eye(16), level="x").levels["x"].n == 16
+
+
+def test_an_interrupt_leaves_a_level_that_is_told_to_be_cut_off(moments, other, monkeypatch):
+    from revdist_sklearn.method import _products_numpy
+
+    def cut(level, rows, *others):
+        level.steps = np.nan
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_products_numpy, "add_rows", cut)
+    with pytest.raises(KeyboardInterrupt):
+        moments.update(other, level="mutant")
+    with pytest.raises(RuntimeError, match="in the middle of an update"):
+        moments.merge(Moments(SIZES))
+
+
+def test_directions_are_those_of_the_level(moments, rows, other):
+    """The regression is of residues, the directions are of the other rows' residual."""
+    distiller = ReverseDistiller(residual_level="mutant").fit_moments(moments)
+    z, h = rows[:, :3], rows[:, 3:8]
+    W = np.linalg.lstsq(z - z.mean(axis=0), h - h.mean(axis=0), rcond=None)[0]
+    left = other[:, 3:8] - other[:, :3] @ W
+    _, V = np.linalg.eigh(np.cov(left.T))
+    found = distiller.stages_[1].directions
+    assert_allclose(np.abs(found.T @ V[:, ::-1][:, :2]), np.eye(2), atol=1e-8)
+    paper = ReverseDistiller().fit_moments(moments).stages_[1].directions
+    assert np.abs(np.abs(paper.T @ found) - np.eye(2)).max() > 0.05
+
+
+@pytest.mark.parametrize("level", ["residue", "protein", "mutant"])
+def test_the_base_turns_to_the_axes_of_the_level(moments, rows, other, level):
+    by = {
+        "residue": rows,
+        "protein": rows.reshape(40, 10, 16).mean(axis=1),
+        "mutant": other,
+    }[level]
+    _, V = np.linalg.eigh(np.cov(by[:, :3].T, bias=True))
+    distiller = ReverseDistiller(rotate_base=level).fit_moments(moments)
+    assert_allclose(np.abs(distiller.stages_[0].directions.T @ V[:, ::-1]), np.eye(3), atol=1e-8)
+    if level == "residue":
+        as_ever = ReverseDistiller(rotate_base=True).fit_moments(moments)
+        assert_array_equal(as_ever.components_, distiller.components_)
+
+
+def test_null_directions_of_a_level_are_zero_columns(rng):
+    """Rounding at another level turns the null direction a little; it is none all the same."""
+    V = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    rows = rng.normal(size=(500, 8))
+    rows[:, :4] -= rows[:, :4] @ np.outer(V[:, 0], V[:, 0])
+    moments = Moments([4, 8 - 4]).update(rows.astype(np.float32))
+    others = rng.normal(size=(200, 8))
+    others[:, :4] -= others[:, :4] @ np.outer(V[:, 0], V[:, 0]) * (1 - 1e-6)
+    moments.update(others, level="x")
+    distiller = ReverseDistiller(rotate_base="x", residual_sizes=(2,)).fit_moments(moments)
+    assert distiller.stages_[0].n_added_nonzero == 3
+    assert not distiller.transform(rows)[:, 3].any()
+
+
+@pytest.mark.parametrize("parameter", ["residual_level", "rotate_base"])
+def test_a_level_that_the_moments_lack(rows, parameter):
+    with pytest.raises(ValueError, match=f"{parameter}='mutant' is a level.*'residue'"):
+        ReverseDistiller(SIZES, **{parameter: "mutant"}).fit(rows)
+    with pytest.raises(ValueError, match=f'{parameter}="protein" needs'):
+        ReverseDistiller(SIZES, **{parameter: "protein"}).fit(rows)
+    with pytest.raises(ValueError, match=f'{parameter}="protein" needs proteins'):
+        ReverseDistiller(SIZES, **{parameter: "protein"}).partial_fit(rows)
+
+
+@pytest.mark.parametrize("level", ["residue", "protein", "mutant"])
+@pytest.mark.parametrize("rotate_base", [False, "mutant"])
+def test_columns_by_variance(moments, rows, other, level, rotate_base):
+    how = {"residual_level": level, "rotate_base": rotate_base}
+    plain = ReverseDistiller(**how).fit_moments(moments)
+    ordered = ReverseDistiller(order="variance", **how).fit_moments(moments)
+    by = {"residue": rows, "protein": rows.reshape(40, 10, 16).mean(axis=1), "mutant": other}[
+        level
+    ]
+    variances = plain.transform(by).var(axis=0)
+    expected = np.argsort(-variances, kind="stable")
+    assert_array_equal(ordered.column_order_, expected)
+    assert not np.array_equal(expected, np.arange(8))
+    assert_array_equal(ordered.transform(rows), plain.transform(rows)[:, expected])
+    assert_allclose(
+        ordered.transform(rows) - ordered.transform(rows[:1]),
+        (rows - rows[0]) @ ordered.components_.T,
+        atol=1e-9,
+    )
+    names = plain.get_feature_names_out()
+    assert list(ordered.get_feature_names_out()) == list(names[expected])
+    stage = np.searchsorted([3, 5, 8], expected, side="right")
+    assert_array_equal(ordered.n_models_, np.maximum.accumulate(stage) + 1)
+    assert_array_equal(plain.n_models_, [1] * 3 + [2] * 2 + [3] * 3)
+    for i in range(3):
+        longest = max([d for d in range(1, 9) if ordered.n_models_[d - 1] <= i + 1], default=0)
+        assert ordered.stage_dims_[i] == longest
+    assert_array_equal(plain.stage_dims_, [3, 5, 8])
+
+
+@pytest.mark.parametrize("rotate_base", [False, "mutant"])
+@pytest.mark.parametrize("d", [1, 2, 4, 8])
+def test_a_prefix_by_variance_takes_the_models_it_needs(moments, rows, tmp_path, rotate_base, d):
+    how = {"residual_level": "mutant", "rotate_base": rotate_base, "order": "variance"}
+    whole = ReverseDistiller(**how).fit_moments(moments)
+    Z = whole.transform(rows)
+    cut = whole.truncate(d)
+    n = whole.n_models_[d - 1]
+    assert cut.n_features_in_ == sum(SIZES[:n]) and len(cut.stages_) == n
+    X = rows[:, : cut.n_features_in_]
+    assert_allclose(cut.transform(X), Z[:, :d], atol=1e-12)
+    assert_array_equal(cut.n_models_, whole.n_models_[:d])
+    short = ReverseDistiller(n_components=d, **how).fit_moments(moments)
+    assert short.n_components_ == d
+    assert_allclose(short.transform(rows), Z[:, :d], atol=1e-10)
+    # The best reconstruction from these columns is that of least squares on the rows.
+    back = whole.inverse_transform(Z[:, :d])
+    centred = Z[:, :d] - Z[:, :d].mean(axis=0)
+    W = np.linalg.lstsq(centred, rows - rows.mean(axis=0), rcond=None)[0]
+    assert_allclose(back, rows.mean(axis=0) + centred @ W, atol=1e-8)
+    if not rotate_base:
+        own = [c for c in whole.column_order_[:d] if c < 3]
+        assert_array_equal(back[:, own], rows[:, own])
+    for dtype in ("float64", "float32"):
+        cut.save_pretrained(tmp_path, dtype=dtype)
+        again = ReverseDistiller.from_pretrained(tmp_path)
+        assert again.get_params() == cut.get_params()
+        assert_array_equal(again.column_order_, cut.column_order_)
+        assert_allclose(again.transform(X), Z[:, :d], atol=1e-12 if dtype == "float64" else 1e-4)
+    assert_array_equal(pickle.loads(pickle.dumps(cut)).transform(X), cut.transform(X))
+
+
+def test_files_with_an_order_are_told_to_older_versions(moments, tmp_path):
+    for name, how, number in (
+        ("order", {"order": "variance"}, 5),
+        ("level", {"residual_level": "mutant"}, 5),
+        ("base", {"rotate_base": "protein"}, 5),
+        ("plain", {"rotate_base": True, "residual_level": "protein"}, 3),
+    ):
+        ReverseDistiller(**how).fit_moments(moments).save_pretrained(tmp_path / name)
+        file = tmp_path / name / "chain.safetensors"
+        header, *_ = _tensor_file.read_tensors(file, "distiller", 5)
+        assert header["format"] == number
+        assert ("order" in header["parameters"]) == (number == 5)
+
+
+def test_partial_fit_knows_its_order_when_it_is_asked(rows):
+    distiller = ReverseDistiller(SIZES, order="variance").partial_fit(rows[:200])
+    assert len(distiller.get_feature_names_out()) == 8
+    distiller.partial_fit(rows[200:])
+    once = ReverseDistiller(SIZES, order="variance").fit(rows)
+    assert_array_equal(distiller.column_order_, once.column_order_)
+    assert_allclose(distiller.transform(rows), once.transform(rows), atol=1e-9)
+    stages = clone(distiller).set_params(order="stage").fit(rows)
+    assert_array_equal(stages.column_order_, np.arange(8))
+    # A fit anew in another order has nothing of the one before.
+    assert_array_equal(once.set_params(order="stage").fit(rows).column_order_, np.arange(8))
+
+
+def test_columns_of_nothing_come_last(rows):
+    rows = rows.copy()
+    rows[:, 5:8] = rows[:, 3:5] @ np.ones((2, 3)) + rows[:, :3]
+    distiller = ReverseDistiller(SIZES, order="variance", residual_sizes=(5, 3)).fit(rows)
+    zero = ~distiller.components_.any(axis=1)
+    assert zero.any() and zero[-zero.sum() :].all()
+
+
+def test_the_order_of_the_kernel_needs_the_chain_alone(moments):
+    chain = ReverseDistiller().fit_moments(moments)._chain
+    order = importance_order(chain, moments.residue.covariance)
+    z = np.diag(
+        ReverseDistiller().fit_moments(moments).components_
+        @ moments.residue.covariance
+        @ ReverseDistiller().fit_moments(moments).components_.T
+    )
+    assert np.all(np.diff(z[order]) <= 1e-12)
