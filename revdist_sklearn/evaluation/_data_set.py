@@ -317,15 +317,18 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
         "costs": costs,
         "verdict": lines,
         "choice": choice["row"],
-        "code": _code(choice, variants.task, source),
+        "code": _code(choice, variants, source, notes),
         "rows": rows,
     }
 
 
-def _code(choice, task, source):
-    if source is None or task == "residues":
+def _code(choice, variants, source, notes):
+    if source is None or variants.task == "residues":
         return None
-    return code(choice, task=task, **source)
+    if variants.is_made:
+        notes.append("No lines of Python: they take sequences from a column of the table.")
+        return None
+    return code(choice, task=variants.task, **source)
 
 
 def check_enough(variants):

@@ -13,6 +13,7 @@ import numpy as np
 from .. import __version__
 from ..base._files import make_folder, replace_file
 from ..base._identity import digest
+from ..base._text import shown
 from ..embedding._sequences import listed, nucleotides
 from ..embedding._workers import as_they_come, in_order
 from ._data_set import check_enough, evaluate_variants
@@ -69,6 +70,52 @@ def name_of(path):
     return name[: len(name) - len(ending)].lstrip(".") or "table"
 
 
+def wild_type_of(file, wild_types):
+    """Return the wild type of a file's data set.
+
+    Parameters
+    ----------
+    file : path-like
+
+    wild_types : str, list of (str, str), or None
+        Of several names and sequences, that whose name, or a part of it between ``|``, is the
+        longest that the name of the data set is or begins with, before a ``_``.
+
+    Returns
+    -------
+    wild_type : str or None
+
+    Raises
+    ------
+    ValueError
+        If there is none, or several.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.evaluation._files import wild_type_of
+    >>> wild_type_of("a/GB1_2014.csv", [("sp|P0|GB1", "MTYK"), ("other", "MAK")])
+    'MTYK'
+    """
+    if wild_types is None or isinstance(wild_types, str):
+        return wild_types
+    name = name_of(file).casefold()
+    found: dict[int, list] = {}
+    for i, (record, _) in enumerate(wild_types):
+        parts = (part.casefold() for part in (record, *record.split("|")) if part)
+        fits = [len(part) for part in parts if f"{name}_".startswith(f"{part}_")]
+        if fits:
+            found.setdefault(max(fits), []).append(i)
+    fitting = found[max(found)] if found else []
+    if len(fitting) != 1:
+        records = listed(shown(wild_types[i][0]) for i in fitting or range(len(wild_types)))
+        raise ValueError(
+            f"{len(fitting) or 'None'} of the {len(wild_types)} wild types are named as the data "
+            f"set {shown(name_of(file))!r}, or as it begins before a _: {records}. Rename "
+            "records or files, or give a FASTA file of one record for each file."
+        )
+    return wild_types[fitting[0]][1]
+
+
 def prepared_table(file, featurizer, reading):
     """Return what a file holds, its sequences as the models take them.
 
@@ -79,7 +126,7 @@ def prepared_table(file, featurizer, reading):
     featurizer : ESMFeaturizer
 
     reading : dict
-        Keywords of :func:`read_table`.
+        Keywords of :func:`read_table`; ``wild_type`` may be those of :func:`wild_type_of`.
 
     Returns
     -------
@@ -91,7 +138,8 @@ def prepared_table(file, featurizer, reading):
         As :func:`read_table` and :meth:`EmbeddingPlan.prepare`; if sequences are DNA, or fewer
         than folds inside of folds need.
     """
-    table = without_stops(read_table(file, **reading))
+    wild_type = wild_type_of(file, reading.get("wild_type"))
+    table = without_stops(read_table(file, **{**reading, "wild_type": wild_type}))
     if found := nucleotides(table.sequences):
         raise ValueError(
             f"{len(found)} of {len(table)} sequences are DNA or RNA by their letters: "

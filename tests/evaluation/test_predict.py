@@ -103,6 +103,20 @@ def test_lower_may_be_better_and_candidates_given(scan, tmp_path, capsys):
     assert "x (line 1) has 3 residues, the wild type 42" in capsys.readouterr().err
 
 
+def test_names_of_mutations_are_enough_with_the_wild_type(ranked, scan, tmp_path, capsys):
+    names, wild, out = tmp_path / "x.csv", tmp_path / "w.fasta", tmp_path / "r"
+    rows = [f"{row['mutant']},{row['DMS_score']}" for row in table(scan)]
+    names.write_text("\n".join(["mutant,DMS_score", *rows]))
+    facts = json.loads((ranked / "choice.json").read_text())
+    wild.write_text(f">w\n{facts['wild_type']}\n")
+    given = ["predict", str(names), *MODELS, "--output", str(out)]
+    assert main([*given, "--wild-type", str(wild)]) == 0
+    assert (out / "ranked.csv").read_text() == (ranked / "ranked.csv").read_text()
+    assert f"the sequences of {len(rows)} rows are made" in capsys.readouterr().err
+    assert main(given) == 2
+    assert "the sequence of the wild type with --wild-type" in capsys.readouterr().err
+
+
 def test_what_is_said():
     table, embedding = (TABLE,), ("embedding",)
     scores = {table: [0.1, -0.1, 0.0], embedding: [0.5, 0.6, 0.4]}

@@ -273,6 +273,32 @@ def test_what_is_equal_but_for_rounding_has_no_ranks(family, scan):
     assert set(scored[0]["scores"]["Spearman"]) == {0.0}
 
 
+def test_each_file_takes_the_wild_type_of_its_name():
+    several = [("sp|P1|GB1_STRSG", "MA"), ("GB1", "MC"), ("TEM", "MD"), ("tem", "ME")]
+    for file, expected in (("GB1.csv", "MC"), ("gb1_x.csv.gz", "MC"), ("GB1_STRSG_2.csv", "MA")):
+        assert _files.wild_type_of(f"folder/{file}", several) == expected
+    assert _files.wild_type_of("GB1.csv", "MK") == "MK" and _files.wild_type_of("a", None) is None
+    with pytest.raises(ValueError, match=r"None of the 4 wild types are named .*'GB12'.* sp"):
+        _files.wild_type_of("GB12.csv", several)
+    with pytest.raises(ValueError, match=r"2 of the 4 wild types .*'TEM_x'.*: TEM, tem"):
+        _files.wild_type_of("TEM_x.csv", several)
+
+
+def test_made_sequences_have_the_figures_of_given_ones(family, scan, tmp_path):
+    names = [(f"{m[0]}{int(m[1:-1]) + 9}{m[-1]}", y) for m, _, y in rows_of_scan(scan)]
+    path = written(tmp_path / "scan.csv", [*names, ("A1del", 1)], "mutant,DMS_score")
+    reading = READING | {"wild_type": [("scan", read_table(scan).wild_type), ("other", "MK")]}
+    source = {"sequence": "s", "target": "t", "models": "m", "sources": [], "distiller": "d"}
+    [[_, made, fault, _]] = evaluate_files(
+        [str(path)], family, Plan(("random",)), reading, source=source
+    )
+    [[_, given, _, _]] = evaluated([str(scan)], family, None)
+    assert fault is None
+    assert [row["scores"] for row in made["rows"]] == [row["scores"] for row in given["rows"]]
+    assert made["counts"] == given["counts"] | {"rows": len(names) + 1, "left out": 1}
+    assert made["code"] is None and "No lines of Python" in made["notes"][-1]
+
+
 def test_small_training_parts_are_a_note(family, scan):
     table, notes = read_table(scan), []
     X = family.featurizer.transform(table.sequences)
