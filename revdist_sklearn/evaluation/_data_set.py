@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..method._moments import Moments
 from ..models._head import check_head
 from ..variants._scorer import OF_FEATURIZER, ESMVariantScorer
 from ._rows import (
+    PartScaler,
     Representations,
     Rows,
     family_rows,
@@ -19,9 +20,8 @@ from ._rows import (
     layer_rows,
     mutation_features,
     one_hot,
-    scaled_together,
 )
-from ._run import LEAST_ROWS, score_rows
+from ._run import LEAST_ROWS, rows_for_head, score_rows
 from ._verdict import code, verdict
 
 TABLE = "position, wild type, mutant"
@@ -212,8 +212,9 @@ def rows_of(variants, X, family, *, curve=None, notes):
     if len(set(map(len, variants.sequences))) == 1:
         letters = one_hot(variants.sequences)
         tables.append(alone("one_hot", "one-hot", letters))
-        both = scaled_together(letters, embedding.features)
-        tables.append(alone("one_hot_and_embedding", "one-hot + embedding", both, everyone))
+        parts = letters, embedding.features
+        both = alone("one_hot_and_embedding", "one-hot + embedding", np.hstack(parts), everyone)
+        tables.append(replace(both, in_fold=PartScaler([p.shape[1] for p in parts])))
     else:
         notes.append("No one-hot rows: sequences differ in length.")
     if family.layers is not None:
@@ -289,7 +290,8 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
     -------
     figures : dict
         ``task``, ``metric``, ``wild_type``, ``protein``, ``counts``, ``notes``, ``costs``,
-        ``verdict``, ``choice``, ``code`` and ``rows``.
+        ``verdict``, ``choice``, ``code``, ``rows``, and as ``left_out`` the rows that the head
+        cannot take, with the reason.
 
     Raises
     ------
@@ -303,6 +305,7 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
     else:
         X = np.asarray(family.featurizer.transform(variants.sequences), dtype=np.float64)
         groups = rows_of(variants, X, family, curve=curve, notes=notes)
+    groups, left_out = rows_for_head(groups, plan.head, notes)
     rows = score_rows(variants, groups, plan, notes=notes, progress=progress)
     metric = next(iter(rows[0]["scores"]))
     costs, wild_type = family.costs(variants.sequences), getattr(variants, "wild_type", None)
@@ -319,6 +322,7 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
         "choice": choice["row"],
         "code": _code(choice, variants, source, notes),
         "rows": rows,
+        "left_out": left_out,
     }
 
 

@@ -21,7 +21,7 @@ from ._page import spread
 from ._table import read_table
 
 # Of the figures of a data set; another one is computed anew.
-FORMAT = 1
+FORMAT = 2
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.bz2", ".csv.xz", ".csv.zst")
 # What goes wrong with a file and with what is in it.
 AT_FAULT = (ValueError, TypeError, OSError)
@@ -269,11 +269,17 @@ def write_text(path, text):
 
 
 def scores_csv(data_sets):
-    """Return all scores as CSV, a line a data set, row, split, metric and fold."""
+    """Return all scores as CSV, a line a data set, row, split, metric and fold.
+
+    Rows that are left out have one line, with the reason in place of scores.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
-        ["data_set", "row", "kind", "width", "split", "n_train", "metric", "fold", "score"]
+        [
+            *("data_set", "row", "kind", "width", "split", "n_train", "metric", "fold", "score"),
+            "left_out",
+        ]
     )
     for name, data_set in data_sets.items():
         for row in data_set["rows"]:
@@ -281,7 +287,9 @@ def scores_csv(data_sets):
                 for fold, score in zip(row["folds"], scores, strict=True):
                     n = "" if row["n_train"] is None else row["n_train"]
                     of_row = name, row["row"], row["kind"], row["width"], row["split"], n
-                    writer.writerow([*of_row, metric, fold, score])
+                    writer.writerow([*of_row, metric, fold, score, ""])
+        for row in data_set["left_out"]:
+            writer.writerow([name, row["row"], row["kind"], row["width"], *[""] * 5, row["why"]])
     return stream.getvalue()
 
 
@@ -311,6 +319,8 @@ def format_scores(data_sets, metric=None):
             if column not in columns:
                 columns.append(column)
             cells[column, row["row"]] = spread(row["mean"][which], row["std"][which])
+        left_out = [row["row"] for row in data_set.get("left_out", ()) if row["in_table"]]
+        cells |= {(c, row): "left out" for c in columns if c[0] == name for row in left_out}
     labels = list(dict.fromkeys(label for _, label in cells))
     head = [["", *(name for name, _ in columns)], ["", *(split for _, split in columns)]]
     body = [[label, *(cells.get((c, label), "-") for c in columns)] for label in labels]

@@ -15,7 +15,7 @@ from ._data_set import TABLE
 from ._fit import fit_rows
 from ._metrics import METRICS
 from ._mutations import compared
-from ._rows import Rows, TotalScaler, mutation_counts
+from ._rows import Behind, PartScaler, Rows, TotalScaler, mutation_counts
 from ._run import scorer_of
 from ._splits import inner, splits
 from ._summary import standard_error
@@ -142,20 +142,19 @@ def choose(variants, family, *, seed=0):
     parts = transformers(family, variants.wild_type, variants.offset)
     kind, folds, note = _folds(variants, seed)
     X = {name: np.asarray(part.fit_transform(variants.sequences)) for name, part in parts.items()}
-    # What has a penalty in common is brought to one scale.
-    scaled = {name: TotalScaler().fit_transform(X[name]) for name in X if name != SCORES}
-    scaled |= {SCORES: X[SCORES]} if SCORES in X else {}
     metric = scorer_of(METRICS["regression"][0], None)
     within = [inner(fold, variants) for fold in folds]
     scores: dict[tuple, list] = {}
     for names in CANDIDATES:
         if not set(names) <= set(X):
             continue
-        several = n_penalized(names) > 1
-        parts_of = [(scaled if several else X)[name] for name in names]
-        features = np.hstack(parts_of).astype(np.float64)
+        features = np.hstack([X[name] for name in names]).astype(np.float64)
         q = X[SCORES].shape[1] if SCORES in names else 0
-        rows = Rows("x", ("x",), (features.shape[1],), ((),), features, n_unpenalized=q)
+        in_fold = None
+        if n_penalized(names) > 1:  # what has a penalty in common is brought to one scale
+            widths = [X[name].shape[1] for name in names if name != SCORES]
+            in_fold = Behind(q, PartScaler(widths))
+        rows = Rows("x", ("x",), (features.shape[1],), ((),), features, in_fold, q)
         scores[names] = []
         for fold, inside in zip(folds, within, strict=True):
             values, _ = fit_rows(rows, variants.target, None, fold, inside, metric)

@@ -6,19 +6,23 @@ import json
 import joblib
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 
+from revdist_sklearn import ESMFeaturizer, ReverseDistiller
 from revdist_sklearn.cli._main import main
 from revdist_sklearn.datasets import load_amyloid_nucleation
-from revdist_sklearn.evaluation._data_set import TABLE
+from revdist_sklearn.evaluation import _predict
+from revdist_sklearn.evaluation._data_set import TABLE, Family
 from revdist_sklearn.evaluation._predict import (
     TotalScaler,
     _folds,
     _said,
     cheapest_of_the_best,
+    choose,
     next_to_measure,
 )
-from revdist_sklearn.evaluation._table import variants_of
+from revdist_sklearn.evaluation._table import read_table, variants_of
 
 MODELS = ["--models", "esm2-nano:64"]
 
@@ -115,6 +119,27 @@ def test_names_of_mutations_are_enough_with_the_wild_type(ranked, scan, tmp_path
     assert f"the sequences of {len(rows)} rows are made" in capsys.readouterr().err
     assert main(given) == 2
     assert "the sequence of the wild type with --wild-type" in capsys.readouterr().err
+
+
+def test_the_scale_of_parts_is_that_of_training_rows(scan, monkeypatch):
+    seen = []
+
+    def fit_rows(rows, target, classes, fold, inside, metric):
+        seen.append((rows, fold))
+        return np.zeros((len(fold.test), 1, 1)), None
+
+    monkeypatch.setattr(_predict, "fit_rows", fit_rows)
+    monkeypatch.setattr(_predict, "_fitted", lambda *args: None)
+    featurizer = ESMFeaturizer("esm2-nano:64")
+    distiller = ReverseDistiller.from_pretrained("esm2-nano").truncate(64)
+    choose(read_table(scan), Family(featurizer, distiller, None))
+    together = [(rows, fold) for rows, fold in seen if rows.in_fold is not None]
+    assert len(together) == 4 / len(_predict.CANDIDATES) * len(seen)
+    for rows, fold in together:
+        q, X = rows.n_unpenalized, rows.features[fold.train]
+        Z = clone(rows.in_fold, safe=False).fit(X).transform(X)
+        assert_allclose(Z[:, q:].var(axis=0).sum(), 2)
+        assert_array_equal(Z[:, :q], X[:, :q])
 
 
 def test_what_is_said():

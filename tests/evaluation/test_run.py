@@ -1,11 +1,15 @@
 """Runs of whole data sets: rows in all splits, residues, files, and what is kept."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.neighbors import KNeighborsRegressor
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, corpus_moments
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
@@ -17,8 +21,14 @@ from revdist_sklearn.evaluation._data_set import (
     evaluate_variants,
     rows_of,
 )
-from revdist_sklearn.evaluation._files import evaluate_files, scores_csv, tables_of
-from revdist_sklearn.evaluation._run import Plan, score_rows
+from revdist_sklearn.evaluation._files import (
+    evaluate_files,
+    format_scores,
+    scores_csv,
+    tables_of,
+)
+from revdist_sklearn.evaluation._rows import Rows
+from revdist_sklearn.evaluation._run import Plan, rows_for_head, score_rows
 from revdist_sklearn.evaluation._table import read_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:A corpus of")
@@ -297,6 +307,52 @@ def test_made_sequences_have_the_figures_of_given_ones(family, scan, tmp_path):
     assert [row["scores"] for row in made["rows"]] == [row["scores"] for row in given["rows"]]
     assert made["counts"] == given["counts"] | {"rows": len(names) + 1, "left out": 1}
     assert made["code"] is None and "No lines of Python" in made["notes"][-1]
+
+
+def test_the_scale_of_parts_is_that_of_training_rows(family, scan):
+    table = read_table(scan)
+    X = family.featurizer.transform(table.sequences)
+    rows = [r for r in rows_of(table, X, family, notes=[]) if "one_hot_and" in r.kind]
+    assert len(rows) == 2  # one of them behind a score
+    train, far = np.arange(60), np.arange(60, len(table))
+    for each in rows:
+        moved = each.features.copy()
+        moved[far] *= 100
+        one, other = (
+            clone(each.in_fold, safe=False).fit(F[train]).transform(F[:60])
+            for F in (each.features, moved)
+        )
+        assert_array_equal(one, other)
+        k = one.shape[1] - 64
+        assert_allclose(one[:, k:].var(axis=0).sum(), 1)
+        assert_allclose(one[:, each.n_unpenalized : k].var(axis=0).sum(), 1)
+
+
+def test_rows_that_a_head_cannot_take_are_told(family, scan, figures):
+    assert figures["left_out"] == []
+    plan = Plan(("random",), head=KNeighborsRegressor())
+    of_head = evaluate_variants(read_table(scan), family, plan)
+    scored = {row["row"] for row in of_head["rows"]}
+    left_out = {row["row"] for row in of_head["left_out"]}
+    assert scored | left_out == {row["row"] for row in figures["rows"]} and not scored & left_out
+    assert left_out == {row for row in scored | left_out if row.endswith(" + score")}
+    in_table = [row["row"] for row in of_head["left_out"] if row["in_table"]]
+    [note] = [n for n in of_head["notes"] if n.startswith("With --head KNeighborsRegressor")]
+    assert f"{len(in_table)} rows are left out, because their scores go unpenalised" in note
+    assert all(row in note for row in in_table)
+    text = format_scores({"scan": of_head})
+    assert text.count("left out") == len(in_table) < len(left_out)
+    lines = list(csv.DictReader(scores_csv({"scan": of_head}).splitlines()))
+    told = {line["row"] for line in lines if line["left_out"]}
+    assert told == left_out == {line["row"] for line in lines if not line["score"]}
+
+
+def test_a_layer_that_ridge_chooses_is_left_out_by_a_head():
+    rows = Rows("layers", ("chosen",), (2,), ((0,),), np.ones((3, 2)), choices=(np.ones((3, 2)),))
+    notes = []
+    taken, [left] = rows_for_head([rows], KNeighborsRegressor(), notes)
+    assert taken == [] and left["row"] == "chosen" and "by ridge alone: chosen." in notes[0]
+    assert rows_for_head([rows], None, notes) == ([rows], []) and len(notes) == 1
 
 
 def test_small_training_parts_are_a_note(family, scan):
