@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -12,7 +13,7 @@ import numpy as np
 from .. import LandscapeDisplay
 from .._corpus import fit_on_corpus
 from ..base._files import make_folder
-from ..evaluation._data_set import Family
+from ..evaluation._data_set import WITHOUT_SCORES, Family
 from ..evaluation._files import prepared_table, write_text
 from ..evaluation._mutations import compared
 from ..evaluation._predict import check_variants, choose, next_to_measure
@@ -90,6 +91,10 @@ def run(arguments):
         note(f"The distiller is fitted on {corpus}.")
         distiller = fit_on_corpus(ReverseDistiller(), featurizer, corpus.sequences)
     family = Family(featurizer, distiller, None, scores=not arguments.no_scores)
+    if family.scores and (why := family.without_head()) is not None:
+        variants.notes.append(f"{WITHOUT_SCORES}{why}")
+        note(variants.notes[-1])
+        family = replace(family, scores=False)
     with warnings.catch_warnings():
         # Of the grid of penalties, in folds where nothing is to be had.
         warnings.filterwarnings("ignore", message="The chosen alpha")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..base._unpack import STANDARD_INPUT
 from ..embedding._featurizer import ESMFeaturizer
 from ..method._distiller import ReverseDistiller
 from ..method._moments import Moments
-from ..models._head import check_head
 from ..variants._scorer import OF_FEATURIZER, ESMVariantScorer
 from ._rows import (
     PartScaler,
@@ -24,6 +24,7 @@ from ._rows import (
 from ._run import LEAST_ROWS, rows_for_head, score_rows
 from ._verdict import code, verdict
 
+WITHOUT_SCORES = "No scores of the models themselves: "
 TABLE = "position, wild type, mutant"
 # Variants by which the seconds of a model are measured.
 SAMPLE = 16
@@ -85,12 +86,11 @@ class Family:
         }
 
     def without_head(self):
-        """Return the message for a member that has no language-model head, or None."""
-        for member in self.featurizer.embedding_plan("residue").members:
-            try:
-                check_head(member)
-            except ValueError as error:
-                return str(error)
+        """Return the message that a member has no language-model head, or None."""
+        try:
+            self.scorer("M").fit_transform(["M"])  # its weights may be missing too
+        except ValueError as error:
+            return str(error)
         return None
 
     def scorer(self, reference, **how):
@@ -246,21 +246,19 @@ def rows_of(variants, X, family, *, curve=None, notes):
 
 def _scores(variants, family, notes):
     """Return the models' own scores of the variants, or None with a note that says why."""
-    missing = "No scores of the models themselves: "
     if variants.wild_type is None:
-        notes.append(f"{missing}the wild type is not known; give it, or a column of mutations.")
+        notes.append(
+            f"{WITHOUT_SCORES}the wild type is not known; give it, or a column of mutations."
+        )
         return None
     if any(len(text) != len(variants.wild_type) for text in variants.sequences):
-        notes.append(f"{missing}sequences differ in length from the wild type.")
-        return None
-    if (why := family.without_head()) is not None:
-        notes.append(f"{missing}{why}")
+        notes.append(f"{WITHOUT_SCORES}sequences differ in length from the wild type.")
         return None
     scorer = family.scorer(variants.wild_type)
     try:
         return np.asarray(scorer.transform(variants.sequences), dtype=np.float64)
     except ValueError as error:
-        notes.append(f"{missing}{error}")
+        notes.append(f"{WITHOUT_SCORES}{error}")
         return None
 
 
@@ -329,8 +327,9 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
 def _code(choice, variants, source, notes):
     if source is None or variants.task == "residues":
         return None
-    if variants.is_made:
-        notes.append("No lines of Python: they take sequences from a column of the table.")
+    if variants.is_made or source["path"] == STANDARD_INPUT:
+        why = "the table has none" if variants.is_made else "standard input is read once"
+        notes.append(f"No lines of Python: they read sequences from a file, and {why}.")
         return None
     return code(choice, task=variants.task, **source)
 

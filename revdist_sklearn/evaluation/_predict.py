@@ -99,7 +99,7 @@ def transformers(family, reference, offset):
     Returns
     -------
     parts : dict of str to transformer
-        Without scores where a model has no head.
+        Without scores where ``family`` has them not.
     """
     count = FunctionTransformer(partial(counts, reference, offset))
     split = FunctionTransformer(letters)
@@ -110,7 +110,7 @@ def transformers(family, reference, offset):
         ONE_HOT: make_pipeline(split, encoder),
         EMBEDDING: embedding,
     }
-    if family.scores and family.without_head() is None:
+    if family.scores:
         parts[SCORES] = family.scorer(reference, combine="mean")
     return parts
 

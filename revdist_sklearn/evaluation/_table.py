@@ -286,7 +286,7 @@ def read_table(
     if not is_made:
         mutations, wild_type, offset = _mutations(account, rows, texts, wild_type)
     if task == "regression":
-        target = np.bincount(groups.number, values) / np.bincount(groups.number)
+        target = groups.mean(np.asarray(values))
         left = np.array([], dtype=int)
         account.note(groups.repeats, f"{REPEAT}, and are averaged with it")
     else:
@@ -386,6 +386,12 @@ class _Groups:
         self.number = np.array([numbers.setdefault(text, len(numbers)) for text in texts])
         self.sequences = list(numbers)
         self.first = np.unique(self.number, return_index=True)[1]
+
+    def mean(self, values):
+        """Return the mean value of each sequence; where all are equal, that value exactly."""
+        start = values[self.first]
+        sums = np.bincount(self.number, values - start[self.number])
+        return start + sums / np.bincount(self.number)
 
     @property
     def repeats(self):

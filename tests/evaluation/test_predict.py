@@ -6,12 +6,13 @@ import json
 import joblib
 import numpy as np
 import pytest
+from conftest import save_esm, save_t5
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller
 from revdist_sklearn.cli._main import main
-from revdist_sklearn.datasets import load_amyloid_nucleation
+from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
 from revdist_sklearn.evaluation import _predict
 from revdist_sklearn.evaluation._data_set import TABLE, Family
 from revdist_sklearn.evaluation._predict import (
@@ -140,6 +141,24 @@ def test_the_scale_of_parts_is_that_of_training_rows(scan, monkeypatch):
         Z = clone(rows.in_fold, safe=False).fit(X).transform(X)
         assert_allclose(Z[:, q:].var(axis=0).sum(), 2)
         assert_array_equal(Z[:, :q], X[:, :q])
+
+
+@pytest.mark.parametrize(
+    ("save", "why"),
+    [
+        (lambda folder: save_t5(folder, spelling="▁{}"), "has no masked-language-model head"),
+        (lambda folder: save_esm(folder, lm_head=False), "no weights of a language-model head"),
+    ],
+)
+def test_models_without_a_head_are_ranked_without_scores(scan, tmp_path, capsys, save, why):
+    out, fasta = tmp_path / "r", tmp_path / "c.fasta"
+    sequences = load_uniprot_sample().sequences[:9]
+    fasta.write_text("".join(f">{i}\n{s[:60]}\n" for i, s in enumerate(sequences)))
+    given = ["--models", save(tmp_path / "m"), "--fasta", str(fasta), "--output", str(out)]
+    assert main(["predict", str(scan), *given]) == 0
+    facts = json.loads((out / "choice.json").read_text())
+    assert why in capsys.readouterr().err and why in facts["notes"][-1]
+    assert not any("scores" in name for name in facts["scores"])
 
 
 def test_what_is_said():

@@ -4,9 +4,11 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import save_esm
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.neighbors import KNeighborsRegressor
@@ -353,6 +355,20 @@ def test_a_layer_that_ridge_chooses_is_left_out_by_a_head():
     taken, [left] = rows_for_head([rows], KNeighborsRegressor(), notes)
     assert taken == [] and left["row"] == "chosen" and "by ridge alone: chosen." in notes[0]
     assert rows_for_head([rows], None, notes) == ([rows], []) and len(notes) == 1
+
+
+def test_a_checkpoint_without_the_weights_of_its_head_has_no_head(tmp_path):
+    folders = [save_esm(tmp_path / "a"), save_esm(tmp_path / "b", lm_head=False, width=16)]
+    of = [Family(ESMFeaturizer(folders[:n]), None, None).without_head() for n in (1, 2)]
+    assert of[0] is None and "no weights of a language-model head" in of[1]
+
+
+def test_no_lines_of_python_read_standard_input_again():
+    notes, variants = [], SimpleNamespace(task="regression", is_made=False)
+    assert _data_set._code({}, variants, {"path": "-"}, notes) is None
+    assert notes == [
+        "No lines of Python: they read sequences from a file, and standard input is read once."
+    ]
 
 
 def test_small_training_parts_are_a_note(family, scan):

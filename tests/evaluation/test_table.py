@@ -216,6 +216,11 @@ def test_replicates_are_averaged_in_either_case(read):
     assert any("2 of 5 rows repeat the sequence" in note for note in found.notes)
 
 
+def test_replicates_of_what_is_constant_stay_constant(read):
+    with pytest.raises(ValueError, match=r"DMS_score is 0\.1 everywhere"):
+        read(rows("MK,0.1", "MW,0.1", "MW,0.1", "MW,0.1", header="mutated_sequence,DMS_score"))
+
+
 def test_letters_that_become_residues_in_upper_case_are_left_to_the_check(read):
     found = read(rows("Maß,1", "M\u0131,2", "MAS,3", header="mutated_sequence,DMS_score"))
     assert found.sequences == ["Maß", "M\u0131", "MAS"]
