@@ -5,6 +5,10 @@ file, and asks which types are trusted::
 
     skops.io.dump(model, "model.skops")
     model = skops.io.load("model.skops", trusted=TRUSTED_TYPES)
+
+A search keeps the splitter that it was given: of ``cv=GroupKFold(5)`` its class stands beside
+these, ``trusted=[*TRUSTED_TYPES, "sklearn.model_selection._split.GroupKFold"]``. Which classes a
+file asks for, ``skops.io.get_untrusted_types(file="model.skops")`` tells.
 """
 
 import warnings

@@ -15,7 +15,7 @@ from revdist_sklearn import (
 from revdist_sklearn._mutants import choose_mutants, mutants_of
 from revdist_sklearn.datasets import load_uniprot_sample
 
-CORPUS = sorted(load_uniprot_sample().sequences, key=len)[:6] + ["XXXX", "mktaYIAKQR"]
+CORPUS = [*sorted(load_uniprot_sample().sequences, key=len)[:6], "XXXX", "mktaYIAKQR"]
 
 
 @pytest.fixture(scope="module")

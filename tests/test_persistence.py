@@ -13,6 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 
 from revdist_sklearn import (
@@ -23,6 +24,7 @@ from revdist_sklearn import (
     PrefixSelector,
     ReverseDistiller,
     compact,
+    interop,
 )
 from revdist_sklearn.interop import TRUSTED_TYPES
 
@@ -177,6 +179,14 @@ def test_what_skops_does_not_trust_by_itself_is_refused(X):
     with pytest.raises(Exception, match=r"ReverseDistiller") as caught:
         skops.loads(data)
     assert type(caught.value).__name__ == "UntrustedTypesFoundException"
+
+
+def test_the_splitter_of_a_search_is_trusted_by_its_own_name(X):
+    skops = pytest.importorskip("skops.io")
+    data = skops.dumps(PrefixRidgeCV([4], cv=GroupKFold(5)))
+    [name] = set(skops.get_untrusted_types(data=data)) - set(TRUSTED_TYPES)
+    assert name in interop.__doc__
+    assert skops.loads(data, trusted=[*TRUSTED_TYPES, name]).cv.n_splits == 5
 
 
 def test_trusted_types_are_classes_that_exist():

@@ -230,7 +230,10 @@ def add_table_columns(parser):
         help="mutations such as T2A, T2A:K4R or p.Thr2Ala (default: mutant, where there is one)",
     )
     parser.add_argument(
-        "--wild-type", help="FASTA file with the sequence of the wild type (default: by mutations)"
+        "--wild-type",
+        help="FASTA file with the sequence of the wild type (default: by mutations). Of a table "
+        "without sequences, these are made of it and the mutations. Of several records each file "
+        "takes the one of its name, or of the beginning of its name before a _",
     )
     parser.add_argument(
         "--task",
@@ -250,11 +253,9 @@ def reading_of(arguments):
     wild_type = None
     if arguments.wild_type is not None:
         found = read_fasta(arguments.wild_type, option="--wild-type")
-        if len(found.sequences) != 1:
-            raise ValueError(
-                f"--wild-type {arguments.wild_type} has {len(found.sequences)} records; give one."
-            )
         wild_type = found.sequences[0]
+        if len(found.sequences) > 1:
+            wild_type = list(zip(found.names, found.sequences, strict=True))
     return {
         "sequence_column": arguments.sequence_column,
         "target_column": arguments.target_column,

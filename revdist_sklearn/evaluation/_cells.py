@@ -168,7 +168,7 @@ def long_cells():
         csv.field_size_limit(before)
 
 
-def check_columns(source, header, wanted):
+def check_columns(source, header, wanted, ways=None):
     """Raise where a column that is wanted is not there once.
 
     Parameters
@@ -179,6 +179,9 @@ def check_columns(source, header, wanted):
 
     wanted : dict of str to str
         Name of the parameter to name of the column.
+
+    ways : dict of str to str, default=None
+        Other ways out where there is no such column, by name of the parameter.
     """
     for parameter, column in wanted.items():
         if header.count(column) == 1:
@@ -187,7 +190,9 @@ def check_columns(source, header, wanted):
         like = [name for name in header if name.casefold() == column.casefold()]
         hint = f" Is it {shown(like[0])!r}?" if like and column not in header else ""
         option = "--" + parameter.replace("_", "-")
+        other = (ways or {}).get(parameter) if column not in header else None
         raise ValueError(
             f"{source} has {has} {column!r}; it has {listed(map(shown, header), 30) or 'none'}."
-            f"{hint} Name the right one with {option} ({parameter} in Python)."
+            f"{hint} Name the right one with {option} ({parameter} in Python)"
+            f"{f', or {other}' if other else ''}."
         )

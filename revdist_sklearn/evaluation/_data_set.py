@@ -2,16 +2,17 @@
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..base._unpack import STANDARD_INPUT
 from ..embedding._featurizer import ESMFeaturizer
 from ..method._distiller import ReverseDistiller
 from ..method._moments import Moments
-from ..models._head import check_head
 from ..variants._scorer import OF_FEATURIZER, ESMVariantScorer
 from ._rows import (
+    PartScaler,
     Representations,
     Rows,
     family_rows,
@@ -19,11 +20,11 @@ from ._rows import (
     layer_rows,
     mutation_features,
     one_hot,
-    scaled_together,
 )
-from ._run import LEAST_ROWS, score_rows
+from ._run import LEAST_ROWS, rows_for_head, score_rows
 from ._verdict import code, verdict
 
+WITHOUT_SCORES = "No scores of the models themselves: "
 TABLE = "position, wild type, mutant"
 # Variants by which the seconds of a model are measured.
 SAMPLE = 16
@@ -85,12 +86,11 @@ class Family:
         }
 
     def without_head(self):
-        """Return the message for a member that has no language-model head, or None."""
-        for member in self.featurizer.embedding_plan("residue").members:
-            try:
-                check_head(member)
-            except ValueError as error:
-                return str(error)
+        """Return the message that a member has no language-model head, or None."""
+        try:
+            self.scorer("M").fit_transform(["M"])  # its weights may be missing too
+        except ValueError as error:
+            return str(error)
         return None
 
     def scorer(self, reference, **how):
@@ -212,8 +212,9 @@ def rows_of(variants, X, family, *, curve=None, notes):
     if len(set(map(len, variants.sequences))) == 1:
         letters = one_hot(variants.sequences)
         tables.append(alone("one_hot", "one-hot", letters))
-        both = scaled_together(letters, embedding.features)
-        tables.append(alone("one_hot_and_embedding", "one-hot + embedding", both, everyone))
+        parts = letters, embedding.features
+        both = alone("one_hot_and_embedding", "one-hot + embedding", np.hstack(parts), everyone)
+        tables.append(replace(both, in_fold=PartScaler([p.shape[1] for p in parts])))
     else:
         notes.append("No one-hot rows: sequences differ in length.")
     if family.layers is not None:
@@ -245,21 +246,19 @@ def rows_of(variants, X, family, *, curve=None, notes):
 
 def _scores(variants, family, notes):
     """Return the models' own scores of the variants, or None with a note that says why."""
-    missing = "No scores of the models themselves: "
     if variants.wild_type is None:
-        notes.append(f"{missing}the wild type is not known; give it, or a column of mutations.")
+        notes.append(
+            f"{WITHOUT_SCORES}the wild type is not known; give it, or a column of mutations."
+        )
         return None
     if any(len(text) != len(variants.wild_type) for text in variants.sequences):
-        notes.append(f"{missing}sequences differ in length from the wild type.")
-        return None
-    if (why := family.without_head()) is not None:
-        notes.append(f"{missing}{why}")
+        notes.append(f"{WITHOUT_SCORES}sequences differ in length from the wild type.")
         return None
     scorer = family.scorer(variants.wild_type)
     try:
         return np.asarray(scorer.transform(variants.sequences), dtype=np.float64)
     except ValueError as error:
-        notes.append(f"{missing}{error}")
+        notes.append(f"{WITHOUT_SCORES}{error}")
         return None
 
 
@@ -290,7 +289,8 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
     figures : dict
         ``task``, ``metric``, ``wild_type``, ``first_position`` (the number of its first
         residue in the names of mutations), ``protein``, ``counts``, ``notes``, ``costs``,
-        ``verdict``, ``choice``, ``code`` and ``rows``.
+        ``verdict``, ``choice``, ``code``, ``rows``, and as ``left_out`` the rows that the
+        head cannot take, with the reason.
 
     Raises
     ------
@@ -304,6 +304,7 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
     else:
         X = np.asarray(family.featurizer.transform(variants.sequences), dtype=np.float64)
         groups = rows_of(variants, X, family, curve=curve, notes=notes)
+    groups, left_out = rows_for_head(groups, plan.head, notes)
     rows = score_rows(variants, groups, plan, notes=notes, progress=progress)
     metric = next(iter(rows[0]["scores"]))
     costs, wild_type = family.costs(variants.sequences), getattr(variants, "wild_type", None)
@@ -319,15 +320,20 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
         "costs": costs,
         "verdict": lines,
         "choice": choice["row"],
-        "code": _code(choice, variants.task, source),
+        "code": _code(choice, variants, source, notes),
         "rows": rows,
+        "left_out": left_out,
     }
 
 
-def _code(choice, task, source):
-    if source is None or task == "residues":
+def _code(choice, variants, source, notes):
+    if source is None or variants.task == "residues":
         return None
-    return code(choice, task=task, **source)
+    if variants.is_made or source["path"] == STANDARD_INPUT:
+        why = "the table has none" if variants.is_made else "standard input is read once"
+        notes.append(f"No lines of Python: they read sequences from a file, and {why}.")
+        return None
+    return code(choice, task=variants.task, **source)
 
 
 def check_enough(variants):

@@ -14,6 +14,7 @@ import numpy as np
 from .. import __version__
 from ..base._files import make_folder, replace_file
 from ..base._identity import digest
+from ..base._text import shown
 from ..embedding._sequences import listed, nucleotides
 from ..embedding._workers import as_they_come, in_order
 from ._data_set import check_enough, evaluate_variants
@@ -70,6 +71,52 @@ def name_of(path):
     return name[: len(name) - len(ending)].lstrip(".") or "table"
 
 
+def wild_type_of(file, wild_types):
+    """Return the wild type of a file's data set.
+
+    Parameters
+    ----------
+    file : path-like
+
+    wild_types : str, list of (str, str), or None
+        Of several names and sequences, that whose name, or a part of it between ``|``, is the
+        longest that the name of the data set is or begins with, before a ``_``.
+
+    Returns
+    -------
+    wild_type : str or None
+
+    Raises
+    ------
+    ValueError
+        If there is none, or several.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.evaluation._files import wild_type_of
+    >>> wild_type_of("a/GB1_2014.csv", [("sp|P0|GB1", "MTYK"), ("other", "MAK")])
+    'MTYK'
+    """
+    if wild_types is None or isinstance(wild_types, str):
+        return wild_types
+    name = name_of(file).casefold()
+    found: dict[int, list] = {}
+    for i, (record, _) in enumerate(wild_types):
+        parts = (part.casefold() for part in (record, *record.split("|")) if part)
+        fits = [len(part) for part in parts if f"{name}_".startswith(f"{part}_")]
+        if fits:
+            found.setdefault(max(fits), []).append(i)
+    fitting = found[max(found)] if found else []
+    if len(fitting) != 1:
+        records = listed(shown(wild_types[i][0]) for i in fitting or range(len(wild_types)))
+        raise ValueError(
+            f"{len(fitting) or 'None'} of the {len(wild_types)} wild types are named as the data "
+            f"set {shown(name_of(file))!r}, or as it begins before a _: {records}. Rename "
+            "records or files, or give a FASTA file of one record for each file."
+        )
+    return wild_types[fitting[0]][1]
+
+
 def prepared_table(file, featurizer, reading):
     """Return what a file holds, its sequences as the models take them.
 
@@ -80,7 +127,7 @@ def prepared_table(file, featurizer, reading):
     featurizer : ESMFeaturizer
 
     reading : dict
-        Keywords of :func:`read_table`.
+        Keywords of :func:`read_table`; ``wild_type`` may be those of :func:`wild_type_of`.
 
     Returns
     -------
@@ -92,7 +139,8 @@ def prepared_table(file, featurizer, reading):
         As :func:`read_table` and :meth:`EmbeddingPlan.prepare`; if sequences are DNA, or fewer
         than folds inside of folds need.
     """
-    table = without_stops(read_table(file, **reading))
+    wild_type = wild_type_of(file, reading.get("wild_type"))
+    table = without_stops(read_table(file, **{**reading, "wild_type": wild_type}))
     if found := nucleotides(table.sequences):
         raise ValueError(
             f"{len(found)} of {len(table)} sequences are DNA or RNA by their letters: "
@@ -243,11 +291,17 @@ def _of_finite(value):
 
 
 def scores_csv(data_sets):
-    """Return all scores as CSV, a line a data set, row, split, metric and fold."""
+    """Return all scores as CSV, a line a data set, row, split, metric and fold.
+
+    Rows that are left out have one line, with the reason in place of scores.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
-        ["data_set", "row", "kind", "width", "split", "n_train", "metric", "fold", "score"]
+        [
+            *("data_set", "row", "kind", "width", "split", "n_train", "metric", "fold", "score"),
+            "left_out",
+        ]
     )
     for name, data_set in data_sets.items():
         for row in data_set["rows"]:
@@ -255,7 +309,9 @@ def scores_csv(data_sets):
                 for fold, score in zip(row["folds"], scores, strict=True):
                     n = "" if row["n_train"] is None else row["n_train"]
                     of_row = name, row["row"], row["kind"], row["width"], row["split"], n
-                    writer.writerow([*of_row, metric, fold, score])
+                    writer.writerow([*of_row, metric, fold, score, ""])
+        for row in data_set["left_out"]:
+            writer.writerow([name, row["row"], row["kind"], row["width"], *[""] * 5, row["why"]])
     return stream.getvalue()
 
 
@@ -285,6 +341,8 @@ def format_scores(data_sets, metric=None):
             if column not in columns:
                 columns.append(column)
             cells[column, row["row"]] = spread(row["mean"][which], row["std"][which])
+        left_out = [row["row"] for row in data_set.get("left_out", ()) if row["in_table"]]
+        cells |= {(c, row): "left out" for c in columns if c[0] == name for row in left_out}
     labels = list(dict.fromkeys(label for _, label in cells))
     head = [["", *(name for name, _ in columns)], ["", *(split for _, split in columns)]]
     body = [[label, *(cells.get((c, label), "-") for c in columns)] for label in labels]

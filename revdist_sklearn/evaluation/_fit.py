@@ -15,7 +15,6 @@ from ..prefix._search import ALPHAS, first_best
 # Of the spread of the targets: what predictions that are closer to one another than this differ
 # by is rounding.
 ROUNDING = 1e-9
-TINY = np.finfo(float).tiny
 
 
 def fit_rows(rows, target, classes, split, inner, metric, head=None):
@@ -90,8 +89,9 @@ def _paths(rows, X, target, classes, train, test):
         for part in ridge_path(split, penalised, np.array(ALPHAS)):
             values[:, part.prefixes, part.alphas] = part.values
     # Of what is equal but for rounding, ranks would be noise.
-    spread = y.std(axis=0)
-    return np.round(values / (ROUNDING * (spread + TINY))) * (ROUNDING * spread)
+    unit = ROUNDING * y.std(axis=0)
+    varies = np.ptp(y, axis=0) > 0
+    return np.where(varies, np.round(values / np.where(varies, unit, 1)) * unit, y.mean(axis=0))
 
 
 def _parts(rows, X, target, train, test):

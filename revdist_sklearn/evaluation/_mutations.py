@@ -197,6 +197,68 @@ def _misfits(mutations, sequences, offset):
     ]
 
 
+def wild_type_offsets(mutations, wild_type):
+    """Return from where positions are counted by the residues that mutations replace.
+
+    Parameters
+    ----------
+    mutations : sequence of tuple or None
+        Rows that are None fit anything.
+
+    wild_type : str
+        Its residue ``p - offset``, the first being 1, must be the wild one of each mutation.
+
+    Returns
+    -------
+    offsets : list of int
+        All that fit all rows, ascending, or 0 alone where it does; where none does, one that
+        fits most positions.
+
+    wrong : list of int
+        The rows that do not fit; none where an offset fits all.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.evaluation._mutations import wild_type_offsets
+    >>> wild_type_offsets([(("T", 12, "A"),), (("K", 13, "R"),)], "MTK")
+    ([10], [])
+    >>> wild_type_offsets([(("T", 12, "A"),)], "TTK")
+    ([10, 11], [])
+    """
+    sites = {(wild, position) for row in mutations if row for wild, position, _ in row}
+    places: dict[str, list[int]] = {}
+    for at, letter in enumerate(wild_type, 1):
+        places.setdefault(letter, []).append(at)
+    votes = Counter({0: 0})
+    for wild, position in sites:
+        votes.update(position - at for at in places.get(wild, ()))
+    fitting = sorted(offset for offset, n in votes.items() if n == len(sites))
+    if 0 in fitting:
+        return [0], []
+    if fitting:
+        return fitting, []
+    offset = max(votes, key=lambda o: (votes[o], -abs(o)))
+    fits = {(wild, at + offset) for wild, found in places.items() for at in found}
+    wrong = [
+        i
+        for i, row in enumerate(mutations)
+        if row and any((wild, position) not in fits for wild, position, _ in row)
+    ]
+    return [offset], wrong
+
+
+def mutated(wild_type, mutations, offset=0):
+    """Return the sequence with mutations that fit the wild type.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.evaluation._mutations import mutated
+    >>> mutated("MTK", (("T", 2, "A"),))
+    'MAK'
+    """
+    return undone(wild_type, [(new, position, wild) for wild, position, new in mutations], offset)
+
+
 def undone(sequence, mutations, offset=0):
     """Return a sequence as it was before its mutations, which fit it.
 

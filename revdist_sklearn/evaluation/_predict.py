@@ -11,11 +11,11 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from .._compact import compact
 from ..prefix._ridge_cv import PrefixRidgeCV
-from ._data_set import TABLE
+from ._data_set import TABLE, WITHOUT_SCORES
 from ._fit import fit_rows
 from ._metrics import METRICS
 from ._mutations import compared
-from ._rows import Rows, TotalScaler, mutation_counts
+from ._rows import Behind, PartScaler, Rows, TotalScaler, mutation_counts
 from ._run import rounded, scorer_of
 from ._splits import inner, splits
 from ._summary import mean_score, standard_error
@@ -101,7 +101,7 @@ def transformers(family, reference, offset):
     Returns
     -------
     parts : dict of str to transformer
-        With scores where the family has them and each model its head.
+        Without scores where ``family`` has them not.
     """
     count = FunctionTransformer(partial(counts, reference, offset))
     split = FunctionTransformer(letters)
@@ -151,22 +151,21 @@ def choose(variants, family, *, seed=0):
         except ValueError as error:
             if name != SCORES:
                 raise
-            notes.append(f"No scores of the models themselves: {error}")
+            notes.append(f"{WITHOUT_SCORES}{error}")
             del parts[SCORES]
-    # What has a penalty in common is brought to one scale.
-    scaled = {name: TotalScaler().fit_transform(X[name]) for name in X if name != SCORES}
-    scaled |= {SCORES: X[SCORES]} if SCORES in X else {}
     metric = scorer_of(METRICS["regression"][0], None)
     within = [inner(fold, variants) for fold in folds]
     scores: dict[tuple, list] = {}
     for names in CANDIDATES:
         if not set(names) <= set(X):
             continue
-        several = n_penalized(names) > 1
-        parts_of = [(scaled if several else X)[name] for name in names]
-        features = np.hstack(parts_of).astype(np.float64)
+        features = np.hstack([X[name] for name in names]).astype(np.float64)
         q = X[SCORES].shape[1] if SCORES in names else 0
-        rows = Rows("x", ("x",), (features.shape[1],), ((),), features, n_unpenalized=q)
+        in_fold = None
+        if n_penalized(names) > 1:  # what has a penalty in common is brought to one scale
+            widths = [X[name].shape[1] for name in names if name != SCORES]
+            in_fold = Behind(q, PartScaler(widths))
+        rows = Rows("x", ("x",), (features.shape[1],), ((),), features, in_fold, q)
         scores[names] = []
         for fold, inside in zip(folds, within, strict=True):
             values, _ = fit_rows(rows, variants.target, None, fold, inside, metric)

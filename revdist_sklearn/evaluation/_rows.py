@@ -151,6 +151,33 @@ class TotalScaler(TransformerMixin, BaseEstimator):
         return np.asarray(X, dtype=np.float64) / self.scale_
 
 
+class PartScaler(TransformerMixin, BaseEstimator):
+    """Brings each of several parts that stand side by side to a total variance of 1.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Their numbers of columns.
+
+    Attributes
+    ----------
+    scale_ : ndarray of shape (n_columns,)
+    """
+
+    def __init__(self, widths):
+        self.widths = widths
+
+    def fit(self, X, y=None):
+        """Take the scale of each part."""
+        parts = np.split(X, np.cumsum(self.widths)[:-1], axis=1)
+        self.scale_ = np.repeat([TotalScaler().fit(part).scale_ for part in parts], self.widths)
+        return self
+
+    def transform(self, X):
+        """Return the parts over their scales."""
+        return X / self.scale_
+
+
 def mutation_features(mutations):
     """Return what a variant's mutations are made of: counts of positions and of letters.
 
@@ -347,20 +374,6 @@ def ladder(stage_dims):
     """Return widths for a curve: the stage widths and the middle before each."""
     middles = {(low + high) // 2 for low, high in pairwise((0, *stage_dims))}
     return sorted(middles.union(stage_dims) - {0})
-
-
-def scaled_together(*parts):
-    """Return features side by side, each part brought to a total variance of 1.
-
-    Parameters
-    ----------
-    *parts : ndarray of shape (n_variants, k)
-
-    Returns
-    -------
-    features : ndarray
-    """
-    return np.hstack([TotalScaler().fit_transform(part) for part in parts])
 
 
 def layer_rows(moments, X, numbers, member):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..embedding._sequences import listed
 from ._fit import fit_rows
 from ._metrics import metrics
 from ._splits import OF_POSITIONS, draws, inner, never_tested, splits
@@ -104,6 +105,59 @@ def _usual(variants):
     return ("random", *by_position, *variants.folds)
 
 
+def rows_for_head(groups, head, notes):
+    """Return the rows that a head can take, and those that are left out.
+
+    Parameters
+    ----------
+    groups : list of Rows
+
+    head : estimator or None
+
+    notes : list of str
+        Gains a sentence for each reason.
+
+    Returns
+    -------
+    groups : list of Rows
+
+    left_out : list of dict
+        ``row``, ``kind``, ``width``, ``in_table`` and ``why``.
+    """
+    taken, left_out = [], []
+    for rows in groups:
+        why = None if head is None else _only_ridge(rows)
+        if why is None:
+            taken.append(rows)
+            continue
+        left_out += [
+            {
+                "row": name,
+                "kind": rows.kind,
+                "width": int(width),
+                "in_table": name not in rows.between,
+                "why": why,
+            }
+            for name, width in zip(rows.names, rows.widths, strict=True)
+        ]
+    for why in dict.fromkeys(each["why"] for each in left_out):
+        names = [each["row"] for each in left_out if each["why"] == why and each["in_table"]]
+        notes.append(
+            f"With --head {type(head).__name__}, {len(names)} rows are left out, because {why}: "
+            f"{listed(names, len(names))}. Without --head, ridge takes them."
+        )
+    return taken, left_out
+
+
+def _only_ridge(rows):
+    """Return why no other head than ridge takes rows; None for those that any does."""
+    if rows.n_unpenalized:
+        return "their scores go unpenalised, which ridge alone can do"
+    if rows.choices:
+        return "a layer is chosen inside the folds by ridge alone"
+    return None
+
+
 def score_rows(variants, groups, plan, *, notes, progress=None):
     """Return the scores of all rows in all splits.
 
@@ -157,8 +211,6 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
             part.name if part.seed is None else f"seed {part.seed}, {part.name}" for part in parts
         ]
         for rows in groups:
-            if plan.head is not None and (rows.choices or rows.n_unpenalized):
-                continue  # what only ridge can do here
             start = time.perf_counter()
             scores: dict[str, list] = {name: [] for name in scorers}
             alphas = []

@@ -8,14 +8,17 @@ import numpy as np
 
 from ..base._text import shown
 from ..base._unpack import STANDARD_INPUT, file_name
+from ..embedding._sequences import listed
 from ._cells import check_columns, read_cells
 from ._mutations import (
     EMPTY,
     compared,
     infer_wild_type,
+    mutated,
     parse_mutations,
     position_offset,
     undone,
+    wild_type_offsets,
     without_synonymous,
 )
 from ._targets import (
@@ -30,7 +33,7 @@ from ._targets import (
 
 TASKS = ("regression", "classification", "residues")
 CENSORED = ("limit", "drop")
-MUTANT = "mutant"
+SEQUENCE, MUTANT = "mutated_sequence", "mutant"
 COUNTS = (
     "rows",
     "missing",
@@ -40,6 +43,10 @@ COUNTS = (
     "several mutations",
     "unknown mutations",
     "left out",
+)
+MAKING = (
+    "give the sequence of the wild type with --wild-type (wild_type in Python) and the column of "
+    "mutations with --mutation-column (mutation_column in Python), of which sequences are made"
 )
 REPEAT = "repeat the sequence of an earlier one"
 COUNTS_OF_RESIDUES = ("rows", "missing", "replicates", "left out")
@@ -125,11 +132,15 @@ class Variants(_Rows):
 
     offset : int, default=0
         Position ``p`` is residue ``p - offset`` of a sequence, the first being 1.
+
+    is_made : bool, default=False
+        Whether the sequences are made of the wild type and the mutations.
     """
 
     mutations: list
     wild_type: str | None
     offset: int = 0
+    is_made: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +157,7 @@ class Residues(_Rows):
 def read_table(
     path,
     *,
-    sequence_column="mutated_sequence",
+    sequence_column=SEQUENCE,
     target_column="DMS_score",
     mutation_column=None,
     task=None,
@@ -162,6 +173,9 @@ def read_table(
         tabs, in UTF-8, plain or packed (gzip, bzip2, xz, zstd); ``"-"`` is standard input.
 
     sequence_column, target_column : str, default="mutated_sequence", "DMS_score"
+        Where there is no column "mutated_sequence", the sequences are made of the wild type and
+        the mutations, whose wild residues must be those of it, from one start of all positions;
+        rows whose mutations are no substitutions are left out.
 
     mutation_column : str, default=None
         None takes the column "mutant" where there is one. What its cells may hold is in
@@ -173,8 +187,9 @@ def read_table(
         of the residues: a character each, or a list of them with commas or spaces.
 
     wild_type : str, default=None
-        Its sequence. None has it from the mutations. Where there is no column of mutations, or
-        it names none, they are found by comparison with sequences of its length.
+        Its sequence; needed where there is no column of sequences, else None has it from the
+        mutations. Where there is no column of mutations, or it names none, they are found by
+        comparison with sequences of its length.
 
     censored : {"limit", "drop"}, default="limit"
         What becomes of limits such as ``>100``: the number is taken, or the row left out.
@@ -222,11 +237,15 @@ def read_table(
     _check_options(task, wild_type, censored, mutation_column)
     source = file_name(path)
     wanted = {"sequence_column": sequence_column, "target_column": target_column}
+    can_be_made = sequence_column == SEQUENCE and task != "residues"
 
     def choose(header):
         if task != "residues" and (mutation_column is not None or MUTANT in header):
             wanted["mutation_column"] = mutation_column or MUTANT
-        check_columns(source, header, wanted)
+        named = "mutation_column" in wanted and wild_type is not None
+        if can_be_made and named and SEQUENCE not in header:
+            del wanted["sequence_column"]
+        check_columns(source, header, wanted, {"sequence_column": MAKING} if can_be_made else {})
         folds = [name for name in header if name.startswith("fold_")]
         if len(set(folds)) < len(folds):
             raise ValueError(f"{source} has columns fold_* of one name; rename or remove them.")
@@ -237,7 +256,7 @@ def read_table(
     counts = dict.fromkeys(COUNTS if task != "residues" else COUNTS_OF_RESIDUES, 0)
     counts["rows"] = len(cells.lines)
     account = Account(source, target_column, cells.lines, mutants, counts)
-    targets, sequences = cells.columns[target_column], cells.columns[sequence_column]
+    targets, sequences = cells.columns[target_column], cells.columns.get(sequence_column)
     values: np.ndarray | list = []
     if task == "residues":
         rows = measured(account, targets)
@@ -248,19 +267,26 @@ def read_table(
             f"{source}: none of the {len(targets)} rows has a {target_column}. Name another "
             "column with --target-column (target_column in Python)."
         )
-    account.refuse(
-        [i for i in rows if not sequences[i]], f"have no {sequence_column}", "Remove them."
-    )
-    groups = _Groups(rows, [_upper(sequences[i]) for i in rows])
+    wild_type = wild_type and _upper(wild_type.strip())
+    is_made = sequences is None
+    if is_made:
+        kept, texts, mutations, offset = _made(account, rows, wild_type)
+        rows, values = rows[kept], [values[i] for i in kept]
+    else:
+        account.refuse(
+            [i for i in rows if not sequences[i]], f"have no {sequence_column}", "Remove them."
+        )
+        texts = [_upper(sequences[i]) for i in rows]
+    groups = _Groups(rows, texts)
     if task == "residues":
         target, left = residue_labels(account, rows, groups.texts, targets, groups.number)
         account.note(groups.repeats, f"{REPEAT}, and are taken once")
         shared = _shared(path, account, cells, groups, left, task)
         return Residues(target=[target[g] for g in shared.pop("keep")], **shared)
-    wild_type = wild_type and _upper(wild_type.strip())
-    mutations, wild_type, offset = _mutations(account, rows, groups.texts, wild_type)
+    if not is_made:
+        mutations, wild_type, offset = _mutations(account, rows, texts, wild_type)
     if task == "regression":
-        target = np.bincount(groups.number, values) / np.bincount(groups.number)
+        target = groups.mean(np.asarray(values))
         left = np.array([], dtype=int)
         account.note(groups.repeats, f"{REPEAT}, and are averaged with it")
     else:
@@ -283,7 +309,12 @@ def read_table(
     counts["unknown mutations"] = sum(row is None for row in known)
     check_contrast(account, set(target[keep].tolist()))
     return Variants(
-        target=target[keep], mutations=known, wild_type=wild_type, offset=offset, **shared
+        target=target[keep],
+        mutations=known,
+        wild_type=wild_type,
+        offset=offset,
+        is_made=is_made,
+        **shared,
     )
 
 
@@ -356,6 +387,12 @@ class _Groups:
         self.sequences = list(numbers)
         self.first = np.unique(self.number, return_index=True)[1]
 
+    def mean(self, values):
+        """Return the mean value of each sequence; where all are equal, that value exactly."""
+        start = values[self.first]
+        sums = np.bincount(self.number, values - start[self.number])
+        return start + sums / np.bincount(self.number)
+
     @property
     def repeats(self):
         """The rows that are not the first of their sequence."""
@@ -425,11 +462,7 @@ def _mutations(account, rows, texts, wild_type):
         f"There the new residue stands at that position, the first being {1 + offset}. Mend the "
         "column, name another with --mutation-column (mutation_column in Python), or remove it.",
     )
-    if offset:
-        account.notes.append(
-            f"Positions of mutations are {abs(offset)} {'above' if offset > 0 else 'below'} those "
-            "in the sequences, in all rows: taken as counted from elsewhere."
-        )
+    _tell_offset(account, offset)
     inferred = infer_wild_type(named, texts, offset)
     if wild_type is not None and inferred not in (None, wild_type):
         raise ValueError(
@@ -463,6 +496,65 @@ def _mutations(account, rows, texts, wild_type):
     for reason, found in unknown.items():
         account.note(found, f"{reason}, so that their positions are not known")
     return named, wild_type, offset
+
+
+def _made(account, rows, wild_type):
+    """Return sequences made of the wild type and the mutations that rows name.
+
+    Returns
+    -------
+    kept : list of int
+        Which of the rows name substitutions, or the wild type.
+
+    texts, mutations : list
+        Of these.
+
+    offset : int
+    """
+    parsed = [parse_mutations(account.mutants[i]) for i in rows]
+    offsets, wrong = wild_type_offsets([row for row, _ in parsed], wild_type)
+    account.refuse(
+        [rows[i] for i in wrong],
+        "name another residue than the wild type has at that position",
+        f"Its first residue is taken for position {1 + offsets[0]}, where most fit. Mend the "
+        "names, or give the sequence that they are names of, from its first residue on, with "
+        "--wild-type (wild_type in Python).",
+    )
+    if len(offsets) > 1:
+        raise ValueError(
+            f"{account.source}: positions of mutations do not fit the wild type as counted from "
+            f"its first residue, and fit it from {len(offsets)} other starts: its first residue "
+            f"may be position {listed(str(1 + offset) for offset in offsets)}. Give the sequence "
+            "that they count along, from its first residue on, with --wild-type (wild_type in "
+            "Python)."
+        )
+    left: dict[str, list] = {}
+    kept = []
+    for i, (row, reason) in enumerate(parsed):
+        if row is None:
+            left.setdefault(reason, []).append(rows[i])
+        else:
+            kept.append(i)
+    account.notes.append(
+        f"There is no column {SEQUENCE!r}: the sequences of {len(kept)} rows are made of the wild "
+        "type and their mutations."
+    )
+    _tell_offset(account, offsets[0])
+    for reason, found in left.items():
+        account.note(found, f"{reason}, so that no sequence can be made, and are left out")
+    if not kept:
+        check_contrast(account, set())
+    texts = [mutated(wild_type, parsed[i][0], offsets[0]) for i in kept]
+    return kept, texts, [without_synonymous(parsed[i][0]) for i in kept], offsets[0]
+
+
+def _tell_offset(account, offset):
+    """Note positions that are counted from elsewhere."""
+    if offset:
+        account.notes.append(
+            f"Positions of mutations are {abs(offset)} {'above' if offset > 0 else 'below'} those "
+            "in the sequences, in all rows: taken as counted from elsewhere."
+        )
 
 
 def _compared(account, rows, texts, wild_type):

@@ -148,6 +148,16 @@ def test_another_head_of_two_classes_has_one_column(data):
         assert metric(target[split.test], values)[0] > 0.7
 
 
+@pytest.mark.parametrize("value", [0.3, 1.0])
+def test_training_rows_of_one_value_predict_that_value(data, value):
+    X, y = data
+    split, inner = split_of(80)
+    target = np.where(np.isin(np.arange(80), split.train), value, y)
+    values, _ = fit_rows(rows_of(X), target, None, split, inner, SPEARMAN)
+    assert_allclose(values, value)
+    assert np.ptp(values) == 0
+
+
 def test_predictions_that_differ_by_rounding_alone_are_equal(data, monkeypatch):
     _, y = data
     split, inner = split_of(80)

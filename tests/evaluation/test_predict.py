@@ -6,18 +6,21 @@ import json
 import joblib
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from conftest import save_esm, save_t5
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 
-from revdist_sklearn import LandscapeDisplay
+from revdist_sklearn import ESMFeaturizer, LandscapeDisplay, ReverseDistiller
 from revdist_sklearn.cli._main import main
-from revdist_sklearn.datasets import load_amyloid_nucleation
+from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
 from revdist_sklearn.evaluation import _predict
-from revdist_sklearn.evaluation._data_set import TABLE
+from revdist_sklearn.evaluation._data_set import TABLE, Family
 from revdist_sklearn.evaluation._predict import (
     TotalScaler,
     _folds,
     _said,
     cheapest_of_the_best,
+    choose,
     next_to_measure,
 )
 from revdist_sklearn.evaluation._table import read_table, variants_of
@@ -205,6 +208,59 @@ def test_measurements_at_five_positions_are_ranked(tmp_path, capsys, choose_noth
     path, out = of_a_scan(tmp_path / "x.csv", rows), tmp_path / "r"
     assert main(["predict", str(path), *MODELS, "--output", str(out)]) == 0
     assert len(table(out / "next.csv")) == 96 and len(table(out / "ranked.csv")) == 42 * 19
+
+
+def test_names_of_mutations_are_enough_with_the_wild_type(ranked, scan, tmp_path, capsys):
+    names, wild, out = tmp_path / "x.csv", tmp_path / "w.fasta", tmp_path / "r"
+    rows = [f"{row['mutant']},{row['DMS_score']}" for row in table(scan)]
+    names.write_text("\n".join(["mutant,DMS_score", *rows]))
+    facts = json.loads((ranked / "choice.json").read_text())
+    wild.write_text(f">w\n{facts['wild_type']}\n")
+    given = ["predict", str(names), *MODELS, "--output", str(out)]
+    assert main([*given, "--wild-type", str(wild)]) == 0
+    assert (out / "ranked.csv").read_text() == (ranked / "ranked.csv").read_text()
+    assert f"the sequences of {len(rows)} rows are made" in capsys.readouterr().err
+    assert main(given) == 2
+    assert "the sequence of the wild type with --wild-type" in capsys.readouterr().err
+
+
+def test_the_scale_of_parts_is_that_of_training_rows(scan, monkeypatch):
+    seen = []
+
+    def fit_rows(rows, target, classes, fold, inside, metric):
+        seen.append((rows, fold))
+        return np.zeros((len(fold.test), 1, 1)), None
+
+    monkeypatch.setattr(_predict, "fit_rows", fit_rows)
+    monkeypatch.setattr(_predict, "_fitted", lambda *args: None)
+    featurizer = ESMFeaturizer("esm2-nano:64")
+    distiller = ReverseDistiller.from_pretrained("esm2-nano").truncate(64)
+    choose(read_table(scan), Family(featurizer, distiller, None))
+    together = [(rows, fold) for rows, fold in seen if rows.in_fold is not None]
+    assert len(together) == 4 / len(_predict.CANDIDATES) * len(seen)
+    for rows, fold in together:
+        q, X = rows.n_unpenalized, rows.features[fold.train]
+        Z = clone(rows.in_fold, safe=False).fit(X).transform(X)
+        assert_allclose(Z[:, q:].var(axis=0).sum(), 2)
+        assert_array_equal(Z[:, :q], X[:, :q])
+
+
+@pytest.mark.parametrize(
+    ("save", "why"),
+    [
+        (lambda folder: save_t5(folder, spelling="▁{}"), "has no masked-language-model head"),
+        (lambda folder: save_esm(folder, lm_head=False), "no weights of a language-model head"),
+    ],
+)
+def test_models_without_a_head_are_ranked_without_scores(scan, tmp_path, capsys, save, why):
+    out, fasta = tmp_path / "r", tmp_path / "c.fasta"
+    sequences = load_uniprot_sample().sequences[:9]
+    fasta.write_text("".join(f">{i}\n{s[:60]}\n" for i, s in enumerate(sequences)))
+    given = ["--models", save(tmp_path / "m"), "--fasta", str(fasta), "--output", str(out)]
+    assert main(["predict", str(scan), *given]) == 0
+    facts = json.loads((out / "choice.json").read_text())
+    assert why in capsys.readouterr().err and why in facts["notes"][-1]
+    assert not any("scores" in name for name in facts["scores"])
 
 
 def test_what_is_said():

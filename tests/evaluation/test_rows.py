@@ -9,13 +9,13 @@ from sklearn.preprocessing import OneHotEncoder
 from revdist_sklearn import Moments, ReverseDistiller
 from revdist_sklearn.evaluation._rows import (
     LeadingComponents,
+    PartScaler,
     Representations,
     family_rows,
     ladder,
     layer_rows,
     mutation_features,
     one_hot,
-    scaled_together,
 )
 
 SIZES = (3, 5, 8)
@@ -112,7 +112,8 @@ def test_scores_beside_go_first_and_are_not_penalised(rows):
 
 def test_parts_are_brought_to_one_scale():
     X, constant = np.random.default_rng(0).normal(size=(30, 4)), np.ones((30, 2))
-    both = scaled_together(100 * X, X[:, :1], constant)
+    parts = 100 * X, X[:, :1], constant
+    both = PartScaler([4, 1, 2]).fit_transform(np.hstack(parts))
     assert_allclose(both[:, :4].var(axis=0).sum(), 1)
     assert_allclose(both[:, 4].var(), 1)
     assert np.isfinite(both).all()

@@ -1,11 +1,17 @@
 """Runs of whole data sets: rows in all splits, residues, files, and what is kept."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import save_esm
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.neighbors import KNeighborsRegressor
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, corpus_moments
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
@@ -17,9 +23,15 @@ from revdist_sklearn.evaluation._data_set import (
     evaluate_variants,
     rows_of,
 )
-from revdist_sklearn.evaluation._files import evaluate_files, scores_csv, tables_of
+from revdist_sklearn.evaluation._files import (
+    evaluate_files,
+    format_scores,
+    scores_csv,
+    tables_of,
+)
 from revdist_sklearn.evaluation._pictures import draw_landscape
-from revdist_sklearn.evaluation._run import Plan, score_rows
+from revdist_sklearn.evaluation._rows import Rows
+from revdist_sklearn.evaluation._run import Plan, rows_for_head, score_rows
 from revdist_sklearn.evaluation._table import read_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:A corpus of")
@@ -272,6 +284,92 @@ def test_what_is_equal_but_for_rounding_has_no_ranks(family, scan):
     # Positions that are mutated once alone, so that no column of a test row is in training.
     scored = score_rows(table, rows, Plan(("contiguous",)), notes=[])
     assert set(scored[0]["scores"]["Spearman"]) == {0.0}
+
+
+def test_each_file_takes_the_wild_type_of_its_name():
+    several = [("sp|P1|GB1_STRSG", "MA"), ("GB1", "MC"), ("TEM", "MD"), ("tem", "ME")]
+    for file, expected in (("GB1.csv", "MC"), ("gb1_x.csv.gz", "MC"), ("GB1_STRSG_2.csv", "MA")):
+        assert _files.wild_type_of(f"folder/{file}", several) == expected
+    assert _files.wild_type_of("GB1.csv", "MK") == "MK" and _files.wild_type_of("a", None) is None
+    with pytest.raises(ValueError, match=r"None of the 4 wild types are named .*'GB12'.* sp"):
+        _files.wild_type_of("GB12.csv", several)
+    with pytest.raises(ValueError, match=r"2 of the 4 wild types .*'TEM_x'.*: TEM, tem"):
+        _files.wild_type_of("TEM_x.csv", several)
+
+
+def test_made_sequences_have_the_figures_of_given_ones(family, scan, tmp_path):
+    names = [(f"{m[0]}{int(m[1:-1]) + 9}{m[-1]}", y) for m, _, y in rows_of_scan(scan)]
+    path = written(tmp_path / "scan.csv", [*names, ("A1del", 1)], "mutant,DMS_score")
+    reading = READING | {"wild_type": [("scan", read_table(scan).wild_type), ("other", "MK")]}
+    source = {"sequence": "s", "target": "t", "models": "m", "sources": [], "distiller": "d"}
+    [[_, made, fault, _]] = evaluate_files(
+        [str(path)], family, Plan(("random",)), reading, source=source
+    )
+    [[_, given, _, _]] = evaluated([str(scan)], family, None)
+    assert fault is None
+    assert [row["scores"] for row in made["rows"]] == [row["scores"] for row in given["rows"]]
+    assert made["counts"] == given["counts"] | {"rows": len(names) + 1, "left out": 1}
+    assert made["code"] is None and "No lines of Python" in made["notes"][-1]
+
+
+def test_the_scale_of_parts_is_that_of_training_rows(family, scan):
+    table = read_table(scan)
+    X = family.featurizer.transform(table.sequences)
+    rows = [r for r in rows_of(table, X, family, notes=[]) if "one_hot_and" in r.kind]
+    assert len(rows) == 2  # one of them behind a score
+    train, far = np.arange(60), np.arange(60, len(table))
+    for each in rows:
+        moved = each.features.copy()
+        moved[far] *= 100
+        one, other = (
+            clone(each.in_fold, safe=False).fit(F[train]).transform(F[:60])
+            for F in (each.features, moved)
+        )
+        assert_array_equal(one, other)
+        k = one.shape[1] - 64
+        assert_allclose(one[:, k:].var(axis=0).sum(), 1)
+        assert_allclose(one[:, each.n_unpenalized : k].var(axis=0).sum(), 1)
+
+
+def test_rows_that_a_head_cannot_take_are_told(family, scan, figures):
+    assert figures["left_out"] == []
+    plan = Plan(("random",), head=KNeighborsRegressor())
+    of_head = evaluate_variants(read_table(scan), family, plan)
+    scored = {row["row"] for row in of_head["rows"]}
+    left_out = {row["row"] for row in of_head["left_out"]}
+    assert scored | left_out == {row["row"] for row in figures["rows"]} and not scored & left_out
+    assert left_out == {row for row in scored | left_out if row.endswith(" + score")}
+    in_table = [row["row"] for row in of_head["left_out"] if row["in_table"]]
+    [note] = [n for n in of_head["notes"] if n.startswith("With --head KNeighborsRegressor")]
+    assert f"{len(in_table)} rows are left out, because their scores go unpenalised" in note
+    assert all(row in note for row in in_table)
+    text = format_scores({"scan": of_head})
+    assert text.count("left out") == len(in_table) < len(left_out)
+    lines = list(csv.DictReader(scores_csv({"scan": of_head}).splitlines()))
+    told = {line["row"] for line in lines if line["left_out"]}
+    assert told == left_out == {line["row"] for line in lines if not line["score"]}
+
+
+def test_a_layer_that_ridge_chooses_is_left_out_by_a_head():
+    rows = Rows("layers", ("chosen",), (2,), ((0,),), np.ones((3, 2)), choices=(np.ones((3, 2)),))
+    notes = []
+    taken, [left] = rows_for_head([rows], KNeighborsRegressor(), notes)
+    assert taken == [] and left["row"] == "chosen" and "by ridge alone: chosen." in notes[0]
+    assert rows_for_head([rows], None, notes) == ([rows], []) and len(notes) == 1
+
+
+def test_a_checkpoint_without_the_weights_of_its_head_has_no_head(tmp_path):
+    folders = [save_esm(tmp_path / "a"), save_esm(tmp_path / "b", lm_head=False, width=16)]
+    of = [Family(ESMFeaturizer(folders[:n]), None, None).without_head() for n in (1, 2)]
+    assert of[0] is None and "no weights of a language-model head" in of[1]
+
+
+def test_no_lines_of_python_read_standard_input_again():
+    notes, variants = [], SimpleNamespace(task="regression", is_made=False)
+    assert _data_set._code({}, variants, {"path": "-"}, notes) is None
+    assert notes == [
+        "No lines of Python: they read sequences from a file, and standard input is read once."
+    ]
 
 
 def test_small_training_parts_are_a_note(family, scan):

@@ -216,6 +216,11 @@ def test_replicates_are_averaged_in_either_case(read):
     assert any("2 of 5 rows repeat the sequence" in note for note in found.notes)
 
 
+def test_replicates_of_what_is_constant_stay_constant(read):
+    with pytest.raises(ValueError, match=r"DMS_score is 0\.1 everywhere"):
+        read(rows("MK,0.1", "MW,0.1", "MW,0.1", "MW,0.1", header="mutated_sequence,DMS_score"))
+
+
 def test_letters_that_become_residues_in_upper_case_are_left_to_the_check(read):
     found = read(rows("Maß,1", "M\u0131,2", "MAS,3", header="mutated_sequence,DMS_score"))
     assert found.sequences == ["Maß", "M\u0131", "MAS"]
@@ -318,6 +323,73 @@ def test_mutations_by_comparison_with_a_wild_type(read):
     without = read(text)
     assert without.mutations == [None] * 4 and without.wild_type is None
     assert "There is no column 'mutant' and no wild type is given" in without.notes[0]
+
+
+def names_alone(*lines):
+    return rows(*lines, header="mutant,DMS_score")
+
+
+def test_sequences_are_made_of_the_wild_type_and_mutations(read):
+    lines = ["A1C,1", "p.[Lys2Arg;Trp4Tyr],2", "WT,3", "p.Thr3=,4", "A1C,2", "T3G,NA"]
+    more = ["A1*,5", "p.Lys2del,6", "p.Thr3_Trp4insGly,6", ",7", "odd,8"]
+    found = read(names_alone(*lines, *more), wild_type="aktw")
+    assert found.sequences == ["CKTW", "ARTY", "AKTW"] and found.target.tolist() == [1.5, 2, 3.5]
+    assert found.mutations == [(("A", 1, "C"),), (("K", 2, "R"), ("W", 4, "Y")), ()]
+    assert (found.offset, found.wild_type, found.is_made) == (0, "AKTW", True)
+    assert (
+        found.counts | {"rows": 11, "missing": 1, "replicates": 2, "left out": 6} == found.counts
+    )
+    assert found.counts["unknown mutations"] == 0
+    told = "\n".join(found.notes)
+    assert "the sequences of 5 rows are made of the wild type" in told
+    for reason in ("1 of 11 rows name a stop codon, so that no sequence can be made", "2 of 11"):
+        assert reason in told
+    assert "line 11" in told and "line 12" in told
+    whole = rows("A1C,CKTW,1", "WT,AKTW,3")
+    assert not read(whole, wild_type="AKTW").is_made
+    classes = read(names_alone("A1C,up", "WT,down", "A1del,up"), wild_type="AKTW")
+    assert classes.target.tolist() == ["up", "down"] and classes.sequences == ["CKTW", "AKTW"]
+
+
+def test_made_sequences_from_positions_of_another_start(read):
+    lines = ["A11C,1", "K12R:W14Y,2", "WT,3"]
+    found = read(names_alone(*lines), wild_type="AKTW")
+    assert found.sequences == ["CKTW", "ARTY", "AKTW"] and found.offset == 10
+    assert "10 above those in the sequences" in found.notes[1]
+    assert read(names_alone(*lines), wild_type="MMAKTW").offset == 8
+    with pytest.raises(ValueError, match=r"A11C \(line 2\)\. Its first residue is taken for"):
+        read(names_alone(*lines, "T13G,5"), wild_type="GKTW")
+    with pytest.raises(ValueError, match=r"1 of 4 rows name another residue .*: A10C \(line 5\)"):
+        read(names_alone(*lines, "A10C,4"), wild_type="AKTW")
+    with pytest.raises(
+        ValueError, match=r"2 other starts: its first residue may be position 9, 11"
+    ):
+        read(names_alone("A11C,1", "WT,2"), wild_type="AKAW")
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        (["A1C,1", "WT,2"], {}, r"no column 'mutated_sequence'.*--wild-type .* are made\."),
+        (
+            ["A1C,1"],
+            {"wild_type": "AKTW", "sequence_column": "s"},
+            r"no column 's'.* \(sequence_column in Python\)\.$",
+        ),
+        (["A1del,1", "A1*,2"], {"wild_type": "AKTW"}, r"no row is left\..*name a stop codon"),
+        (["K1C,1", "WT,2"], {"wild_type": "AATW"}, r"name another residue .*: K1C \(line 2\)"),
+    ],
+)
+def test_sequences_that_cannot_be_made(read, lines, options, message):
+    with pytest.raises(ValueError, match=message):
+        read(names_alone(*lines), **options)
+    header = "hgvs,DMS_score"
+    if options == {"wild_type": "AKTW"}:
+        with pytest.raises(ValueError, match=r"no column 'mutated_sequence'.*--mutation-column"):
+            read(rows("A1C,1", "WT,2", header=header), **options)
+        assert (
+            len(read(rows("A1C,1", "WT,2", header=header), mutation_column="hgvs", **options)) == 2
+        )
 
 
 LINES = st.lists(
