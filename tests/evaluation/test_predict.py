@@ -166,18 +166,6 @@ def test_inputs_and_folders_are_not_overwritten(scan, tmp_path, capsys):
     assert "choice.json is a folder" in capsys.readouterr().err
 
 
-def test_models_without_a_head_are_told(scan, tmp_path, capsys, choose_nothing, monkeypatch):
-    def refuse(member):
-        raise ValueError(f"{member.block} has no language-model head.")
-
-    monkeypatch.setattr(_scorer, "check_head", refuse)
-    out = tmp_path / "r"
-    assert main(["predict", str(scan), *MODELS, "--output", str(out)]) == 0
-    expected = "No scores of the models themselves: esm2_nano_032 has no language-model head."
-    assert expected in capsys.readouterr().out
-    assert expected in json.loads((out / "choice.json").read_text())["said"]
-
-
 def test_folds_without_a_score_are_null(scan, tmp_path, choose_nothing):
     rows = table(scan)
     path, out = tmp_path / "x.csv", tmp_path / "r"
