@@ -23,6 +23,7 @@ from ..evaluation._files import (
 )
 from ..evaluation._page import page
 from ..evaluation._pictures import pictures_of
+from ..evaluation._rows import widths_of
 from ..evaluation._run import Plan
 from ..evaluation._summary import format_summary, summarise
 from ..prefix._search import ALPHAS
@@ -164,7 +165,7 @@ def run(arguments):
             "head": arguments.head or "ridge",
             "alphas": list(ALPHAS),
         },
-        "stage_dims": family.distiller.stage_dims_.tolist(),
+        "stage_dims": widths_of(family.distiller),
         "stages": describe_stages(family.distiller),
         "data_sets": data_sets,
         "failed": failed,

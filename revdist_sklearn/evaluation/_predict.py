@@ -15,7 +15,7 @@ from ._data_set import TABLE, WITHOUT_SCORES
 from ._fit import fit_rows
 from ._metrics import METRICS
 from ._mutations import compared
-from ._rows import Behind, PartScaler, Rows, TotalScaler, mutation_counts
+from ._rows import Behind, PartScaler, Rows, TotalScaler, mutation_counts, widths_of
 from ._run import rounded, scorer_of
 from ._splits import inner, splits
 from ._summary import mean_score, standard_error
@@ -236,7 +236,7 @@ def _fitted(variants, family, parts, names, folds):
     """Return the fitted pipeline of the chosen features, of as few models as they need."""
     cv = [(fold.train, fold.test) for fold in folds]
     if names == (EMBEDDING,):
-        widths = family.distiller.stage_dims_.tolist()
+        widths = widths_of(family.distiller)
         head = PrefixRidgeCV(widths, cv=cv, one_standard_error=True, scoring=SCORING)
         steps = [step for _, step in parts[EMBEDDING].steps]
         model = make_pipeline(*steps, head)

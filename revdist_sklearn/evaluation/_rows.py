@@ -260,7 +260,7 @@ class Representations:
         self.mean = moments.mean
         self.concatenation_axes = principal_directions(C)[1]
         self.block_axes = [principal_directions(C[b, b])[1] for b in self.blocks]
-        self.stage_dims = [int(d) for d in distiller.stage_dims_]
+        self.stage_dims = widths_of(distiller)
 
     def raw(self, i, X):
         """Return the embedding of member i alone."""
@@ -290,6 +290,11 @@ class Representations:
         return (X[:, block] - self.mean[block]) @ self.block_axes[-1]
 
 
+def widths_of(distiller):
+    """Return the widths at which a distiller is compared: those of its stages, in any order."""
+    return sorted({min(stage.width, distiller.n_components_) for stage in distiller.stages_})
+
+
 def family_rows(representations, X, *, others=(), curve=()):
     """Return the rows that are made of the family's embeddings.
 
@@ -312,10 +317,12 @@ def family_rows(representations, X, *, others=(), curve=()):
     dims, n = representations.stage_dims, len(representations.names)
     all_members, found = tuple(range(n)), []
 
-    def nested(kind, label, features, widths, members=None, more=(), **how):
+    def nested(kind, label, features, widths, members=None, more=(), n_models=None, **how):
         widths = sorted({*widths, *more})
         if widths:
-            needs = [members or all_members[: np.searchsorted(dims, d) + 1] for d in widths]
+            if n_models is None:
+                n_models = {d: np.searchsorted(dims, d) + 1 for d in widths}
+            needs = [members or all_members[: n_models[d]] for d in widths]
             names = tuple(f"{label} {d}" for d in widths)
             between = tuple(f"{label} {d}" for d in widths if d in set(more) - set(dims))
             found.append(
@@ -327,9 +334,12 @@ def family_rows(representations, X, *, others=(), curve=()):
         found.append(Rows("raw", (f"raw {name}",), (features.shape[1],), ((i,),), features))
     distilled = representations.distilled(X)
     how = parameters_of(representations.distiller)
-    nested("distilled", "reverse-distilled", distilled, dims, more=curve, parameters=how)
+    n_models = dict(enumerate(representations.distiller.n_models_.tolist(), start=1))
+    nested(
+        "distilled", "reverse-distilled", distilled, dims, None, curve, n_models, parameters=how
+    )
     for name, distiller in others:
-        label, widths = f"reverse-distilled ({name})", distiller.stage_dims_.tolist()
+        label, widths = f"reverse-distilled ({name})", widths_of(distiller)
         how = parameters_of(distiller)
         nested("other", label, distiller.transform(X), widths, all_members, parameters=how)
     if n > 1:

@@ -133,3 +133,19 @@ def test_layers_of_a_model(corpus):
 def test_the_ladder_has_the_middle_before_each_stage():
     assert ladder([32, 64, 96]) == [16, 32, 48, 64, 80, 96]
     assert ladder([1]) == [1]
+
+
+def test_columns_by_variance_are_compared_at_the_widths_of_the_stages():
+    """Each prefix with the models that it needs, also where the base alone suffices for none."""
+    X = np.random.default_rng(0).normal(size=(60, 10)) * [1, 1, 5, 5, 5, 9, 9, 9, 9, 9]
+    moments = Moments([2, 3, 5]).update(X)
+    distiller = ReverseDistiller(order="variance").fit_moments(moments)
+    assert distiller.stage_dims_[0] == 0
+    rows = family_rows(Representations(distiller, moments), X, others=[("x", distiller)])
+    for kind in ("distilled", "other"):
+        [found] = [each for each in rows if each.kind == kind]
+        assert found.widths == (2, 3, 5)
+        assert found.features.shape == (60, 5)
+        needed = [distiller.n_models_[d - 1] for d in found.widths]
+        assert [len(each) for each in found.members] == ([3, 3, 3] if kind == "other" else needed)
+    assert needed[0] > 1
