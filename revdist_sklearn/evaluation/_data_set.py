@@ -15,6 +15,7 @@ from ._rows import (
     PartScaler,
     Representations,
     Rows,
+    SideBySide,
     family_rows,
     ladder,
     layer_rows,
@@ -213,7 +214,7 @@ def rows_of(variants, X, family, *, curve=None, notes):
         letters = one_hot(variants.sequences)
         tables.append(alone("one_hot", "one-hot", letters))
         parts = letters, embedding.features
-        both = alone("one_hot_and_embedding", "one-hot + embedding", np.hstack(parts), everyone)
+        both = alone("one_hot_and_embedding", "one-hot + embedding", SideBySide(*parts), everyone)
         tables.append(replace(both, in_fold=PartScaler([p.shape[1] for p in parts])))
     else:
         notes.append("No one-hot rows: sequences differ in length.")

@@ -85,7 +85,9 @@ def _paths(rows, X, target, classes, train, test):
     penalised = np.array(rows.widths) - q
     values = np.empty((len(test), len(rows.widths), len(ALPHAS), y.shape[1]))
     with one_thread_of_blas(fit.size * min(fit.shape)):
-        split = centred_split(fit[:, :widest], y, held[:, :widest], n_unpenalized=q)
+        split = centred_split(
+            fit[:, :widest], y, held[:, :widest], n_unpenalized=q, overwrite=True
+        )
         for part in ridge_path(split, penalised, np.array(ALPHAS)):
             values[:, part.prefixes, part.alphas] = part.values
     # Of what is equal but for rounding, ranks would be noise.
@@ -95,12 +97,12 @@ def _paths(rows, X, target, classes, train, test):
 
 
 def _parts(rows, X, target, train, test):
-    """Return training and test rows, through what is fitted in the fold."""
+    """Return copies of training and test rows, through what is fitted in the fold."""
     fit, held = X[train], X[test]
-    if rows.in_fold is None:
-        return fit, held
-    transformer = clone(rows.in_fold, safe=False).fit(fit, target[train])
-    return transformer.transform(fit), transformer.transform(held)
+    if rows.in_fold is not None:
+        transformer = clone(rows.in_fold, safe=False).fit(fit, target[train])
+        fit, held = transformer.transform(fit), transformer.transform(held)
+    return tuple(np.asarray(part, dtype=np.float64, order="F") for part in (fit, held))
 
 
 def encoded(target, classes):

@@ -15,7 +15,15 @@ from ._data_set import TABLE, WITHOUT_SCORES
 from ._fit import fit_rows
 from ._metrics import METRICS
 from ._mutations import compared
-from ._rows import Behind, PartScaler, Rows, TotalScaler, mutation_counts, widths_of
+from ._rows import (
+    Behind,
+    PartScaler,
+    Rows,
+    SideBySide,
+    TotalScaler,
+    mutation_counts,
+    widths_of,
+)
 from ._run import rounded, scorer_of
 from ._splits import inner, splits
 from ._summary import mean_score, standard_error
@@ -159,7 +167,7 @@ def choose(variants, family, *, seed=0):
     for names in CANDIDATES:
         if not set(names) <= set(X):
             continue
-        features = np.hstack([X[name] for name in names]).astype(np.float64)
+        features = SideBySide(*(X[name] for name in names))
         q = X[SCORES].shape[1] if SCORES in names else 0
         in_fold = None
         if n_penalized(names) > 1:  # what has a penalty in common is brought to one scale

@@ -20,6 +20,30 @@ LAYER_SHARE = 0.9
 BESIDE = " + score"
 
 
+class SideBySide:
+    """Parts of a matrix, which are put side by side for the rows that are taken alone.
+
+    Parameters
+    ----------
+    *parts : ndarray of shape (n, k)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from revdist_sklearn.evaluation._rows import SideBySide
+    >>> X = SideBySide(np.eye(2), np.array([[True], [False]]))
+    >>> X.shape, X[np.array([0])].tolist()
+    ((2, 3), [[1.0, 0.0, 1.0]])
+    """
+
+    def __init__(self, *parts):
+        self.parts = parts
+        self.shape = len(parts[0]), sum(part.shape[1] for part in parts)
+
+    def __getitem__(self, rows):
+        return np.hstack([part[rows] for part in self.parts], dtype=np.float64)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows whose features are prefixes of one matrix.
@@ -38,7 +62,7 @@ class Rows:
     members : tuple of tuple of int of length n_rows
         Members of the family that have to run.
 
-    features : ndarray of shape (n_variants, k)
+    features : ndarray or SideBySide of shape (n_variants, k)
 
     in_fold : transformer, default=None
         Fitted on the training part of each split.
@@ -49,7 +73,7 @@ class Rows:
     is_score : bool, default=False
         Whether the features are predictions already, and nothing is fitted.
 
-    choices : tuple of ndarray, default=()
+    choices : tuple of ndarray or SideBySide, default=()
         Features of which those that are best inside each fold are taken, ``features`` the first.
 
     parameters : dict, default=None
@@ -63,7 +87,7 @@ class Rows:
     names: tuple
     widths: tuple
     members: tuple
-    features: np.ndarray
+    features: np.ndarray | SideBySide
     in_fold: TransformerMixin | None = None
     n_unpenalized: int = 0
     is_score: bool = False
@@ -89,10 +113,10 @@ class Rows:
             names=tuple(name + BESIDE for name in self.names),
             widths=tuple(width + q for width in self.widths),
             members=tuple(tuple(sorted({*each, *members})) for each in self.members),
-            features=np.hstack([scores, self.features]),
+            features=SideBySide(scores, self.features),
             in_fold=in_fold,
             n_unpenalized=q,
-            choices=tuple(np.hstack([scores, each]) for each in self.choices),
+            choices=tuple(SideBySide(scores, each) for each in self.choices),
             parameters={**(self.parameters or {}), "n_unpenalized": q},
             between=tuple(name + BESIDE for name in self.between),
         )
@@ -220,7 +244,7 @@ def one_hot(sequences):
 
     Returns
     -------
-    features : ndarray of shape (n_variants, k)
+    features : ndarray of shape (n_variants, k), bool
 
     Raises
     ------
@@ -231,13 +255,13 @@ def one_hot(sequences):
     --------
     >>> from revdist_sklearn.evaluation._rows import one_hot
     >>> one_hot(["MA", "MC", "MA"]).tolist()
-    [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+    [[True, False], [False, True], [True, False]]
     """
     if len(set(map(len, sequences))) != 1:
         raise ValueError("Sequences differ in length; one-hot residues are of one length alone.")
-    letters = np.array([list(sequence) for sequence in sequences])
+    letters = np.array(sequences).view(np.uint32).reshape(len(sequences), -1)
     parts = [letters[:, [i]] == np.unique(letters[:, i]) for i in range(letters.shape[1])]
-    return np.hstack([part for part in parts if part.shape[1] > 1] or parts).astype(np.float64)
+    return np.hstack([part for part in parts if part.shape[1] > 1] or parts)
 
 
 class Representations:

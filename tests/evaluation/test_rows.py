@@ -11,6 +11,7 @@ from revdist_sklearn.evaluation._rows import (
     LeadingComponents,
     PartScaler,
     Representations,
+    SideBySide,
     family_rows,
     ladder,
     layer_rows,
@@ -102,9 +103,9 @@ def test_scores_beside_go_first_and_are_not_penalised(rows):
     assert beside.n_unpenalized == 1 and beside.widths == (3, 4, 5, 6, 9)
     assert beside.members[0] == (0, 1) and beside.names[-1] == "reverse-distilled 8 + score"
     assert beside.between == ("reverse-distilled 2 + score", "reverse-distilled 4 + score")
-    assert_array_equal(beside.features[:, :1], scores)
+    assert_array_equal(beside.features[:][:, :1], scores)
     of_fold = rows["fold_pca"].beside(scores, (0,))
-    Z = of_fold.in_fold.fit(of_fold.features).transform(of_fold.features)
+    Z = of_fold.in_fold.fit(of_fold.features[:]).transform(of_fold.features[:])
     assert_array_equal(Z[:, :1], scores)
     plain = rows["fold_pca"].in_fold.fit(rows["fold_pca"].features)
     assert_allclose(Z[:, 1:], plain.transform(rows["fold_pca"].features), atol=1e-9)
@@ -117,6 +118,15 @@ def test_parts_are_brought_to_one_scale():
     assert_allclose(both[:, :4].var(axis=0).sum(), 1)
     assert_allclose(both[:, 4].var(), 1)
     assert np.isfinite(both).all()
+
+
+def test_parts_are_put_side_by_side_for_the_rows_that_are_taken():
+    letters, X = one_hot(["MKA", "MRA", "MKC"]), np.arange(6.0).reshape(3, 2)
+    both, taken = SideBySide(letters, X), np.array([2, 0])
+    assert letters.dtype == bool and both.shape == (3, 6)
+    assert_array_equal(both[taken], np.hstack([letters, X])[taken])
+    assert both[taken].dtype == np.float64
+    assert SideBySide(X, both).parts[1] is both  # nothing is copied
 
 
 def test_layers_of_a_model(corpus):

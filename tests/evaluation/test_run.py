@@ -319,11 +319,11 @@ def test_the_scale_of_parts_is_that_of_training_rows(family, scan):
     assert len(rows) == 2  # one of them behind a score
     train, far = np.arange(60), np.arange(60, len(table))
     for each in rows:
-        moved = each.features.copy()
+        X = each.features[:]
+        moved = X.copy()
         moved[far] *= 100
         one, other = (
-            clone(each.in_fold, safe=False).fit(F[train]).transform(F[:60])
-            for F in (each.features, moved)
+            clone(each.in_fold, safe=False).fit(F[train]).transform(F[:60]) for F in (X, moved)
         )
         assert_array_equal(one, other)
         k = one.shape[1] - 64
