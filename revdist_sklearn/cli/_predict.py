@@ -3,7 +3,6 @@
 import csv
 import io
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -14,7 +13,7 @@ from .._corpus import fit_on_corpus
 from ..base._files import destination, make_folder
 from ..base._text import shown
 from ..embedding._sequences import listed
-from ..evaluation._data_set import WITHOUT_SCORES, Family
+from ..evaluation._data_set import Family
 from ..evaluation._files import prepared_table, write_json, write_text
 from ..evaluation._mutations import compared
 from ..evaluation._page import spread
@@ -97,10 +96,6 @@ def run(arguments):
         note(f"The distiller is fitted on {corpus}.")
         distiller = fit_on_corpus(ReverseDistiller(), featurizer, corpus.sequences)
     family = Family(featurizer, distiller, None, scores=not arguments.no_scores)
-    if family.scores and (why := family.without_head()) is not None:
-        variants.notes.append(f"{WITHOUT_SCORES}{why}")
-        note(variants.notes[-1])
-        family = replace(family, scores=False)
     with warnings.catch_warnings():
         # Of the grid of penalties, in folds where nothing is to be had.
         warnings.filterwarnings("ignore", message="The chosen alpha")

@@ -21,11 +21,11 @@ from ._rows import (
     layer_rows,
     mutation_features,
     one_hot,
+    too_large,
 )
 from ._run import LEAST_ROWS, rows_for_head, score_rows
 from ._verdict import code, verdict
 
-WITHOUT_SCORES = "No scores of the models themselves: "
 TABLE = "position, wild type, mutant"
 # Variants by which the seconds of a model are measured.
 SAMPLE = 16
@@ -210,14 +210,16 @@ def rows_of(variants, X, family, *, curve=None, notes):
         notes.append(
             f"No row {TABLE!r}: of {unknown} of {len(variants)} rows the mutations are not known."
         )
-    if len(set(map(len, variants.sequences))) == 1:
-        letters = one_hot(variants.sequences)
+    letters = one_hot(variants.sequences) if len(set(map(len, variants.sequences))) == 1 else None
+    if letters is None:
+        notes.append("No one-hot rows: sequences differ in length.")
+    elif (why := too_large(*letters.shape)) is not None:
+        notes.append(f"No one-hot rows: {why}")
+    else:
         tables.append(alone("one_hot", "one-hot", letters))
         parts = letters, embedding.features
         both = alone("one_hot_and_embedding", "one-hot + embedding", SideBySide(*parts), everyone)
         tables.append(replace(both, in_fold=PartScaler([p.shape[1] for p in parts])))
-    else:
-        notes.append("No one-hot rows: sequences differ in length.")
     if family.layers is not None:
         featurizer, moments = family.layers
         states = np.asarray(featurizer.transform(variants.sequences), dtype=np.float64)
@@ -247,19 +249,18 @@ def rows_of(variants, X, family, *, curve=None, notes):
 
 def _scores(variants, family, notes):
     """Return the models' own scores of the variants, or None with a note that says why."""
+    missing = "No scores of the models themselves: "
     if variants.wild_type is None:
-        notes.append(
-            f"{WITHOUT_SCORES}the wild type is not known; give it, or a column of mutations."
-        )
+        notes.append(f"{missing}the wild type is not known; give it, or a column of mutations.")
         return None
     if any(len(text) != len(variants.wild_type) for text in variants.sequences):
-        notes.append(f"{WITHOUT_SCORES}sequences differ in length from the wild type.")
+        notes.append(f"{missing}sequences differ in length from the wild type.")
         return None
     scorer = family.scorer(variants.wild_type)
     try:
         return np.asarray(scorer.transform(variants.sequences), dtype=np.float64)
     except ValueError as error:
-        notes.append(f"{WITHOUT_SCORES}{error}")
+        notes.append(f"{missing}{error}")
         return None
 
 

@@ -22,6 +22,7 @@ from ._rows import (
     SideBySide,
     TotalScaler,
     mutation_counts,
+    too_large,
     widths_of,
 )
 from ._run import rounded, scorer_of
@@ -161,6 +162,9 @@ def choose(variants, family, *, seed=0):
                 raise
             notes.append(f"{WITHOUT_SCORES}{error}")
             del parts[SCORES]
+    if (why := too_large(*X[ONE_HOT].shape)) is not None:
+        notes.append(f"No one-hot residues: {why}")
+        del X[ONE_HOT]
     metric = scorer_of(METRICS["regression"][0], None)
     within = [inner(fold, variants) for fold in folds]
     scores: dict[tuple, list] = {}

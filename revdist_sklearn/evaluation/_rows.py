@@ -16,6 +16,8 @@ from ..method._distiller import ReverseDistiller
 
 # Share of the residual's variance that each further layer adds to the chain of all.
 LAYER_SHARE = 0.9
+# Of a fit of one-hot residues: half a minute on one core.
+MOST_OPERATIONS = 3e11
 # A column of scores that goes unpenalised before any features.
 BESIDE = " + score"
 
@@ -262,6 +264,18 @@ def one_hot(sequences):
     letters = np.array(sequences).view(np.uint32).reshape(len(sequences), -1)
     parts = [letters[:, [i]] == np.unique(letters[:, i]) for i in range(letters.shape[1])]
     return np.hstack([part for part in parts if part.shape[1] > 1] or parts)
+
+
+def too_large(n, k):
+    """Return why ridge on n rows of k columns is not made, or None."""
+    operations = float(n) * k * min(n, k)
+    if operations <= MOST_OPERATIONS:
+        return None
+    return (
+        f"{n:,} rows of {k:,} columns take {operations:.1e} operations a fit, and hundreds are "
+        f"made; the limit is {MOST_OPERATIONS:.0e}. Fewer rows, or such that vary at fewer sites, "
+        "are within it."
+    )
 
 
 class Representations:

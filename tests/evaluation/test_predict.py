@@ -13,7 +13,7 @@ from sklearn.base import clone
 from revdist_sklearn import ESMFeaturizer, LandscapeDisplay, ReverseDistiller
 from revdist_sklearn.cli._main import main
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
-from revdist_sklearn.evaluation import _predict
+from revdist_sklearn.evaluation import _predict, _rows
 from revdist_sklearn.evaluation._data_set import TABLE, Family
 from revdist_sklearn.evaluation._predict import (
     TotalScaler,
@@ -247,8 +247,18 @@ def test_models_without_a_head_are_ranked_without_scores(scan, tmp_path, capsys,
     given = ["--models", save(tmp_path / "m"), "--fasta", str(fasta), "--output", str(out)]
     assert main(["predict", str(scan), *given]) == 0
     facts = json.loads((out / "choice.json").read_text())
-    assert why in capsys.readouterr().err and why in facts["notes"][-1]
+    assert why in capsys.readouterr().out and why in facts["said"][0]
     assert not any("scores" in name for name in facts["scores"])
+
+
+def test_one_hot_residues_of_too_many_columns_are_left_out(scan, monkeypatch):
+    monkeypatch.setattr(_rows, "MOST_OPERATIONS", 1e5)
+    featurizer = ESMFeaturizer("esm2-nano:32")
+    distiller = ReverseDistiller.from_pretrained("esm2-nano").truncate(32)
+    choice = choose(read_table(scan), Family(featurizer, distiller, None, scores=False))
+    assert "No one-hot residues: 117 rows of" in choice.lines[0]
+    assert "the limit is 1e+05" in choice.lines[0]
+    assert "embedding" in choice.scores and not any("one-hot" in name for name in choice.scores)
 
 
 def test_what_is_said():

@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, corpus_moments
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
-from revdist_sklearn.evaluation import _data_set, _files
+from revdist_sklearn.evaluation import _data_set, _files, _rows
 from revdist_sklearn.evaluation._data_set import (
     TABLE,
     Family,
@@ -348,6 +348,14 @@ def test_rows_that_a_head_cannot_take_are_told(family, scan, figures):
     lines = list(csv.DictReader(scores_csv({"scan": of_head}).splitlines()))
     told = {line["row"] for line in lines if line["left_out"]}
     assert told == left_out == {line["row"] for line in lines if not line["score"]}
+
+
+def test_one_hot_residues_of_too_many_columns_are_left_out(family, scan, monkeypatch):
+    monkeypatch.setattr(_rows, "MOST_OPERATIONS", 1e5)
+    table, notes = read_table(scan), []
+    found = rows_of(table, np.ones((len(table), 96)), family, notes=notes)
+    assert any("No one-hot rows: 78 rows of" in note for note in notes)
+    assert not any("one_hot" in rows.kind for rows in found)
 
 
 def test_a_layer_that_ridge_chooses_is_left_out_by_a_head():
