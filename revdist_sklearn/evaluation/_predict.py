@@ -11,7 +11,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from .._compact import compact
 from ..prefix._ridge_cv import PrefixRidgeCV
-from ._data_set import TABLE, WITHOUT_SCORES
+from ._data_set import TABLE
 from ._fit import fit_rows
 from ._metrics import METRICS
 from ._mutations import compared
@@ -160,7 +160,7 @@ def choose(variants, family, *, seed=0):
         except ValueError as error:
             if name != SCORES:
                 raise
-            notes.append(f"{WITHOUT_SCORES}{error}")
+            notes.append(f"No scores of the models themselves: {error}")
             del parts[SCORES]
     if (why := too_large(*X[ONE_HOT].shape)) is not None:
         notes.append(f"No one-hot residues: {why}")
