@@ -158,13 +158,14 @@ def corpus_moments(
         )
     if weighting not in ("residue", "protein"):
         raise ValueError(f"weighting={weighting!r} must be 'residue' or 'protein'.")
-    for name, value in (("mutants", mutants), ("mutant_proteins", mutant_proteins)):
-        if value is not None:
-            check_integer(
-                value, name, 1, None, f"{name}={value!r} must be an integer of 1 or more, or None."
-            )
+    if mutants is not None:
+        way_out = f"mutants={mutants!r} must be an integer of 2 or more, or None."
+        mutants = int(check_integer(mutants, "mutants", 2, None, way_out))
+    if mutant_proteins is not None:
+        way_out = f"mutant_proteins={mutant_proteins!r} must be an integer of 1 or more, or None."
+        mutant_proteins = int(check_integer(mutant_proteins, "mutant_proteins", 1, None, way_out))
     way_out = f"random_state={random_state!r} must be an integer, not negative."
-    check_integer(random_state, "random_state", 0, None, way_out)
+    random_state = int(check_integer(random_state, "random_state", 0, None, way_out))
     plan = featurizer.embedding_plan("residue")
     # Cut where the featurizer truncates: what is counted is what is embedded.
     sequences = plan.prepare(sequences)

@@ -67,7 +67,11 @@ class Mutants:
 
     def n_residues(self, sequences, start):
         """Return how many residues these are: what the mutants cost beside the corpus itself."""
-        return sum((self.n + 1) * len(sequence) for sequence in self._mutated(sequences, start))
+        total = 0
+        for sequence in self._mutated(sequences, start):
+            n_all = int((codes_of(sequence) < N_LETTERS).sum()) * (N_LETTERS - 1)
+            total += (min(self.n, n_all) + 1) * len(sequence) if n_all else 0
+        return total
 
     def _mutated(self, sequences, start):
         if self.proteins is None:

@@ -1123,6 +1123,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
     def __setstate__(self, state):
         # Of pickles from before there was an order.
         super().__setstate__({"order": "stage", "_order": None, **state})
+        if "_parameters" in state:
+            self._parameters = {"order": "stage", **state["_parameters"]}
         if "n_components_" in state and "n_models_" not in state:
             self._tell_widths([int(width) for width in state["stage_dims_"]])
 

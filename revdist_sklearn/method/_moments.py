@@ -372,7 +372,9 @@ class Moments:
         other.check_whole()
         self.check_whole()
         if other.n_rows == 0:
+            self._whole = False
             self._merge_gathered(other)
+            self._whole = True
             return self
         # What waits is added first: it may be beyond the range, and nothing is changed then.
         first, protein, theirs = self.n_rows == 0, self.protein, other.protein
@@ -404,13 +406,12 @@ class Moments:
             name: self._gathered.get(name) or Level(self.n_columns)
             for name in {**self._gathered, **other._gathered}
         }
-        self._whole = False
         for name, level in other._gathered.items():
             gathered[name].merge(level)
         self.product_precision, self.row_precision = self._noted(
             other.product_precision, other.row_precision
         )
-        self._gathered, self._whole = gathered, True
+        self._gathered = gathered
 
     def save(self, path, *, metadata=None):
         """Write to a safetensors file; a file of that name is replaced in one step.

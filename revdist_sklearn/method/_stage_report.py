@@ -147,12 +147,18 @@ class StageReport:
             If ``moments`` are none.
 
         ValueError
-            If ``X`` has other columns, or fewer than two rows; if ``moments`` are of other
+            If the columns are not in the order of stages; if ``X`` has other columns, or
+            fewer than two rows; if ``moments`` are of other
             blocks or have fewer than two rows; if a prefix is wider than the chain; or if
             rows are given to a chain without cov(x, z), such as published scalers.
         """
         check_is_fitted(distiller)
         chain = distiller._solved()
+        if distiller._order is not None:
+            raise ValueError(
+                "StageReport tells of prefixes in the order of stages, and the columns of this "
+                "distiller have another; fit one with order='stage', whose stages are the same."
+            )
         # A parameter acts at fit.
         settings = getattr(distiller, "_parameters", None) or distiller.get_params()
         n_rows = distiller.n_samples_seen_

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
-from revdist_sklearn import FormatError, Moments, ReverseDistiller
+from revdist_sklearn import FormatError, Moments, ReverseDistiller, StageReport
 from revdist_sklearn.base import _tensor_file
 from revdist_sklearn.method._chain import importance_order
 
@@ -283,3 +283,20 @@ def test_the_order_of_the_kernel_needs_the_chain_alone(moments):
         @ ReverseDistiller().fit_moments(moments).components_.T
     )
     assert np.all(np.diff(z[order]) <= 1e-12)
+
+
+def test_pickles_from_before_there_was_an_order(rows):
+    distiller = ReverseDistiller(SIZES).partial_fit(rows)
+    state = dict(distiller.__getstate__())
+    for name in ("order", "_order", "n_models_", "column_order_"):
+        state.pop(name, None)
+    state["_parameters"] = {k: v for k, v in state["_parameters"].items() if k != "order"}
+    old = ReverseDistiller.__new__(ReverseDistiller)
+    old.__setstate__(state)
+    assert_array_equal(old.transform(rows), distiller.transform(rows))
+
+
+def test_a_report_of_stages_is_of_their_order(rows):
+    distiller = ReverseDistiller(SIZES, order="variance").fit(rows)
+    with pytest.raises(ValueError, match="fit one with order='stage'"):
+        StageReport.from_estimator(distiller)
