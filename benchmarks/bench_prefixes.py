@@ -59,7 +59,7 @@ METRIC = "Spearman"
 WIDTHS = (8, 16, 32, 48, 64, 80, 96)
 RANGES = {"short": (8, 16, 32), "middle": (48, 64), "full": (80, 96), "48": (48,), "all": None}
 SEEN = {"GB1", "amyloid beta", "ubiquitin", "SUMO1", "GRB2", "CALM1"}
-LEAST, SUPERVISED = 400, 16
+LEAST = 400
 # Name, row, rival and ranges; the first six numbers of the docstring.
 PRIMARY = (
     ("1", "mutant, base mutant", "residue, base residue", ("middle", "full")),

@@ -81,7 +81,7 @@ def corpus_moments(
         Precision of the products, as in ``Moments``; None is float64.
 
     mutants : int, default=None
-        Random single substitutions of each of some proteins, for a level ``"mutant"``
+        Random single substitutions, 2 or more, of each of some proteins, for a level ``"mutant"``
         beside the other two (``residual_level`` of :class:`ReverseDistiller`): differences of
         the mean rows from the protein's own, times its length, and their covariance within
         proteins. Each mutant is embedded as another protein is: 16 of 240 proteins cost as much

@@ -1001,8 +1001,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             C_directions = _level_of(moments, level, "residual_level").covariance
         if isinstance(turned_by, str) and turned_by != "residue":
             first = slice(moments.block_sizes[0])
-            C_base = _level_of(moments, turned_by, "rotate_base").scatter[first, first]
-            C_base = C_base / moments.levels[turned_by].n
+            turning = _level_of(moments, turned_by, "rotate_base")
+            C_base = turning.scatter[first, first] / turning.n
         has_shares = self._has_shares()
         if not has_shares:
             self._warn_if_few_rows(moments, n_components, by_protein)
