@@ -42,7 +42,7 @@ from hashlib import sha256
 from itertools import pairwise
 
 import numpy as np
-from paper_tables import PLAN, fewer, proteins_of, scans
+from paper_tables import PLAN, fewer, scans
 from sklearn.base import TransformerMixin
 from sklearn.cross_decomposition import PLSRegression
 
@@ -50,7 +50,7 @@ from revdist_sklearn import ESMFeaturizer, Moments, ReverseDistiller, corpus_mom
 from revdist_sklearn.datasets import load_uniprot_sample
 from revdist_sklearn.evaluation._rows import Rows
 from revdist_sklearn.evaluation._run import score_rows
-from revdist_sklearn.evaluation._summary import _over_data_sets
+from revdist_sklearn.evaluation._summary import _over_data_sets, proteins_of
 from revdist_sklearn.evaluation._table import variants_of
 from revdist_sklearn.method._chain import principal_directions
 from revdist_sklearn.method._level import Level
@@ -331,7 +331,7 @@ def main():
     seconds = {"moments": time.perf_counter() - start}
     made = representations(moments)
     found, named = scans(given.scans, featurizer, True)
-    proteins = proteins_of(found, named)
+    proteins = proteins_of({name: table.wild_type for name, table in found.items()}, named)
     for name, table in found.items():
         if proteins[name] == table.wild_type:  # no name is known
             proteins[name] = name.partition("_")[0]

@@ -29,7 +29,6 @@ of a scan whose wild type holds its own or is part of it, or else of one of its 
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import time
@@ -51,12 +50,17 @@ from revdist_sklearn.datasets import (
     load_gb1_stability,
     load_uniprot_sample,
 )
-from revdist_sklearn.evaluation._cells import open_table
 from revdist_sklearn.evaluation._data_set import Family, rows_of
 from revdist_sklearn.evaluation._files import format_scores, name_of, prepared_table, tables_of
 from revdist_sklearn.evaluation._rows import Rows
 from revdist_sklearn.evaluation._run import Plan, score_rows
-from revdist_sklearn.evaluation._summary import _over_data_sets, format_summary, summarise
+from revdist_sklearn.evaluation._summary import (
+    _over_data_sets,
+    format_summary,
+    proteins_of,
+    summarise,
+    tests_enough,
+)
 from revdist_sklearn.evaluation._table import variants_of
 from revdist_sklearn.method._level import Level
 
@@ -80,27 +84,9 @@ def scans(paths, featurizer, with_bundled):
     for file in tables_of(paths):
         name = name_of(file)
         found[name] = prepared_table(file, featurizer, READING)
-        with open_table(file, "table") as text:
-            if protein := next(csv.DictReader(text), {}).get("protein"):
-                proteins[name] = protein
+        if found[name].protein:
+            proteins[name] = found[name].protein
     return found, proteins
-
-
-def proteins_of(tables, named):
-    """Return the protein of each scan: as named, or that of a scan whose wild type fits its own.
-
-    >>> from types import SimpleNamespace as Table
-    >>> tables = {"a": Table(wild_type="MTKL"), "b": Table(wild_type="TKL"), "c": Table(wild_type="MK")}
-    >>> proteins_of(tables, {"b": "X"})
-    {'b': 'X', 'a': 'X', 'c': 'MK'}
-    """
-    found = dict(named)
-    for name, table in tables.items():
-        own = table.wild_type
-        known = ((protein, tables[other].wild_type) for other, protein in found.items())
-        same = [protein for protein, its in known if own and its and (own in its or its in own)]
-        found.setdefault(name, same[0] if same else own or name)
-    return found
 
 
 def fewer(table, n):
@@ -224,6 +210,8 @@ def ablations(data_sets, seed=0):
     for split in PLAN.kinds:
         by_name: dict[str, dict] = {}
         for scan, data_set in data_sets.items():
+            if not tests_enough(data_set["rows"], split):
+                continue
             for row in data_set["rows"]:
                 if row["split"] == split and row["kind"] == "ablation":
                     by_name.setdefault(row["row"], {})[scan] = row["mean"][METRIC]
@@ -265,7 +253,7 @@ def main():
     else:
         corpus = [record.sequence for record in FastaReader(given.fasta).records()]
     found, named = scans(given.scans, featurizer, given.bundled)
-    proteins = proteins_of(found, named)
+    proteins = proteins_of({name: table.wild_type for name, table in found.items()}, named)
     tables = {name: fewer(table, given.rows) for name, table in found.items()}
     estimate(featurizer, corpus, tables)
     how = {"n_jobs": given.n_jobs, "verbose": 0}
@@ -280,6 +268,7 @@ def main():
         data_sets[name] = {
             "metric": METRIC,
             "protein": proteins[name],
+            "wild_type": table.wild_type,
             "n_rows": len(table),
             "rows": scored,
         }

@@ -60,6 +60,32 @@ def as_exceptions(numbers, replaced):
 
 
 @contextmanager
+def held_back():
+    """Let signals that end the process wait until the block ends, in the main thread.
+
+    For what is quick and must not be left half done. Where a signal is ignored it stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple] = []
+    numbers = [n for n in (signal.SIGINT, SIGTERM, SIGHUP) if n is not None]
+    before = {}
+    for number in numbers:
+        handler = signal.getsignal(number)
+        if handler not in (None, signal.SIG_IGN):
+            before[number] = handler
+            signal.signal(number, lambda *call: came.append(call))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number, _ in came[:1]:
+            signal.raise_signal(number)
+
+
+@contextmanager
 def ending_in_order():
     """Have SIGTERM end the block by an exception first, and then the process, as it would have.
 

@@ -233,7 +233,8 @@ def add_table_columns(parser):
         "--wild-type",
         help="FASTA file with the sequence of the wild type (default: by mutations). Of a table "
         "without sequences, these are made of it and the mutations. Of several records each file "
-        "takes the one of its name, or of the beginning of its name before a _",
+        "takes the one of the protein in its column protein, else of its own name, or of the "
+        "beginning of its name before a _",
     )
     parser.add_argument(
         "--task",

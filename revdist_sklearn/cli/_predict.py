@@ -3,6 +3,7 @@
 import csv
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -11,6 +12,7 @@ import numpy as np
 from .. import LandscapeDisplay
 from .._corpus import fit_on_corpus
 from ..base._files import destination, make_folder
+from ..base._signals import held_back
 from ..base._text import shown
 from ..embedding._sequences import listed
 from ..evaluation._data_set import Family
@@ -147,6 +149,7 @@ def _candidates(arguments, variants, featurizer):
         return names, sequences
     found = read_fasta(arguments.candidates, option="--candidates")
     source = f"--candidates {shown(arguments.candidates)}"
+    named = replace(found, labels=[f"{source}: {label}" for label in found.labels])
     for label, sequence in zip(found.labels, found.sequences, strict=True):
         if len(sequence) != len(wild):
             raise ValueError(
@@ -155,7 +158,7 @@ def _candidates(arguments, variants, featurizer):
             )
     first: dict[str, int] = {}
     repeats = []
-    for i, sequence in enumerate(found.prepared(featurizer)):
+    for i, sequence in enumerate(named.prepared(featurizer)):
         if first.setdefault(sequence, i) != i:
             repeats.append(found.labels[i])
             continue
@@ -198,23 +201,26 @@ def _write(arguments, variants, choice, names, sequences, mean, std):
         "wild_type": wild,
         "first_position": 1 + variants.offset,
     }
-    picture = _picture(choice, variants)
+    picture, model = _picture(choice, variants), io.BytesIO()
+    joblib.dump(choice.model, model)
     folder = Path(arguments.output)
-    make_folder(folder)
     head = "mutant", "predicted", "deviation", "measured", "sequence"
-    _write_csv(folder / RANKED, head, rows)
-    _write_csv(
-        folder / NEXT,
-        (*head[:3], "sequence"),
-        [(names[i], f"{mean[i]:.6g}", f"{std[i]:.6g}", sequences[i]) for i in taken],
-    )
-    write_json(folder / FACTS, facts)
-    write_file(folder / MODEL, lambda file: joblib.dump(choice.model, file))
+    with held_back():  # the files belong together
+        make_folder(folder)
+        _write_csv(folder / RANKED, head, rows)
+        _write_csv(
+            folder / NEXT,
+            (*head[:3], "sequence"),
+            [(names[i], f"{mean[i]:.6g}", f"{std[i]:.6g}", sequences[i]) for i in taken],
+        )
+        write_json(folder / FACTS, facts)
+        write_file(folder / MODEL, lambda file: file.write(model.getvalue()))
+        if picture is None:
+            (folder / PICTURE).unlink(missing_ok=True)  # one of an earlier run
+        else:
+            write_file(folder / PICTURE, lambda file: file.write(picture))
     if picture is None:
         note('No picture: it needs matplotlib (pip install "revdist_sklearn[plot]").')
-        (folder / PICTURE).unlink(missing_ok=True)  # one of an earlier run
-    else:
-        write_file(folder / PICTURE, lambda file: file.write(picture))
     written = [name for name in FILES if (folder / name).exists()]
     shown_names = ", ".join(names[i] for i in taken[:5]) + (" .." if len(taken) > 5 else "")
     if len(taken) < arguments.n_next:

@@ -8,8 +8,10 @@ import numpy as np
 
 from ..base._unpack import STANDARD_INPUT
 from ..embedding._featurizer import ESMFeaturizer
+from ..embedding._sequences import listed
 from ..method._distiller import ReverseDistiller
 from ..method._moments import Moments
+from ..models._residues import AMINO_ACIDS
 from ..variants._scorer import OF_FEATURIZER, ESMVariantScorer
 from ._rows import (
     PartScaler,
@@ -247,6 +249,43 @@ def rows_of(variants, X, family, *, curve=None, notes):
     return [*zero_shot, *rows]
 
 
+def scored_alone(variants):
+    """Return the variants of which models can say how likely they are, without the others.
+
+    Parameters
+    ----------
+    variants : Variants
+
+    Returns
+    -------
+    variants : Variants
+        Without those that have another letter than the twenty amino acids in the place of a
+        mutation; all of them where these are more than half, or there is no wild type.
+
+    note : str or None
+        What is to be said of those that are left out.
+    """
+    wild = variants.wild_type
+    known = set(AMINO_ACIDS)
+
+    def can_be(sequence):
+        if wild is None or len(sequence) != len(wild):
+            return True
+        pairs = zip(wild, sequence, strict=True)
+        return all({old, new} <= known for old, new in pairs if old != new)
+
+    odd = [i for i, sequence in enumerate(variants.sequences) if not can_be(sequence)]
+    if not odd or 2 * len(odd) > len(variants):
+        return variants, None
+    text = (
+        f"{len(odd)} of {len(variants)} variants have another letter than the twenty amino acids "
+        f"in the place of a mutation and no score of the models: "
+        f"{listed(variants.labels[i] for i in odd)}. They are left out, so that all rows are of "
+        "the same variants; --no-scores leaves out the scores instead."
+    )
+    return variants.take(np.setdiff1d(np.arange(len(variants)), odd)), text
+
+
 def _scores(variants, family, notes):
     """Return the models' own scores of the variants, or None with a note that says why."""
     missing = "No scores of the models themselves: "
@@ -290,9 +329,9 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
     -------
     figures : dict
         ``task``, ``metric``, ``wild_type``, ``first_position`` (the number of its first
-        residue in the names of mutations), ``protein``, ``counts``, ``notes``, ``costs``,
-        ``verdict``, ``choice``, ``code``, ``rows``, and as ``left_out`` the rows that the
-        head cannot take, with the reason.
+        residue in the names of mutations), ``protein`` (as the table names it),
+        ``counts``, ``notes``, ``costs``, ``verdict``, ``choice``, ``code``, ``rows``, and as
+        ``left_out`` the rows that the head cannot take, with the reason.
 
     Raises
     ------
@@ -300,6 +339,11 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
         As the featurizer and the splits.
     """
     notes = list(variants.notes)
+    if family.scores and variants.task != "residues":
+        variants, note = scored_alone(variants)
+        if note is not None:
+            notes.append(note)
+            check_enough(variants)
     if variants.task == "residues":
         X = embedded_residues(family.featurizer, variants.sequences)
         groups = residue_rows(variants, X, family)
@@ -316,7 +360,7 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
         "metric": metric,
         "wild_type": wild_type,
         "first_position": 1 + getattr(variants, "offset", 0),
-        "protein": wild_type or variants.name,
+        "protein": getattr(variants, "protein", None),
         "counts": dict(variants.counts),
         "notes": notes,
         "costs": costs,

@@ -22,7 +22,7 @@ from ._page import spread
 from ._table import read_table
 
 # Of the figures of a data set; another one is computed anew.
-FORMAT = 2
+FORMAT = 3
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.bz2", ".csv.xz", ".csv.zst")
 # What goes wrong with a file and with what is in it.
 AT_FAULT = (ValueError, TypeError, OSError)
@@ -71,7 +71,7 @@ def name_of(path):
     return name[: len(name) - len(ending)].lstrip(".") or "table"
 
 
-def wild_type_of(file, wild_types):
+def wild_type_of(file, wild_types, protein=None):
     """Return the wild type of a file's data set.
 
     Parameters
@@ -80,7 +80,10 @@ def wild_type_of(file, wild_types):
 
     wild_types : str, list of (str, str), or None
         Of several names and sequences, that whose name, or a part of it between ``|``, is the
-        longest that the name of the data set is or begins with, before a ``_``.
+        protein; else the longest that the name of the data set is or begins with, before a ``_``.
+
+    protein : str, default=None
+        As the file names it.
 
     Returns
     -------
@@ -99,20 +102,23 @@ def wild_type_of(file, wild_types):
     """
     if wild_types is None or isinstance(wild_types, str):
         return wild_types
-    name = name_of(file).casefold()
-    found: dict[int, list] = {}
+    name, named = name_of(file).casefold(), protein and protein.casefold()
+    # Of the name of the file, the longest part; of the protein, all of it.
+    found: dict[float, list] = {}
     for i, (record, _) in enumerate(wild_types):
-        parts = (part.casefold() for part in (record, *record.split("|")) if part)
-        fits = [len(part) for part in parts if f"{name}_".startswith(f"{part}_")]
+        parts = [part.casefold() for part in (record, *record.split("|")) if part]
+        fits = [float(len(part)) for part in parts if f"{name}_".startswith(f"{part}_")]
+        fits += [math.inf for part in parts if part == named]
         if fits:
             found.setdefault(max(fits), []).append(i)
     fitting = found[max(found)] if found else []
     if len(fitting) != 1:
         records = listed(shown(wild_types[i][0]) for i in fitting or range(len(wild_types)))
+        of_protein = f", as its protein {shown(protein)!r}" if protein else ""
         raise ValueError(
             f"{len(fitting) or 'None'} of the {len(wild_types)} wild types are named as the data "
-            f"set {shown(name_of(file))!r}, or as it begins before a _: {records}. Rename "
-            "records or files, or give a FASTA file of one record for each file."
+            f"set {shown(name_of(file))!r}{of_protein}, or as it begins before a _: {records}. "
+            "Rename records or files, or give a FASTA file of one record for each file."
         )
     return wild_types[fitting[0]][1]
 
@@ -139,7 +145,9 @@ def prepared_table(file, featurizer, reading):
         As :func:`read_table` and :meth:`EmbeddingPlan.prepare`; if sequences are DNA, or fewer
         than folds inside of folds need.
     """
-    wild_type = wild_type_of(file, reading.get("wild_type"))
+    wild_type = reading.get("wild_type")
+    if isinstance(wild_type, list):
+        wild_type = partial(wild_type_of, file, wild_type)
     table = without_stops(read_table(file, **{**reading, "wild_type": wild_type}))
     if found := nucleotides(table.sequences):
         raise ValueError(

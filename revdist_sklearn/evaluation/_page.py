@@ -2,7 +2,7 @@
 
 from html import escape
 
-from ._summary import described
+from ._summary import described, few_tested
 from ._verdict import preferred_split
 
 STYLE = """
@@ -217,7 +217,8 @@ def _summary_html(summary):
     body = [
         [escape(each["rows"]), escape(each["split"]), escape(described(each))] for each in summary
     ]
-    return _table(["rows", "split", escape(summary[0]["metric"])], body)
+    told = "".join(f"<p>{escape(sentence)}</p>" for sentence in few_tested(summary))
+    return _table(["rows", "split", escape(summary[0]["metric"])], body) + told
 
 
 def _picture(_, caption, svg):

@@ -41,8 +41,7 @@ def pictures_of(figures, family):
     found = []
     for name, data_set in figures["data_sets"].items():
         rows, metric = data_set["rows"], data_set["metric"]
-        stages = zip(figures["models"], figures["stage_dims"], strict=False)
-        ends = ", ".join(f"{model} at {width}" for model, width in stages)
+        ends = ", ".join(f"{each['block']} at {each['width']}" for each in figures["stages"])
         caption = (
             f"Score against prefix. Dashed lines: where models of the family end, {ends}. Bands: "
             "standard deviation over folds and seeds."

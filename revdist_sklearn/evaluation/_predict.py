@@ -11,7 +11,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from .._compact import compact
 from ..prefix._ridge_cv import PrefixRidgeCV
-from ._data_set import TABLE
+from ._data_set import TABLE, scored_alone
 from ._fit import fit_rows
 from ._metrics import METRICS
 from ._mutations import compared
@@ -150,9 +150,13 @@ def choose(variants, family, *, seed=0):
         classes.
     """
     check_variants(variants)
+    notes = []
+    if family.scores:
+        variants, note = scored_alone(variants)
+        notes += [] if note is None else [note]
     parts = transformers(family, variants.wild_type, variants.offset)
     kind, folds, note = _folds(variants, seed)
-    notes = [] if note is None else [note]
+    notes += [] if note is None else [note]
     X = {}
     for name, part in list(parts.items()):
         try:

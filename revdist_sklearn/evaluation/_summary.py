@@ -5,9 +5,13 @@ from itertools import pairwise
 import numpy as np
 from scipy.stats import binomtest
 
+from ..embedding._sequences import listed
+
 N_RESAMPLES = 10_000
 # Of fewer proteins the bootstrap tells nothing.
 LEAST_PROTEINS = 6
+# Residues of a wild type from which on being part of another one is no chance.
+LEAST_PART = 20
 # Kinds of rows at one width that are compared, the first with the second.
 AT_ONE_WIDTH = (
     ("distilled", "concatenation_pca", "reverse distillation over concatenation + PCA"),
@@ -47,8 +51,10 @@ def comparisons(results):
     for ours, other, claim in AT_ONE_WIDTH:
         for width, row in sorted(of_kind.get(ours, {}).items()):
             rival = of_kind.get(other, {}).get(width)
-            # At the width of the smallest model both are that model itself.
-            if rival is not None and row["in_table"] and row["scores"] != rival["scores"]:
+            if rival is None or not row["in_table"]:
+                continue
+            # At the width of the smallest model both may be that model itself.
+            if width > min(of_kind[ours]) or row["scores"] != rival["scores"]:
                 pairs.append((claim, row, rival))
     tables = of_kind.get("mutation", {}).values()
     best = [row for _, row in sorted(of_kind.get("distilled", {}).items())][-1:]
@@ -87,13 +93,74 @@ def standard_error(scores):
     return float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else 0.0
 
 
+def proteins_of(wild_types, named):
+    """Return the protein of each data set, by which data sets are resampled together.
+
+    Parameters
+    ----------
+    wild_types : dict of str to (str or None)
+        By data set.
+
+    named : dict of str to str
+        Proteins of the data sets that say so.
+
+    Returns
+    -------
+    proteins : dict of str to str
+        As named; else as a data set whose wild type is the same, holds this one or is part of
+        it; else the wild type itself, or the data set's name.
+
+    Examples
+    --------
+    >>> from revdist_sklearn.evaluation._summary import proteins_of
+    >>> whole = "MTYKLILNGKTLKGETTTEAVDAATAEK"
+    >>> proteins_of({"a": whole, "b": whole[1:25], "c": "MK", "d": None}, {"b": "GB1"})
+    {'b': 'GB1', 'a': 'GB1', 'c': 'MK', 'd': 'd'}
+    """
+    found = dict(named)
+    for name, own in wild_types.items():
+        known = ((protein, wild_types.get(other)) for other, protein in found.items())
+        same = [protein for protein, its in known if own and its and _are_of_one(own, its)]
+        found.setdefault(name, same[0] if same else own or name)
+    return found
+
+
+def _are_of_one(one, other):
+    short, long = sorted((one, other), key=len)
+    return short == long or (len(short) >= LEAST_PART and short in long)
+
+
+def tests_enough(rows, split):
+    """Return whether a kind of split tests half of what any other does, so that it counts.
+
+    Of several mutations a row, folds by position may test few rows, whose score says little.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Results of one data set.
+
+    split : str
+
+    Returns
+    -------
+    is_enough : bool
+    """
+    tested = {row["split"]: row["n_tested"] for row in rows if row["n_train"] is None}
+    return 2 * tested.get(split, 0) >= max(tested.values(), default=0)
+
+
 def summarise(data_sets, metric, *, seed=0):
     """Return for each comparison and kind of split how many data sets it holds on.
+
+    Data sets of which a kind of split tests few rows are left out in it, see
+    :func:`tests_enough`.
 
     Parameters
     ----------
     data_sets : dict of str to dict
-        Of each its ``"protein"``, by which data sets are resampled together, and ``"rows"``.
+        Of each its ``"rows"``, ``"wild_type"`` and ``"protein"`` (None where the data set names
+        none), for :func:`proteins_of`.
 
     metric : str
         The score that is compared.
@@ -107,40 +174,49 @@ def summarise(data_sets, metric, *, seed=0):
         ``claim``, ``rows``, ``split``, ``metric``, ``wins``, ``losses``, ``ties``,
         ``n_proteins``, ``share`` of wins among all, ``difference`` (mean over data sets),
         ``share_interval`` and ``difference_interval`` (None of fewer than six proteins),
-        ``p_sign``.
+        ``p_sign``, ``few_tested`` (names of the data sets that are left out).
 
     Examples
     --------
     >>> from revdist_sklearn.evaluation._summary import summarise
     >>> def row(name, width, score):
     ...     facts = {"row": name, "kind": "raw", "width": width, "split": "random"}
-    ...     return {**facts, "in_table": True, "n_train": None, "scores": {"spearman": [score]}}
-    >>> sets = {
-    ...     name: {"protein": name, "rows": [row("raw a", 1, 0.3), row("raw b", 2, 0.4 + gain)]}
-    ...     for name, gain in (("x", 0.1), ("y", 0.0), ("z", -0.2))
-    ... }
+    ...     facts |= {"in_table": True, "n_train": None, "n_tested": 90}
+    ...     return {**facts, "scores": {"spearman": [score]}}
+    >>> sets = {}
+    >>> for name, gain in (("x", 0.1), ("y", 0.0), ("z", -0.2)):
+    ...     rows = [row("raw a", 1, 0.3), row("raw b", 2, 0.4 + gain)]
+    ...     sets[name] = {"protein": name, "wild_type": None, "rows": rows}
     >>> [found] = summarise(sets, "spearman")
     >>> found["rows"], found["wins"], found["losses"], round(found["p_sign"], 2)
     ('raw b over raw a', 2, 1, 1.0)
     """
     found: dict[tuple, dict] = {}
+    few: dict[str, list] = {}
     for name, data_set in data_sets.items():
         by_split: dict[str, list] = {}
         for row in data_set["rows"]:
             if row["n_train"] is None and metric in row["scores"]:
                 by_split.setdefault(row["split"], []).append(row)
         for split, rows in by_split.items():
+            if not tests_enough(data_set["rows"], split):
+                few.setdefault(split, []).append(name)
+                continue
             for claim, compared, one, other in comparisons(rows):
                 difference = paired_difference(one, other, metric)
                 if np.isfinite(difference):
                     found.setdefault((split, claim, compared), {})[name] = difference
-    proteins = {name: data_set["protein"] for name, data_set in data_sets.items()}
+    proteins = proteins_of(
+        {name: data_set["wild_type"] for name, data_set in data_sets.items()},
+        {name: each["protein"] for name, each in data_sets.items() if each["protein"]},
+    )
     return [
         {
             "claim": claim,
             "rows": compared,
             "split": split,
             "metric": metric,
+            "few_tested": few.get(split, []),
             **_over_data_sets(list(by_set.values()), [proteins[name] for name in by_set], seed),
         }
         for (split, claim, compared), by_set in found.items()
@@ -184,7 +260,16 @@ def format_summary(summary):
         for each in summary:
             if (each["claim"], each["split"]) == (claim, split):
                 lines.append(f"  {each['rows']}: {described(each)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *few_tested(summary)])
+
+
+def few_tested(summary):
+    """Return a sentence for each kind of split in which data sets do not count."""
+    found = {each["split"]: each["few_tested"] for each in summary if each["few_tested"]}
+    return [
+        f"{split} folds test few rows of {listed(names)}, which are left out there."
+        for split, names in found.items()
+    ]
 
 
 def described(each):

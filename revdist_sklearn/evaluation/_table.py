@@ -33,7 +33,7 @@ from ._targets import (
 
 TASKS = ("regression", "classification", "residues")
 CENSORED = ("limit", "drop")
-SEQUENCE, MUTANT = "mutated_sequence", "mutant"
+SEQUENCE, MUTANT, PROTEIN = "mutated_sequence", "mutant", "protein"
 COUNTS = (
     "rows",
     "missing",
@@ -135,12 +135,16 @@ class Variants(_Rows):
 
     is_made : bool, default=False
         Whether the sequences are made of the wild type and the mutations.
+
+    protein : str, default=None
+        The name in the column "protein", where all rows have one.
     """
 
     mutations: list
     wild_type: str | None
     offset: int = 0
     is_made: bool = False
+    protein: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +190,9 @@ def read_table(
         0 and 1; texts, booleans, and 0 and 1 as classes. "residues" takes a cell as the labels
         of the residues: a character each, or a list of them with commas or spaces.
 
-    wild_type : str, default=None
-        Its sequence; needed where there is no column of sequences, else None has it from the
+    wild_type : str or callable, default=None
+        Its sequence, or what gives it of the protein in the column "protein", which may be None;
+        needed where there is no column of sequences, else None has it from the
         mutations. Where there is no column of mutations, or it names none, they are found by
         comparison with sequences of its length.
 
@@ -246,6 +251,8 @@ def read_table(
         if can_be_made and named and SEQUENCE not in header:
             del wanted["sequence_column"]
         check_columns(source, header, wanted, {"sequence_column": MAKING} if can_be_made else {})
+        if task != "residues" and header.count(PROTEIN) == 1:
+            wanted["protein"] = PROTEIN
         folds = [name for name in header if name.startswith("fold_")]
         if len(set(folds)) < len(folds):
             raise ValueError(f"{source} has columns fold_* of one name; rename or remove them.")
@@ -267,6 +274,9 @@ def read_table(
             f"{source}: none of the {len(targets)} rows has a {target_column}. Name another "
             "column with --target-column (target_column in Python)."
         )
+    protein = _protein(account, cells.columns.get(wanted.get("protein", "")), rows)
+    if callable(wild_type):
+        wild_type = wild_type(protein)
     wild_type = wild_type and _upper(wild_type.strip())
     is_made = sequences is None
     if is_made:
@@ -314,6 +324,7 @@ def read_table(
         wild_type=wild_type,
         offset=offset,
         is_made=is_made,
+        protein=protein,
         **shared,
     )
 
@@ -425,7 +436,9 @@ def _check_options(task, wild_type, censored, mutation_column):
         raise ValueError(f"censored={censored!r} is none of {', '.join(CENSORED)}.")
     if task == "residues" and (wild_type is not None or mutation_column is not None):
         raise ValueError("Proteins of labelled residues have no wild_type and mutation_column.")
-    if wild_type is not None and not (isinstance(wild_type, str) and wild_type.strip()):
+    if not (wild_type is None or callable(wild_type)) and not (
+        isinstance(wild_type, str) and wild_type.strip()
+    ):
         raise ValueError(f"wild_type is {wild_type!r}; give its sequence as text, or None.")
 
 
@@ -444,6 +457,17 @@ def _upper(text):
 
 
 # What was mutated.
+
+
+def _protein(account, cells, rows):
+    """Return the one protein that rows name, or None."""
+    names = [] if cells is None else [*dict.fromkeys(cells[i] for i in rows if cells[i])]
+    if len(names) > 1:
+        account.notes.append(
+            f"The column {PROTEIN!r} names {len(names)} proteins ({listed(map(shown, names))}) "
+            "and is not used: a table has variants of one protein. Give each a file of its own."
+        )
+    return names[0] if len(names) == 1 else None
 
 
 def _mutations(account, rows, texts, wild_type):

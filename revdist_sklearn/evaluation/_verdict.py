@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..base._aliases import public_name
-from ._summary import differences, mean_score, standard_error
+from ._summary import differences, mean_score, standard_error, tests_enough
 
 # Rows that are embeddings which a pipeline of sequences gives as they stand.
 DEPLOYABLE = ("distilled", "raw")
@@ -34,6 +34,7 @@ def verdict(rows, metric, costs):
     shown = [r for r in rows if r["in_table"]]
     best = max((r for r in shown if r["members"]), key=lambda r: _mean(r, metric))
     error = standard_error(best["scores"][metric])
+    n_folds = sum(score is not None for score in best["scores"][metric])
     able = [r for r in rows if r["kind"] in DEPLOYABLE and r["in_table"]]
     within = [r for r in able if _mean(r, metric) >= _mean(best, metric) - error]
     top = f"the best row, {best['row']} with {_mean(best, metric):.3f}"
@@ -44,6 +45,8 @@ def verdict(rows, metric, costs):
     choice = min(within, key=lambda r: (_cost(r, costs, "parameters"), r["width"]))
     if choice is best:
         how = f"the best row, with a standard error of {error:.3f}"
+    if n_folds < 2:
+        how = f"{top}; one fold alone has a score, and no standard error"
     names = " and ".join(costs[i]["name"] for i in choice["members"])
     where = folds_by(kind)
     lines = [
@@ -58,10 +61,9 @@ def verdict(rows, metric, costs):
 
 def preferred_split(rows):
     """Return the kind of split that is asked first: by position where it tests enough rows."""
-    tested = {r["split"]: r["n_tested"] for r in rows if r["n_train"] is None}
-    first = next(iter(tested))
-    # Of several mutations a row, folds by position may test few.
-    return "position" if 2 * tested.get("position", 0) >= tested[first] else first
+    first = next(r["split"] for r in rows if r["n_train"] is None)
+    kinds = {r["split"] for r in rows if r["n_train"] is None}
+    return "position" if "position" in kinds and tests_enough(rows, "position") else first
 
 
 def _mean(row, metric):
@@ -112,14 +114,18 @@ def against_no_model(model, plain, where):
     """
     difference = differences(model[1], plain[1])
     gain, error = difference.mean(), standard_error(difference)
-    is_ahead = gain > 2 * error
+    # Of one difference there is no error, and nothing is told from chance.
+    is_ahead = len(difference) > 1 and gain > 2 * error
     helps = "helps" if is_ahead else "does not help"
-    if 0 < gain <= 2 * error:
+    if gain > 0 and not is_ahead:
         helps = "may help, by no more than chance"
     with_one, without = mean_score(model[1]), mean_score(plain[1])
+    spread = f"{gain:+.3f} ± {error:.3f} (standard error over folds)"
+    if len(difference) < 2:
+        spread = f"{gain:+.3f} (one fold alone has both scores)"
     clause = (
-        f"The language model {helps}: {gain:+.3f} ± {error:.3f} (standard error over folds) in "
-        f"{where}, {with_one:.3f} of {model[0]} against {without:.3f} of {plain[0]}"
+        f"The language model {helps}: {spread} in {where}, {with_one:.3f} of {model[0]} against "
+        f"{without:.3f} of {plain[0]}"
     )
     return clause, bool(is_ahead)
 

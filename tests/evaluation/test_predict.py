@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 
 import joblib
 import numpy as np
@@ -11,10 +12,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from revdist_sklearn import ESMFeaturizer, LandscapeDisplay, ReverseDistiller
+from revdist_sklearn.cli import _predict as _predict_command
 from revdist_sklearn.cli._main import main
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
 from revdist_sklearn.evaluation import _predict, _rows
 from revdist_sklearn.evaluation._data_set import TABLE, Family
+from revdist_sklearn.evaluation._files import write_json
 from revdist_sklearn.evaluation._predict import (
     TotalScaler,
     _folds,
@@ -151,7 +154,31 @@ def test_candidates_that_cannot_be_ranked(scan, tmp_path, capsys, make, message)
     # What is longer is told, and not cut to the length of the wild type.
     for more in ([], ["--max-length", "42", "--too-long", "truncate"]):
         assert main([*given, *more, "--output", str(tmp_path / "r")]) == 2
-        assert message in capsys.readouterr().err and not (tmp_path / "r").exists()
+        told = capsys.readouterr().err
+        assert message in told and "--candidates" in told and not (tmp_path / "r").exists()
+
+
+def test_an_interrupt_leaves_no_half_of_the_files(scan, tmp_path, monkeypatch, choose_nothing):
+    out = tmp_path / "r"
+
+    def interrupted(path, figures):
+        signal.raise_signal(signal.SIGINT)
+        write_json(path, figures)
+
+    monkeypatch.setattr(_predict_command, "write_json", interrupted)
+    assert main(["predict", str(scan), *MODELS, "--no-scores", "--output", str(out)]) == 130
+    assert {path.name for path in out.iterdir()} == {*_predict_command.FILES}
+
+
+def test_a_letter_without_a_score_costs_one_row(scan, tmp_path, capsys, choose_nothing):
+    rows = table(scan)
+    wild = load_amyloid_nucleation(mutations="single").wild_type
+    odd = {"mutant": "D1X", "mutated_sequence": "X" + wild[1:], "DMS_score": 1.0}
+    path, out = of_a_scan(tmp_path / "x.csv", [*rows, odd]), tmp_path / "r"
+    assert main(["predict", str(path), *MODELS, "--output", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "1 of 118 variants have another letter" in told and "D1X" in told
+    assert "No scores of the models" not in told
 
 
 def test_inputs_and_folders_are_not_overwritten(scan, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from revdist_sklearn.evaluation._data_set import (
     embedded_residues,
     evaluate_variants,
     rows_of,
+    scored_alone,
 )
 from revdist_sklearn.evaluation._files import (
     evaluate_files,
@@ -295,6 +297,38 @@ def test_each_file_takes_the_wild_type_of_its_name():
         _files.wild_type_of("GB12.csv", several)
     with pytest.raises(ValueError, match=r"2 of the 4 wild types .*'TEM_x'.*: TEM, tem"):
         _files.wild_type_of("TEM_x.csv", several)
+
+
+def test_the_protein_of_a_table_finds_its_wild_type(tmp_path):
+    path = tmp_path / "scan7.csv"
+    path.write_text("protein,mutant,DMS_score\nGb1,T2A,1\nGb1,K3R,2\n,K3A,3\n")
+    several = [("scan7", "MAAA"), ("sp|P1|GB1", "MTK")]
+    table = read_table(path, wild_type=partial(_files.wild_type_of, path, several))
+    assert table.sequences == ["MAK", "MTR", "MTA"] and table.protein == "Gb1"
+    with pytest.raises(ValueError, match=r"'scan8', as its protein 'B', or as it begins"):
+        _files.wild_type_of("scan8.csv", several, "B")
+    path.write_text("protein,mutant,DMS_score\nA,T2A,1\nB,K3R,2\n")
+    table = read_table(path, wild_type="MTK")
+    assert table.protein is None and "names 2 proteins (A, B)" in " ".join(table.notes)
+
+
+def test_letters_without_a_score_leave_out_their_rows_alone(family, scan):
+    table = read_table(scan)
+    k = next(i for i, row in enumerate(table.mutations) if len(row) == 1)
+    [(wild, position, _)] = table.mutations[k]
+    sequence = table.wild_type[: position - 1] + "X" + table.wild_type[position:]
+    table.sequences[k], table.mutations[k] = sequence, ((wild, position, "X"),)
+    some, note = scored_alone(table)
+    assert len(some) == len(table) - 1 and table.labels[k] in note and "--no-scores" in note
+    assert scored_alone(some) == (some, None)
+    figures = evaluate_variants(table, family, Plan(("random",)), curve=())
+    kinds = {row["kind"] for row in figures["rows"]}
+    assert "score" in kinds and note in figures["notes"]
+    assert {row["n_tested"] for row in figures["rows"]} == {len(some)}
+    without = evaluate_variants(table, replace(family, scores=False), Plan(("random",)), curve=())
+    assert {row["n_tested"] for row in without["rows"]} == {len(table)}
+    nothing = table.take([k])
+    assert scored_alone(nothing) == (nothing, None)
 
 
 def test_made_sequences_have_the_figures_of_given_ones(family, scan, tmp_path):

@@ -11,6 +11,7 @@ from revdist_sklearn.evaluation._summary import (
     LEAST_PROTEINS,
     comparisons,
     described,
+    format_summary,
     paired_difference,
     summarise,
 )
@@ -40,7 +41,7 @@ def data_set(protein, gain, **other):
         row("cp 4", "concatenation_pca", 4, [0.2, 0.4], members=(0, 1)),
         row("table", "mutation", 3, [0.3, 0.3], members=()),
     ]
-    return {"protein": protein, "rows": rows, **other}
+    return {"protein": protein, "wild_type": None, "rows": rows, **other}
 
 
 def test_what_is_compared():
@@ -60,16 +61,14 @@ def test_shares_intervals_and_the_sign_test():
     gains = np.array([0.2, 0.1, -0.1, 0.1, 0.3, 0.0, 0.1, -0.2])
     sets = {str(i): data_set(f"p{i}", gain) for i, gain in enumerate(gains)}
     found = {each["rows"]: each for each in summarise(sets, "Spearman")}["rd 4 over cp 4"]
-    assert (found["wins"], found["losses"], found["ties"]) == (5, 2, 0)  # one is left out as equal
-    assert_allclose(found["difference"], gains[gains != 0].mean() / 2)
+    assert (found["wins"], found["losses"], found["ties"]) == (5, 2, 1)
+    assert_allclose(found["difference"], gains.mean() / 2)
     assert found["p_sign"] == binomtest(5, 7).pvalue
     low, high = found["difference_interval"]
-    resampled = (
-        np.random.default_rng(1).choice(gains[gains != 0] / 2, size=(20_000, 7)).mean(axis=1)
-    )
+    resampled = np.random.default_rng(1).choice(gains / 2, size=(20_000, 8)).mean(axis=1)
     assert_allclose([low, high], np.quantile(resampled, [0.025, 0.975]), atol=5e-3)
-    assert 0 < found["share_interval"][0] < 5 / 7 < found["share_interval"][1] <= 1
-    assert "sign test" in described(found) and "5 of 7" in described(found)
+    assert 0 < found["share_interval"][0] < 5 / 8 < found["share_interval"][1] <= 1
+    assert "sign test" in described(found) and "5 of 8, 1 ties" in described(found)
 
 
 def test_scans_of_one_protein_are_resampled_together():
@@ -86,6 +85,32 @@ def test_scans_of_one_protein_are_resampled_together():
 
     (n_alone, narrow), (n_pairs, wide) = width(alone), width(pairs)
     assert n_alone == 14 and n_pairs < 14 and wide > 1.2 * narrow
+
+
+def test_data_sets_of_one_wild_type_are_one_protein_whoever_names_it():
+    whole = "MTYKLILNGKTLKGETTTEAVDAATAEK"
+    sets = {name: data_set(None, 0.1) for name in "abc"}
+    sets["a"] |= {"wild_type": whole}
+    sets["b"] |= {"wild_type": whole[2:]}
+    sets["c"] |= {"wild_type": whole[2:], "protein": "GB1"}
+    assert {each["n_proteins"] for each in summarise(sets, "Spearman")} == {1}
+    sets["b"] |= {"wild_type": whole[:15]}  # a short piece may be one by chance
+    assert {each["n_proteins"] for each in summarise(sets, "Spearman")} == {2}
+
+
+def test_folds_that_test_few_rows_do_not_count():
+    sets = {name: data_set(name, 0.1) for name in "ab"}
+    for each in sets["b"]["rows"]:
+        each["n_tested"] = 4
+    sets["b"]["rows"] += [{**each, "split": "random", "n_tested": 9} for each in sets["b"]["rows"]]
+    found = summarise(sets, "Spearman")
+    by_position = [each for each in found if each["split"] == "position"]
+    assert {each["n_proteins"] for each in by_position} == {1} and by_position[0]["wins"] == 1
+    assert {tuple(each["few_tested"]) for each in by_position} == {("b",)}
+    assert {each["n_proteins"] for each in found if each["split"] == "random"} == {1}
+    assert format_summary(found).endswith(
+        "position folds test few rows of b, which are left out there."
+    )
 
 
 def test_few_proteins_are_no_claim():
@@ -130,6 +155,17 @@ def test_the_verdict_without_a_model_that_helps():
     ]
     assert "does not help: -0.450 ± 0.050" in verdict(rows, "Spearman", COSTS)[0][2]
     assert "Nothing without" in verdict(rows[1:], "Spearman", COSTS)[0][2]
+
+
+def test_one_fold_has_no_standard_error():
+    rows = [
+        row("table", "mutation", 3, [0.6, None], members=()),
+        row("rd", "distilled", 2, [0.7, None]),
+    ]
+    lines, _ = verdict(rows, "Spearman", COSTS)
+    assert "the best row, rd with 0.700; one fold alone has a score" in lines[0]
+    assert "may help, by no more than chance: +0.100 (one fold alone has both" in lines[2]
+    assert "±" not in "".join(lines)
 
 
 def test_folds_by_position_are_asked_first():
