@@ -216,10 +216,10 @@ def rows_of_scan(X, moments, made):
     return rows
 
 
-def singles(name, table):
+def singles(name, table, least=LEAST):
     """Return the rows of one substitution, None where they are too few."""
     keep = [i for i, mutations in enumerate(table.mutations) if len(mutations) == 1]
-    if len(keep) < LEAST:
+    if len(keep) < least:
         return None
     sequences, mutations = table.sequences, table.mutations
     return variants_of(
@@ -236,7 +236,7 @@ def halves(proteins):
     return (SEEN & set(proteins)) | set(others[2::3])
 
 
-def decide(scores, proteins, seed=0):
+def decide(scores, proteins, seed=0, *, contrasts=None, ranges=RANGES, development=None):
     """Return the figures of each contrast, by half and kind of folds.
 
     Parameters
@@ -245,17 +245,28 @@ def decide(scores, proteins, seed=0):
         By scan, and by row, kind of folds and width.
 
     proteins : dict of str to str
+
+    seed : int, default=0
+
+    contrasts : sequence of (str, str, str, tuple of str), default=None
+        None takes those of this script.
+
+    ranges : dict of str to (tuple of int or None)
+
+    development : set of str, default=None
+        Proteins; None takes those of :func:`halves`.
     """
-    development = halves(proteins.values())
+    if development is None:
+        development = halves(proteins.values())
     found = []
-    for number, name, rival, ranges in PRIMARY + TRIED:
-        for part in ranges:
+    for number, name, rival, parts in PRIMARY + TRIED if contrasts is None else contrasts:
+        for part in parts:
             for half in ("development", "report"):
                 some = [s for s in scores if (proteins[s] in development) == (half[0] == "d")]
                 for split in PLAN.kinds:
                     gains = []
                     for scan in some:
-                        widths = RANGES[part] or sorted(
+                        widths = ranges[part] or sorted(
                             w for row, kind, w in scores[scan] if (row, kind) == (name, split)
                         )
                         own, its = (
