@@ -40,6 +40,8 @@ CHECKPOINT_SECONDS = 60.0
 FEW_PROTEINS = 100
 # Proteins that are compared with one another to tell whether they are variants of one.
 SAMPLE = 200
+# Of a corpus, proteins that are mutated, where no number is given.
+MUTANT_PROTEINS = 240
 # Mutants of a protein where a distiller is fitted that needs them.
 MUTANTS = 16
 
@@ -51,7 +53,7 @@ def corpus_moments(
     weighting="residue",
     precision=None,
     mutants=None,
-    mutant_proteins=240,
+    mutant_proteins=MUTANT_PROTEINS,
     random_state=0,
     n_jobs=None,
     checkpoint=None,
@@ -250,7 +252,7 @@ def fit_on_corpus(
     weighting="residue",
     precision=None,
     mutants=None,
-    mutant_proteins=240,
+    mutant_proteins=MUTANT_PROTEINS,
     random_state=0,
     n_jobs=None,
     checkpoint=None,
@@ -310,8 +312,7 @@ def fit_on_corpus(
                 f"{name}={level!r} is no level of a corpus, which has 'residue', 'protein' and "
                 "'mutant'; gather it with Moments.update(.., level=), and use fit_moments."
             )
-        if level == "mutant" and mutants is None:
-            mutants = MUTANTS
+    mutants = mutants_for(distiller, mutants)
     moments = corpus_moments(
         featurizer,
         sequences,
@@ -326,6 +327,25 @@ def fit_on_corpus(
     )
     warn_if_few_proteins(sequences)
     return distiller.fit_moments(moments)
+
+
+def mutants_for(distiller, mutants=None):
+    """Return how many mutants of a protein a corpus pass embeds for a distiller, None for none.
+
+    Parameters
+    ----------
+    distiller : ReverseDistiller
+        Its ``residual_level`` or ``rotate_base`` may need them.
+
+    mutants : int, default=None
+        As asked for.
+
+    Returns
+    -------
+    mutants : int or None
+    """
+    needs = "mutant" in (distiller.residual_level, distiller.rotate_base)
+    return MUTANTS if mutants is None and needs else mutants
 
 
 def warn_if_few_proteins(sequences):
@@ -357,7 +377,7 @@ def _are_variants(sequences):
     return bool(np.median((texts != texts[len(texts) // 2]).mean(axis=1)) <= 0.1)
 
 
-def corpus_fingerprint(featurizer, sequences):
+def corpus_fingerprint(featurizer, sequences, mutants=None):
     """Return a text that is the same exactly where moments of residues are, with its defaults.
 
     Parameters
@@ -367,6 +387,9 @@ def corpus_fingerprint(featurizer, sequences):
     sequences : list of str
         As ``prepare`` of the plan gives them.
 
+    mutants : int, default=None
+        As in :func:`corpus_moments`.
+
     Returns
     -------
     fingerprint : str
@@ -374,7 +397,11 @@ def corpus_fingerprint(featurizer, sequences):
     """
     plan = featurizer.embedding_plan("residue")
     empty = _empty_moments(plan.blocks, None)
-    return FINGERPRINTS[CHECKPOINT](plan, sequences, "residue", empty, PIECE_RESIDUES)
+    facts = plan, sequences, "residue", empty, PIECE_RESIDUES
+    if mutants is None:
+        return FINGERPRINTS[CHECKPOINT](*facts)
+    chosen = choose_mutants(mutants, MUTANT_PROTEINS, sequences, 0)
+    return FINGERPRINTS[CHECKPOINT](*facts, chosen)
 
 
 def _empty_moments(blocks, precision):

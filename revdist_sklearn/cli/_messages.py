@@ -14,6 +14,7 @@ OPTIONS = {
     for name in (
         *("models", "device", "dtype", "max_length", "too_long", "cache_dir", "n_jobs"),
         *("n_components", "regressor", "alpha"),
+        *("residual_level", "rotate_base", "order", "mutants"),
     )
 } | {"checkpoint": "--cache-dir"}
 # Parameters that messages name and that no option sets.

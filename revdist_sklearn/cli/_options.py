@@ -111,7 +111,7 @@ def corpus_of(fasta, featurizer):
     return Corpus(records.prepared(featurizer), "the bundled UniProt sample")
 
 
-def kept_moments(arguments, featurizer, corpus):
+def kept_moments(arguments, featurizer, corpus, mutants=None):
     """Return the file of ``--cache-dir`` that keeps the moments of a corpus, or None.
 
     It is a checkpoint: of all residues, it is read and nothing is computed; of a part, or not
@@ -125,6 +125,9 @@ def kept_moments(arguments, featurizer, corpus):
 
     corpus : Corpus
 
+    mutants : int, default=None
+        Of each of some proteins, beside the corpus.
+
     Returns
     -------
     path : Path or None
@@ -133,7 +136,7 @@ def kept_moments(arguments, featurizer, corpus):
     if arguments.cache_dir is None:
         return None
     folder = Path(os.path.abspath(os.path.expanduser(arguments.cache_dir)))
-    fingerprint = corpus_fingerprint(featurizer, corpus.sequences)
+    fingerprint = corpus_fingerprint(featurizer, corpus.sequences, mutants)
     path = folder / MOMENTS_FILE.format(fingerprint[:32])
     if path.exists():
         try:

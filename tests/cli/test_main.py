@@ -654,3 +654,40 @@ def test_evaluate_of_no_two_layers_is_an_error(corpus, table, tmp_path, no_work,
     assert main([*arguments, "--layers", *numbers]) == 2
     message = capsys.readouterr().err
     assert "in [0, 3]" in message or "has 3 layers; use an integer" in message
+
+
+def test_fit_by_mutants_keeps_its_moments(corpus, tmp_path, capsys):
+    given = ["fit", "--models", "esm2-nano:64", "--fasta", str(corpus), "--cache-dir"]
+    given += [str(tmp_path / "cache"), "--output"]
+    by = ["--residual-level", "mutant", "--rotate-base", "mutant", "--mutants", "3"]
+    assert main([*given, str(tmp_path / "a"), *by]) == 0
+    first = ReverseDistiller.from_pretrained(tmp_path / "a")
+    assert (first.residual_level, first.rotate_base, first.order) == ("mutant", "mutant", "stage")
+    sequences = read_fasta(corpus).sequences
+    expected = fit_on_corpus(
+        ReverseDistiller(residual_level="mutant", rotate_base="mutant"),
+        ESMFeaturizer("esm2-nano:64"),
+        sequences,
+        mutants=3,
+    )
+    np.testing.assert_allclose(first.components_, expected.components_, atol=1e-6)
+    # Others of the same corpus have files of their own, and the same is found.
+    assert main([*given, str(tmp_path / "b")]) == 0
+    capsys.readouterr()
+    assert main([*given, str(tmp_path / "c"), *by, "--order", "variance"]) == 0
+    assert "found in" in capsys.readouterr().err
+    assert ReverseDistiller.from_pretrained(tmp_path / "c").order == "variance"
+    assert len([*(tmp_path / "cache").glob("moments-*.safetensors")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mutants", "4"], "--mutants 4 has no part without --residual-level mutant"),
+        (["--rotate-base", "mutant", "--mutants", "1"], "--mutants 1 tell nothing apart"),
+    ],
+)
+def test_mutants_that_have_no_part(corpus, tmp_path, capsys, options, message):
+    given = ["fit", "--fasta", str(corpus), *options, "--output", str(tmp_path / "d")]
+    assert main(given) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "d").exists()
