@@ -911,6 +911,26 @@ def importance_order(chain, C):
     return np.argsort(-np.where(zero, 0.0, variances), kind="stable")
 
 
+def columns_of_stages(stages, order=None):
+    """Return how many columns of an embedding are of each stage.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+
+    order : sequence of int or None, default=None
+        The columns of z that it has; None for all of them.
+
+    Returns
+    -------
+    n_columns : list of int
+    """
+    if order is None:
+        return [stage.n_added for stage in stages]
+    stage = np.searchsorted([stage.width for stage in stages], order, side="right")
+    return np.bincount(stage, minlength=len(stages)).tolist()
+
+
 def _known_spectrum(chain, columns):
     """Return eigenvalues and eigenvectors of cov(z) of some columns, of what is known of it.
 

@@ -621,7 +621,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             card = model_card(config, stages, repo_id, license=license, tags=tags)
             (Path(folder) / "README.md").write_text(card, encoding="utf-8")
             if commit_message is None:
-                commit_message = f"Reverse distiller of {stages[-1].width} columns, {dtype}"
+                commit_message = f"Reverse distiller of {self.n_components_} columns, {dtype}"
             return upload(
                 folder,
                 repo_id,
