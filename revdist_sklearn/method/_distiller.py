@@ -996,13 +996,15 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         if by_variance:  # all, before the first in their order are kept
             n_components = sum(self._stage_sizes)
         by_protein = level == "protein"
-        C_directions = C_base = None
+        C_directions = C_base = of_directions = of_base = None
         if level != "residue":
             C_directions = _level_of(moments, level, "residual_level").covariance
+            of_directions = moments.precisions_of(level)
         if isinstance(turned_by, str) and turned_by != "residue":
             first = slice(moments.block_sizes[0])
             turning = _level_of(moments, turned_by, "rotate_base")
             C_base = turning.scatter[first, first] / turning.n
+            of_base = moments.precisions_of(turned_by)
         has_shares = self._has_shares()
         if not has_shares:
             self._warn_if_few_rows(moments, n_components, by_protein)
@@ -1024,6 +1026,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 precision=moments.product_precision,
                 rows=moments.row_precision,
                 sample=moments.sample,
+                of_directions=of_directions,
+                of_base=of_base,
             )
         self._warn_if_untold(chain)
         if has_shares:

@@ -1,6 +1,9 @@
 """Levels of moments by name, and what is chosen by them."""
 
 import pickle
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +12,9 @@ from sklearn.base import clone
 
 from revdist_sklearn import FormatError, Moments, ReverseDistiller, StageReport
 from revdist_sklearn.base import _tensor_file
+from revdist_sklearn.method import _products_numpy
 from revdist_sklearn.method._chain import importance_order
+from revdist_sklearn.method._level import Level
 
 SIZES = (3, 5, 8)
 
@@ -300,3 +305,105 @@ def test_a_report_of_stages_is_of_their_order(rows):
     distiller = ReverseDistiller(SIZES, order="variance").fit(rows)
     with pytest.raises(ValueError, match="fit one with order='stage'"):
         StageReport.from_estimator(distiller)
+
+
+def provenance_of(digest):
+    member = {"block": "a", "fingerprint": "f", "weights": "w"}
+    corpus = {"digest": digest, "n_proteins": 1, "n_residues": 2}
+    return {"members": [member] * 3, "corpora": [corpus], "version": "1"}
+
+
+def of_corpus(rows, digest="d"):
+    found = Moments(SIZES).update(rows)
+    found.provenance = provenance_of(digest)
+    return found
+
+
+def test_provenance_ends_where_rows_of_elsewhere_join_at_any_level(rows, other):
+    """It tells the models of all rows, also of those that choose directions."""
+    assert of_corpus(rows).update(other, level="x").provenance is None
+    elsewhere = Moments(SIZES).update(other, level="x")
+    assert of_corpus(rows).merge(elsewhere).provenance is None
+    assert elsewhere.merge(of_corpus(rows)).provenance is None  # which had no residue before
+    # Of known rows it goes on, and nothing does not end it.
+    known = Moments(SIZES).update(other, level="x")
+    known.provenance = provenance_of("e")
+    corpora = of_corpus(rows).merge(known).provenance["corpora"]
+    assert [corpus["digest"] for corpus in corpora] == ["d", "e"]
+    assert Moments(SIZES).merge(known).provenance == provenance_of("e")
+    assert of_corpus(rows).merge(Moments(SIZES)).provenance == provenance_of("d")
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_each_level_has_the_precision_of_its_rows(rows, other, tmp_path, merged, kind):
+    coarse = other.astype(kind)
+    moments = Moments(SIZES).update(rows)
+    if merged:
+        theirs = Moments(SIZES, precision="float32").update(coarse, level="x")
+        moments.merge(Moments(SIZES).update(other, level="x")).merge(theirs)
+    else:
+        moments.update(other, level="x").update(coarse, level="x")
+    # That of residues, and the sample that tells what their products lose, stay.
+    assert (moments.product_precision, moments.row_precision) == ("float64", "float64")
+    assert np.array_equal(moments.sample.rows[0], rows[0])
+    products = "float32" if merged else "float64"
+    assert moments.precisions_of("x") == (products, kind)
+    assert moments.precisions_of("residue") == ("float64", "float64")
+    moments.save(tmp_path / "m")
+    assert Moments.load(tmp_path / "m").precisions_of("x") == (products, kind)
+    assert pickle.loads(pickle.dumps(moments)).precisions_of("x") == (products, kind)
+    # No level is finer than the residues.
+    moments.update(rows.astype("float16"))
+    assert moments.precisions_of("y") == ("float64", "float16")
+
+
+def test_directions_within_the_rounding_of_their_level_are_zero(rng):
+    """Of rows that were rounded to float16, a null direction varies by that much."""
+    rows = rng.normal(size=(500, 8))
+    rows = np.linalg.qr(rows - rows.mean(axis=0))[0]  # nothing to regress
+    others = rng.normal(size=(500, 8))
+    others[:, [3, 7]] = 1 + 1e-7 * others[:, [3, 7]]
+    how = {"rotate_base": "x", "residual_level": "x", "residual_sizes": (4,)}
+    for kind, n in (("float64", 4), ("float16", 3)):
+        moments = Moments([4, 4]).update(rows).update(others, level="x")
+        moments._kinds = {"x": ("float64", kind)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            distiller = ReverseDistiller(**how).fit_moments(moments)
+        assert [stage.n_added_nonzero for stage in distiller.stages_] == [n, n]
+
+
+def test_threads_that_add_to_levels_at_once_lose_nothing(rows, monkeypatch):
+    add_rows = _products_numpy.add_rows
+
+    def slowly(*args):
+        time.sleep(0.01)  # in which the other threads arrive
+        add_rows(*args)
+
+    moments = Moments(SIZES)
+    names = ["residue", "a", "b", "a", "c", "residue", "d", "b"]
+    with monkeypatch.context() as slow, ThreadPoolExecutor(8) as threads:
+        slow.setattr(_products_numpy, "add_rows", slowly)
+        list(threads.map(lambda name: moments.update(rows, level=name), names))
+    assert {name: level.n for name, level in moments.levels.items()} == {
+        name: 400 * names.count(name) for name in names
+    }
+    assert moments.n_rows == 800
+
+
+def test_threads_that_merge_at_once_lose_nothing(rows, monkeypatch):
+    merge = Level.merge
+
+    def slowly(*args):
+        time.sleep(0.01)
+        merge(*args)
+
+    moments, parts = Moments(SIZES), [Moments(SIZES).update(rows, level=x) for x in "abcab"]
+    parts += [Moments(SIZES).update(rows)] * 3
+    with monkeypatch.context() as slow, ThreadPoolExecutor(8) as threads:
+        slow.setattr(Level, "merge", slowly)
+        list(threads.map(moments.merge, parts))
+    found = {name: level.n for name, level in moments.levels.items()}
+    assert found == {"residue": 1200, "a": 800, "b": 800, "c": 400}
+    assert moments.n_rows == 1200
