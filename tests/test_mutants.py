@@ -115,6 +115,31 @@ def test_what_they_cost_is_told_and_provenance_knows_them(emb, moments, tmp_path
     )
 
 
+def test_what_is_told_of_short_proteins_is_what_is_made(emb, capfd):
+    """XX has no mutant, MK only 38, and K comes twice."""
+    corpus = ["MKTAYIAKQR", "XX", "MK", "K", "K"]
+    found = corpus_moments(emb, corpus, mutants=60, mutant_proteins=None, verbose=True)
+    n = [60, 0, 38, 19, 19]
+    assert found.levels["mutant"].n == sum(n)
+    told = found.provenance["corpora"][0]["mutants"]
+    assert told == {"n_per_protein": 60, "n_proteins": 4, "seed": 0}
+    # The proteins themselves are embedded once more, beside their mutants.
+    more = sum((k + 1) * len(s) for k, s in zip(n, corpus, strict=True) if k)
+    assert f"Mutants: {more:,} residues beside the 16 of" in capfd.readouterr().err
+    few = corpus_moments(emb, corpus, mutants=2, mutant_proteins=3, verbose=False)
+    assert few.provenance["corpora"][0]["mutants"]["n_proteins"] == 3
+    assert few.levels["mutant"].n == 6
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint16])
+def test_numbers_of_numpy_are_numbers(emb, moments, tmp_path, kind):
+    how = {"mutants": kind(5), "mutant_proteins": kind(3), "random_state": kind(0)}
+    found = corpus_moments(emb, CORPUS, checkpoint=tmp_path / "c", verbose=False, **how)
+    assert found.levels == moments.levels
+    found.save(tmp_path / "m")
+    assert Moments.load(tmp_path / "m").provenance == moments.provenance
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
