@@ -1002,7 +1002,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             of_directions = moments.precisions_of(level)
         if isinstance(turned_by, str) and turned_by != "residue":
             first = slice(moments.block_sizes[0])
-            turning = _level_of(moments, turned_by, "rotate_base")
+            turning = _level_of(moments, turned_by, "rotate_base", first)
             C_base = turning.scatter[first, first] / turning.n
             of_base = moments.precisions_of(turned_by)
         has_shares = self._has_shares()
@@ -1138,22 +1138,31 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _level_of(moments, name, parameter):
-    """Return a level of moments that a parameter names, of two rows at least."""
+def _level_of(moments, name, parameter, columns=slice(None)):
+    """Return a level of moments that a parameter names, some columns of which vary."""
     levels = moments.levels
-    if name in levels and levels[name].n > 1:
-        return levels[name]
-    if name == "protein":
+    there = name in levels
+    if name == "protein" and not (there and levels[name].n > 1):
         raise ValueError(
             f'{parameter}="protein" needs moments of at least two proteins: give proteins, '
             "the label of the protein of each row, in every call, or fit on a corpus "
             "(fit_on_corpus)."
         )
-    raise ValueError(
-        f"{parameter}={name!r} is a level that the moments lack; they have "
-        f"{', '.join(map(repr, levels))}. Gather it: corpus_moments(.., mutants=16) for "
-        "'mutant', Moments.update(.., level=) for any other."
-    )
+    if not there:
+        raise ValueError(
+            f"{parameter}={name!r} is a level that the moments lack; they have "
+            f"{', '.join(map(repr, levels))}. Gather it: corpus_moments(.., mutants=16) for "
+            "'mutant', Moments.update(.., level=) for any other."
+        )
+    if not levels[name].squares[columns].any():
+        where = "no column" if columns == slice(None) else "no column of the first block"
+        raise ValueError(
+            f"{parameter}={name!r} is a level of which {where} varies (the weights of its rows "
+            f"add up to {levels[name].n:g}), so that it has no directions to choose: add rows "
+            "that differ, where they are centred by protein two or more of one, or use "
+            f"{parameter}={'False' if parameter == 'rotate_base' else repr('residue')}."
+        )
+    return levels[name]
 
 
 def _as_share(size):

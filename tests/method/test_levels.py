@@ -182,6 +182,39 @@ def test_a_level_that_the_moments_lack(rows, parameter):
         ReverseDistiller(SIZES, **{parameter: "protein"}).partial_fit(rows)
 
 
+@pytest.mark.parametrize("parameter", ["residual_level", "rotate_base"])
+@pytest.mark.parametrize(
+    "added",
+    [
+        {"rows": np.ones((1, 16))},
+        {"rows": np.ones((5, 16))},
+        {"rows": np.arange(32.0).reshape(2, 16), "proteins": ["a", "b"]},
+    ],
+    ids=["one row", "equal rows", "a row a protein"],
+)
+def test_a_level_without_variance_chooses_nothing(rows, parameter, added):
+    moments = Moments(SIZES).update(rows).update(**added, level="x")
+    message = rf"{parameter}='x' is a level of which no column.*varies.*{len(added['rows'])}\)"
+    with pytest.raises(ValueError, match=f"{message}.*add rows that differ.*{parameter}="):
+        ReverseDistiller(**{parameter: "x"}).fit_moments(moments)
+
+
+def test_a_base_turns_to_a_level_that_varies_in_it(rows, other):
+    moments = Moments(SIZES).update(rows).update(other * np.repeat([0, 1], [3, 13]), level="x")
+    with pytest.raises(ValueError, match=r"rotate_base='x'.*no column of the first block varies"):
+        ReverseDistiller(rotate_base="x").fit_moments(moments)
+    assert ReverseDistiller(residual_level="x").fit_moments(moments).n_components_ == 8
+    # Weights may be in any unit.
+    light = Moments(SIZES).update(rows)
+    light.update(other, sample_weight=np.full(300, 1e-3), level="x")
+    expected = Moments(SIZES).update(rows).update(other, level="x")
+    assert_allclose(
+        ReverseDistiller(residual_level="x").fit_moments(light).components_,
+        ReverseDistiller(residual_level="x").fit_moments(expected).components_,
+        atol=1e-9,
+    )
+
+
 @pytest.mark.parametrize("level", ["residue", "protein", "mutant"])
 @pytest.mark.parametrize("rotate_base", [False, "mutant"])
 def test_columns_by_variance(moments, rows, other, level, rotate_base):
