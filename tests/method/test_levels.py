@@ -453,3 +453,38 @@ def test_columns_by_variance_in_two_runs_are_no_stages(rng):
     assert resolve_prefixes(None, 5, names).tolist() == [1, 2, 3, 5]
     plain = ReverseDistiller(**how).fit_moments(moments).get_feature_names_out()
     assert resolve_prefixes(None, 5, plain).tolist() == [2, 5]
+
+
+@pytest.mark.parametrize("with_residues", [False, True])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])
+def test_a_merge_that_was_cut_off_between_two_levels_says_so(
+    rows, other, monkeypatch, tmp_path, with_residues, fault
+):
+    moments = Moments(SIZES).update(rows).update(other, level="a")
+    theirs = Moments(SIZES).update(other, level="a").update(other, level="b")
+    if with_residues:
+        theirs.update(rows)
+    before, merge, calls = pickle.dumps(theirs), Level.merge, []
+
+    def cut_off(level, added):
+        calls.append(level)
+        if len(calls) == 2 + with_residues:  # of a, b
+            raise fault
+        merge(level, added)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Level, "merge", cut_off)
+        with pytest.raises(fault):
+            moments.merge(theirs)
+    assert "b" not in moments.levels and moments.levels["a"].n == 600  # a part counts
+    for call in (
+        lambda: moments.update(other, level="c"),
+        lambda: moments.merge(theirs),
+        lambda: theirs.merge(moments),
+        lambda: moments.save(tmp_path / "m"),
+        lambda: ReverseDistiller(residual_level="a").fit_moments(moments),
+    ):
+        with pytest.raises(RuntimeError, match="in the middle of an update"):
+            call()
+    assert theirs.levels == pickle.loads(before).levels
+    theirs.check_whole()
