@@ -37,6 +37,8 @@ def test_mutants_are_single_substitutions_of_which_none_comes_twice():
         assert site < 10 and mutant[site] in "ACDEFGHIKLMNPQRSTVWY"
     assert found == mutants_of(sequence, 60, seed=3) != mutants_of(sequence, 60, seed=4)
     assert len(mutants_of("MK", 100, seed=0)) == 38 and mutants_of("XX", 5, seed=0) == []
+    # What is none of the twenty amino acids stays, wherever it is.
+    assert {mutant[::2] for mutant in mutants_of("XMbK-", 38, seed=0)} == {"Xb-"}
     lower = mutants_of("mk", 100, seed=0)
     assert len({mutant.upper() for mutant in lower} - {"MK"}) == 38
     # All sites and letters come up.

@@ -927,9 +927,9 @@ def importance_order(chain, C):
     A = linear_map(chain)
     D = A.shape[1]
     variances = np.einsum("ij,ji->i", A @ C[:D, :D], A.T)
-    # Columns that are zero have none, whatever rounding says; what is equal stays in order.
-    zero = np.concatenate([~stage.directions.any(axis=0) for stage in chain.stages])
-    return np.argsort(-np.where(zero, 0.0, variances), kind="stable")
+    # What is equal stays in order: columns of the base that do not vary at this level, and those
+    # that are zero, which larger models alone have beside it.
+    return np.argsort(-variances, kind="stable")
 
 
 def columns_of_stages(stages, order=None):

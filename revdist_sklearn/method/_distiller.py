@@ -1035,7 +1035,6 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             self._stage_sizes = (*chain.sizes, *self._stage_sizes[len(chain.sizes) :])
             self._warn_if_few_rows(moments, n_components, by_protein)
             self._warn_if_narrow(chain)
-        self._order = None
         if by_variance:
             C = moments.residue.covariance if C_directions is None else C_directions
             self._order = importance_order(chain, C)[:wanted]

@@ -13,7 +13,7 @@ from sklearn.base import clone
 from revdist_sklearn import FormatError, Moments, ReverseDistiller, StageReport
 from revdist_sklearn.base import _tensor_file
 from revdist_sklearn.method import _products_numpy
-from revdist_sklearn.method._chain import importance_order
+from revdist_sklearn.method._chain import importance_order, truncate_chain
 from revdist_sklearn.method._level import Level
 from revdist_sklearn.prefix._search import resolve_prefixes
 
@@ -157,6 +157,15 @@ def test_the_base_turns_to_the_axes_of_the_level(moments, rows, other, level):
     if level == "residue":
         as_ever = ReverseDistiller(rotate_base=True).fit_moments(moments)
         assert_array_equal(as_ever.components_, distiller.components_)
+
+
+def test_a_base_turned_to_residues_by_name_keeps_their_weak_directions(rng):
+    """What is too weak to invert is none at another level, but one of their own."""
+    rows = rng.normal(size=(500, 6))
+    rows[:, 1] = rows[:, 0] + 3e-7 * rows[:, 1]
+    found = [ReverseDistiller((2, 4), rotate_base=how).fit(rows) for how in (True, "residue")]
+    assert_array_equal(found[0].components_, found[1].components_)
+    assert found[1].stages_[0].n_added_nonzero == 2
 
 
 def test_null_directions_of_a_level_are_zero_columns(rng):
@@ -313,6 +322,23 @@ def test_columns_of_nothing_come_last(rows):
     assert zero.any() and zero[-zero.sum() :].all()
 
 
+def test_columns_that_do_not_vary_at_the_level_stay_in_order_before_those_of_nothing(rng):
+    rows = rng.normal(size=(400, 16))
+    rows[:, 7] = rows[:, 0]  # one column of the second stage is zero
+    others = rng.normal(size=(300, 16)) * np.repeat([0, 1, 0, 1], [3, 4, 1, 8])
+    moments = Moments(SIZES).update(rows).update(others, level="x")
+    how = {"residual_sizes": (5, 8), "residual_level": "x", "order": "variance"}
+    distiller = ReverseDistiller(**how).fit_moments(moments)
+    assert distiller.column_order_[-4:].tolist() == [0, 1, 2, 7]
+    assert not distiller.components_[-1].any() and distiller.components_[-2].any()
+
+
+def test_the_order_of_a_chain_of_fewer_models_is_by_their_part_of_the_covariance(moments):
+    chain, C = ReverseDistiller().fit_moments(moments)._chain, moments.residue.covariance
+    order = importance_order(chain, C)
+    assert_array_equal(importance_order(truncate_chain(chain, 5), C), order[order < 5])
+
+
 def test_the_order_of_the_kernel_needs_the_chain_alone(moments):
     chain = ReverseDistiller().fit_moments(moments)._chain
     order = importance_order(chain, moments.residue.covariance)
@@ -392,10 +418,83 @@ def test_each_level_has_the_precision_of_its_rows(rows, other, tmp_path, merged,
     assert moments.precisions_of("y") == ("float64", "float16")
 
 
+def uncorrelated(rng):
+    """Return rows without anything to regress."""
+    rows = rng.normal(size=(500, 8))
+    return np.linalg.qr(rows - rows.mean(axis=0))[0]
+
+
+@pytest.mark.parametrize(
+    ("of_level", "n"),
+    [(("float64", "float64"), 4), (("float32", "float32"), 3)],
+)
+def test_directions_within_the_products_of_their_level_are_zero(rng, of_level, n):
+    """Two columns that are nearly one at a level of float32 products."""
+    rows = uncorrelated(rng)
+    others = rng.normal(size=(500, 8))
+    others[:, [3, 7]] = others[:, [2, 6]] + 2e-4 * others[:, [3, 7]]
+    moments = Moments([4, 4]).update(rows).update(others, level="x")
+    moments._kinds = {"x": of_level}
+    how = {"rotate_base": "x", "residual_level": "x", "residual_sizes": (4,)}
+    distiller = ReverseDistiller(**how).fit_moments(moments)
+    assert [stage.n_added_nonzero for stage in distiller.stages_] == [n, n]
+
+
+def test_no_level_is_finer_than_residues_of_float32_in_arrays_of_float64(rng):
+    rows = uncorrelated(rng).astype(np.float32).astype(np.float64)
+    others = rng.normal(size=(500, 8))
+    others[:, :4] *= 1e-3
+    others[:, [3, 7]] *= [1e-6, 1e-9]
+    moments = Moments([4, 4]).update(rows).update(others, level="x")
+    how = {"rotate_base": "x", "residual_level": "x", "residual_sizes": (4,)}
+    distiller = ReverseDistiller(**how).fit_moments(moments)
+    assert [stage.n_added_nonzero for stage in distiller.stages_] == [3, 3]
+
+
+def test_rounding_of_the_prefix_at_a_level_counts_as_the_regression_draws_on_it(rng):
+    """A difference of two columns that are nearly one, a hundred times, is rounding of these."""
+    z = rng.normal(size=(2000, 1)) + np.array([0, 0.01]) * rng.normal(size=(2000, 2))
+    h = 100 * (z[:, [1]] - z[:, [0]])
+    rows = np.hstack([z, h + rng.normal(size=(2000, 1))])
+    others = np.hstack([z, h]).astype(np.float16).astype(np.float64)
+    for kind, n in (("float64", 1), ("float16", 0)):
+        moments = Moments([2, 1]).update(rows).update(others, level="x")
+        moments._kinds = {"x": ("float64", kind)}
+        distiller = ReverseDistiller(residual_level="x", residual_sizes=(1,))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*adds no column")
+            distiller.fit_moments(moments)
+        assert distiller.stages_[1].n_added_nonzero == n
+
+
+@pytest.mark.filterwarnings("ignore:.*adds no column")
+@pytest.mark.parametrize("seed", range(4))
+def test_what_products_leave_of_a_large_prefix_at_a_level_is_no_direction(seed):
+    """The larger model follows the smaller at this level, but for rounding of large columns."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(500, 2))
+    rows = np.hstack([z, 1e4 * (z[:, [0]] - z[:, [1]]) + rng.normal(size=(500, 1))])
+    W = np.linalg.lstsq(z - z.mean(axis=0), rows[:, 2] - rows[:, 2].mean(), rcond=None)[0]
+    z = 1e6 * rng.normal(size=(500, 1)) + [0, 1e-2] * rng.normal(size=(500, 2))
+    moments = Moments([2, 1]).update(rows)
+    moments.update(np.hstack([z, (z @ W)[:, None]]), level="x")
+    how = {"residual_level": "x", "residual_sizes": (1,)}
+    assert ReverseDistiller(**how).fit_moments(moments).stages_[1].n_added_nonzero == 0
+
+
+def test_null_directions_of_residues_are_none_of_another_level(rng):
+    V = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    rows, others = rng.normal(size=(500, 8)), rng.normal(size=(200, 8))
+    rows[:, 4:] -= rows[:, 4:] @ np.outer(V[:, 0], V[:, 0])
+    others[:, 4:] -= others[:, 4:] @ np.outer(V[:, 0], V[:, 0]) * (1 - 1e-6)
+    moments = Moments([4, 4]).update(rows.astype(np.float32)).update(others, level="x")
+    how = {"residual_level": "x", "residual_sizes": (4,)}
+    assert ReverseDistiller(**how).fit_moments(moments).stages_[1].n_added_nonzero == 3
+
+
 def test_directions_within_the_rounding_of_their_level_are_zero(rng):
     """Of rows that were rounded to float16, a null direction varies by that much."""
-    rows = rng.normal(size=(500, 8))
-    rows = np.linalg.qr(rows - rows.mean(axis=0))[0]  # nothing to regress
+    rows = uncorrelated(rng)
     others = rng.normal(size=(500, 8))
     others[:, [3, 7]] = 1 + 1e-7 * others[:, [3, 7]]
     how = {"rotate_base": "x", "residual_level": "x", "residual_sizes": (4,)}
