@@ -189,9 +189,10 @@ def add_mutants(moments, featurizer, families, options, progress=None):
     def means():
         texts = list(chain.from_iterable(families))
         for rows, index in featurizer.iter_residues(texts, **options):
-            yield from protein_means(rows, None, index)
-            if progress is not None:
+            found = protein_means(rows, None, index)
+            if progress is not None:  # before the last mean, after which nobody asks for more
                 progress(len(rows))
+            yield from found
 
     each = means()
     for first, last in runs([len(family) - 1 for family in families], ROWS):

@@ -12,7 +12,7 @@ from revdist_sklearn import (
     corpus_moments,
     fit_on_corpus,
 )
-from revdist_sklearn._mutants import choose_mutants, mutants_of
+from revdist_sklearn._mutants import add_mutants, choose_mutants, mutants_of
 from revdist_sklearn.datasets import load_uniprot_sample
 
 CORPUS = [*sorted(load_uniprot_sample().sequences, key=len)[:6], "XXXX", "mktaYIAKQR"]
@@ -54,7 +54,11 @@ def test_the_choice_of_proteins_does_not_depend_on_their_order():
     assert {CORPUS[i] for i in first.proteins} == {CORPUS[::-1][i] for i in turned.proteins}
     assert CORPUS.index("XXXX") not in choose_mutants(2, 100, CORPUS, 0).proteins
     assert len(choose_mutants(2, 100, CORPUS * 2, 0).proteins) == 7  # each once
+    assert choose_mutants(2, 3, ["MK", "MA", "MK"], 0).proteins == {0, 1}
     assert choose_mutants(2, 3, CORPUS, 1) != first
+    # Of all proteins the seed chooses the mutants alone.
+    identities = [choose_mutants(2, None, CORPUS, seed).identity() for seed in (0, 1)]
+    assert identities[0] != identities[1]
     with pytest.raises(ValueError, match="No protein of the corpus"):
         choose_mutants(2, None, ["XX", "BZ"], 0)
 
@@ -131,6 +135,13 @@ def test_what_is_told_of_short_proteins_is_what_is_made(emb, capfd):
     few = corpus_moments(emb, corpus, mutants=2, mutant_proteins=3, verbose=False)
     assert few.provenance["corpora"][0]["mutants"]["n_proteins"] == 3
     assert few.levels["mutant"].n == 6
+
+
+def test_progress_is_that_of_all_residues_that_are_told(emb):
+    chosen, done = choose_mutants(3, 2, CORPUS, 0), []
+    families = chosen.of(CORPUS, 0)
+    add_mutants(Moments((32, 64)), emb, families, {}, done.append)
+    assert sum(done) == chosen.n_residues(CORPUS, 0) > 0
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint16])

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
-from revdist_sklearn import FormatError, Moments, ReverseDistiller, StageReport
+from revdist_sklearn import DamagedFileError, FormatError, Moments, ReverseDistiller, StageReport
 from revdist_sklearn.base import _tensor_file
 from revdist_sklearn.method import _products_numpy
 from revdist_sklearn.method._chain import importance_order, truncate_chain
@@ -301,6 +301,28 @@ def test_files_with_an_order_are_told_to_older_versions(moments, tmp_path):
         assert ("order" in header["parameters"]) == (number == 5)
 
 
+def test_a_parameter_that_was_set_after_the_fit_leaves_a_file_whole(moments, rows, tmp_path):
+    """The columns are those of the fit; versions before the order refuse what they do not know."""
+    for fitted, later in (("variance", "stage"), ("stage", "variance")):
+        distiller = ReverseDistiller(order=fitted).fit_moments(moments).set_params(order=later)
+        distiller.save_pretrained(tmp_path)
+        file = tmp_path / "chain.safetensors"
+        assert _tensor_file.read_tensors(file, "distiller", 5)[0]["format"] == 5
+        again = ReverseDistiller.from_pretrained(tmp_path)
+        assert again.order == later
+        assert_array_equal(again.transform(rows), distiller.transform(rows))
+
+
+@pytest.mark.parametrize("order", [[], [0, 0], [0, 8], [-1, 0], [0.5], "01", [True]])
+def test_an_order_of_other_columns_than_there_are_is_damage(moments, tmp_path, order):
+    ReverseDistiller(order="variance").fit_moments(moments).save_pretrained(tmp_path)
+    file = tmp_path / "chain.safetensors"
+    header, tensors, _ = _tensor_file.read_tensors(file, "distiller", 5)
+    _tensor_file.write_tensors(file, "distiller", {**header, "column_order": order}, tensors)
+    with pytest.raises(DamagedFileError, match="column_order"):
+        ReverseDistiller.from_pretrained(tmp_path)
+
+
 def test_partial_fit_knows_its_order_when_it_is_asked(rows):
     distiller = ReverseDistiller(SIZES, order="variance").partial_fit(rows[:200])
     assert len(distiller.get_feature_names_out()) == 8
@@ -402,6 +424,7 @@ def test_each_level_has_the_precision_of_its_rows(rows, other, tmp_path, merged,
     if merged:
         theirs = Moments(SIZES, precision="float32").update(coarse, level="x")
         moments.merge(Moments(SIZES).update(other, level="x")).merge(theirs)
+        moments.merge(Moments(SIZES).update(other, level="x"))  # makes none finer
     else:
         moments.update(other, level="x").update(coarse, level="x")
     # That of residues, and the sample that tells what their products lose, stay.
