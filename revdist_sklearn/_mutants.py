@@ -41,9 +41,9 @@ class Mutants:
         return {"n": self.n, "proteins": proteins, "seed": self.seed}
 
     def facts(self, sequences):
-        """Return what a provenance tells of them."""
-        some = sequences if self.proteins is None else self.proteins
-        return {"n_per_protein": self.n, "n_proteins": len(some), "seed": self.seed}
+        """Return what a provenance tells of them: proteins without a mutant do not count."""
+        n = sum(_n_substitutions(sequence) > 0 for sequence in self._mutated(sequences, 0))
+        return {"n_per_protein": self.n, "n_proteins": n, "seed": self.seed}
 
     def of(self, sequences, start):
         """Return each mutated protein of some consecutive ones, followed by its mutants.
@@ -69,7 +69,7 @@ class Mutants:
         """Return how many residues these are: what the mutants cost beside the corpus itself."""
         total = 0
         for sequence in self._mutated(sequences, start):
-            n_all = int((codes_of(sequence) < N_LETTERS).sum()) * (N_LETTERS - 1)
+            n_all = _n_substitutions(sequence)
             total += (min(self.n, n_all) + 1) * len(sequence) if n_all else 0
         return total
 
@@ -106,7 +106,7 @@ def choose_mutants(n, n_proteins, sequences, seed):
         If no protein has an amino acid to substitute.
     """
     first = {sequence: i for i, sequence in reversed(list(enumerate(sequences)))}
-    able = [sequence for sequence in first if (codes_of(sequence) < N_LETTERS).any()]
+    able = [sequence for sequence in first if _n_substitutions(sequence)]
     if not able:
         raise ValueError(
             "No protein of the corpus has one of the twenty amino acids, which mutants "
@@ -155,6 +155,11 @@ def mutants_of(sequence, n, seed):
     return mutants
 
 
+def _n_substitutions(sequence):
+    """Return how many single substitutions there are, in sites of the twenty amino acids."""
+    return int((codes_of(sequence) < N_LETTERS).sum()) * (N_LETTERS - 1)
+
+
 def _hash(sequence, seed):
     return hashlib.blake2b(f"{seed} {sequence.upper()}".encode(), digest_size=16).digest()
 
@@ -184,9 +189,10 @@ def add_mutants(moments, featurizer, families, options, progress=None):
     def means():
         texts = list(chain.from_iterable(families))
         for rows, index in featurizer.iter_residues(texts, **options):
-            yield from protein_means(rows, None, index)
-            if progress is not None:
+            found = protein_means(rows, None, index)
+            if progress is not None:  # before the last mean, after which nobody asks for more
                 progress(len(rows))
+            yield from found
 
     each = means()
     for first, last in runs([len(family) - 1 for family in families], ROWS):

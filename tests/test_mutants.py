@@ -12,7 +12,7 @@ from revdist_sklearn import (
     corpus_moments,
     fit_on_corpus,
 )
-from revdist_sklearn._mutants import choose_mutants, mutants_of
+from revdist_sklearn._mutants import add_mutants, choose_mutants, mutants_of
 from revdist_sklearn.datasets import load_uniprot_sample
 
 CORPUS = [*sorted(load_uniprot_sample().sequences, key=len)[:6], "XXXX", "mktaYIAKQR"]
@@ -37,6 +37,8 @@ def test_mutants_are_single_substitutions_of_which_none_comes_twice():
         assert site < 10 and mutant[site] in "ACDEFGHIKLMNPQRSTVWY"
     assert found == mutants_of(sequence, 60, seed=3) != mutants_of(sequence, 60, seed=4)
     assert len(mutants_of("MK", 100, seed=0)) == 38 and mutants_of("XX", 5, seed=0) == []
+    # What is none of the twenty amino acids stays, wherever it is.
+    assert {mutant[::2] for mutant in mutants_of("XMbK-", 38, seed=0)} == {"Xb-"}
     lower = mutants_of("mk", 100, seed=0)
     assert len({mutant.upper() for mutant in lower} - {"MK"}) == 38
     # All sites and letters come up.
@@ -52,7 +54,11 @@ def test_the_choice_of_proteins_does_not_depend_on_their_order():
     assert {CORPUS[i] for i in first.proteins} == {CORPUS[::-1][i] for i in turned.proteins}
     assert CORPUS.index("XXXX") not in choose_mutants(2, 100, CORPUS, 0).proteins
     assert len(choose_mutants(2, 100, CORPUS * 2, 0).proteins) == 7  # each once
+    assert choose_mutants(2, 3, ["MK", "MA", "MK"], 0).proteins == {0, 1}
     assert choose_mutants(2, 3, CORPUS, 1) != first
+    # Of all proteins the seed chooses the mutants alone.
+    identities = [choose_mutants(2, None, CORPUS, seed).identity() for seed in (0, 1)]
+    assert identities[0] != identities[1]
     with pytest.raises(ValueError, match="No protein of the corpus"):
         choose_mutants(2, None, ["XX", "BZ"], 0)
 
@@ -113,6 +119,38 @@ def test_what_they_cost_is_told_and_provenance_knows_them(emb, moments, tmp_path
         f"Mutants: {more:,} residues beside the {sum(map(len, CORPUS)):,}"
         in capfd.readouterr().err
     )
+
+
+def test_what_is_told_of_short_proteins_is_what_is_made(emb, capfd):
+    """XX has no mutant, MK only 38, and K comes twice."""
+    corpus = ["MKTAYIAKQR", "XX", "MK", "K", "K"]
+    found = corpus_moments(emb, corpus, mutants=60, mutant_proteins=None, verbose=True)
+    n = [60, 0, 38, 19, 19]
+    assert found.levels["mutant"].n == sum(n)
+    told = found.provenance["corpora"][0]["mutants"]
+    assert told == {"n_per_protein": 60, "n_proteins": 4, "seed": 0}
+    # The proteins themselves are embedded once more, beside their mutants.
+    more = sum((k + 1) * len(s) for k, s in zip(n, corpus, strict=True) if k)
+    assert f"Mutants: {more:,} residues beside the 16 of" in capfd.readouterr().err
+    few = corpus_moments(emb, corpus, mutants=2, mutant_proteins=3, verbose=False)
+    assert few.provenance["corpora"][0]["mutants"]["n_proteins"] == 3
+    assert few.levels["mutant"].n == 6
+
+
+def test_progress_is_that_of_all_residues_that_are_told(emb):
+    chosen, done = choose_mutants(3, 2, CORPUS, 0), []
+    families = chosen.of(CORPUS, 0)
+    add_mutants(Moments((32, 64)), emb, families, {}, done.append)
+    assert sum(done) == chosen.n_residues(CORPUS, 0) > 0
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint16])
+def test_numbers_of_numpy_are_numbers(emb, moments, tmp_path, kind):
+    how = {"mutants": kind(5), "mutant_proteins": kind(3), "random_state": kind(0)}
+    found = corpus_moments(emb, CORPUS, checkpoint=tmp_path / "c", verbose=False, **how)
+    assert found.levels == moments.levels
+    found.save(tmp_path / "m")
+    assert Moments.load(tmp_path / "m").provenance == moments.provenance
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Blocks of columns, one a model: names, widths and the names of their columns."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
@@ -70,13 +71,24 @@ class Blocks:
         names, sizes = zip(*((name, sum(1 for _ in run)) for name, run in runs), strict=True)
         return cls(sizes, names)
 
+    @classmethod
+    def nested(cls, columns):
+        """Return the blocks of columns that come model by model, smallest first, or None.
+
+        By their names: there are several blocks, none comes twice, and numbers ascend, those of
+        a block's columns and those in which names of blocks differ. Columns by variance have
+        these in another order, and where they do not, no name tells.
+        """
+        columns = None if columns is None else list(columns)
+        blocks = cls.of_columns(columns)
+        if blocks is None or not len(set(blocks.names)) == len(blocks) > 1:
+            return None
+        runs = (columns[block] for block in blocks.slices)
+        ascend = all(map(_ascend, (*runs, blocks.names)))
+        return blocks if ascend else None
+
     def __len__(self):
         return len(self.sizes)
-
-    @property
-    def are_nested(self):
-        """Whether columns come model by model: names are there, more than one and none twice."""
-        return self.names is not None and len(set(self.names)) == len(self) > 1
 
     def __str__(self):
         if self.names is None:
@@ -145,3 +157,12 @@ class Blocks:
         """
         if self != other if strictly else not self.agrees(other):
             raise ValueError(f"{theirs} the blocks {other}, but {mine} {self}: {way_out}")
+
+
+def _ascend(names):
+    """Return whether names that differ in numbers alone come in the order of these."""
+    parts = [re.split(r"(\d+)", name) for name in names]
+    return all(
+        one[::2] != other[::2] or [*map(int, one[1::2])] < [*map(int, other[1::2])]
+        for one, other in pairwise(parts)
+    )

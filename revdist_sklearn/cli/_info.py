@@ -134,8 +134,12 @@ def _embeddings(path):
 def _print_facts(facts):
     columns = counted(len(facts["columns"]), "column")
     say(f"Rows of {facts['level']}s, {columns}, {facts['dtype']}")
+    reached = 0
     for block, width in facts["stages"]:
-        say(f"Up to column {width:,}: {block}")
+        # Of columns by variance, a model more may not make a longer prefix.
+        if width > reached:
+            say(f"Up to column {width:,}: {block}")
+        reached = width
     for member in facts["settings"]["rows"]["members"]:
         say(f"Model: files {member['weights'][:16]}, {member['dtype']}, layer {member['layer']}")
     limit = facts["limit"]

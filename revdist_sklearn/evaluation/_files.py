@@ -284,18 +284,40 @@ def write_json(path, figures):
     path : path-like
 
     figures : dict
-        Of dicts, lists, texts and numbers.
+        Of dicts, lists, texts and numbers, also those of NumPy.
+
+    Raises
+    ------
+    TypeError
+        If something else is among them; nothing is written then.
     """
     write_text(path, json.dumps(_of_finite(figures), indent=1, allow_nan=False) + "\n")
 
 
-def _of_finite(value):
-    """Return the same with None for numbers that JSON does not have."""
+def _of_finite(value, where="figures"):
+    """Return the same with None for numbers that JSON does not have, all others as Python's."""
     if isinstance(value, dict):
-        return {name: _of_finite(each) for name, each in value.items()}
+        return {
+            _plain(name, f"a key of {where},"): _of_finite(each, f"{where}[{name!r}]")
+            for name, each in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_of_finite(each) for each in value]
+        return [_of_finite(each, f"{where}[{i}]") for i, each in enumerate(value)]
+    value = _plain(value, where)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(value, where):
+    """Return a text or number as Python's own, as JSON takes it; raise where it is neither."""
+    found = value.item() if isinstance(value, np.generic) else value
+    if isinstance(found, np.longdouble):  # which has no counterpart
+        found = float(found)
+    if found is None or isinstance(found, (str, bool, int, float)):
+        return found
+    raise TypeError(
+        f"{where} {value!r} ({type(value).__name__}) cannot be written as JSON; give a number, a "
+        "text, or a list or dict of these (an array's tolist())."
+    )
 
 
 def scores_csv(data_sets):

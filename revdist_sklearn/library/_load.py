@@ -175,9 +175,10 @@ class Embeddings:
     def facts(self):
         """What the file tells of itself, as a dict; None for one of another program.
 
-        Among them ``stages`` (names of blocks and the width up to the end of each), ``settings``
-        (of the run), ``identity`` (their digest), ``input`` (digest of what was embedded),
-        ``n_proteins``, ``n_rows``, ``n_residues`` and ``version``.
+        Among them ``stages`` (names of blocks and the longest prefix for which the models up to
+        each suffice, 0 where they suffice for none), ``settings`` (of the run), ``identity``
+        (their digest), ``input`` (digest of what was embedded), ``n_proteins``, ``n_rows``,
+        ``n_residues`` and ``version``.
         """
         return self._store.facts
 

@@ -220,8 +220,9 @@ class ShardFolder:
     path : path-like
 
     facts : dict
-        ``level``, ``dtype``, ``columns`` (names), ``stages`` (list of block name and width up to
-        its end), ``settings``, ``version``; can be written as JSON.
+        ``level``, ``dtype``, ``columns`` (names), ``stages`` (list of block name and longest
+        prefix for which the models up to it suffice, as ``stage_dims_``), ``settings``,
+        ``version``; can be written as JSON.
 
     shards : list of dict or None, default=None
         ``name``, ``n_proteins``, ``n_rows``, ``n_residues`` and ``digest`` of each, in order; None

@@ -2,7 +2,14 @@
 
 import json
 import re
+from itertools import accumulate
 
+from ._chain import columns_of_stages
+
+BY_VARIANCE = (
+    "Its columns come by their variance, those of all models together. The shares are those of "
+    "whole stages, also where some of their columns are left out."
+)
 TAGS = ("protein-language-model", "embeddings", "reverse-distillation", "sklearn")
 
 
@@ -28,6 +35,8 @@ def model_card(config, stages, repo_id, *, license=None, tags=()):
     -------
     text : str
     """
+    order = config.get("column_order")
+    columns = columns_of_stages(stages, order)
     front = {"library_name": "revdist_sklearn", "tags": [*dict.fromkeys([*TAGS, *tags])]}
     if license is not None:
         front["license"] = license
@@ -37,7 +46,7 @@ def model_card(config, stages, repo_id, *, license=None, tags=()):
     lines += [
         "A reverse distiller of `revdist_sklearn`: the affine map from the embeddings",
         f"of {len(config['chain_block_sizes'])} models side by side to one nested embedding of "
-        f"{stages[-1].width} columns, any prefix of which is a usable",
+        f"{sum(columns)} columns, any prefix of which is a usable",
         "embedding (Catrina, Bepler, Sledzieski and Singh, ICLR 2026, "
         "[arXiv:2603.07710](https://arxiv.org/abs/2603.07710)).",
         "",
@@ -50,7 +59,8 @@ def model_card(config, stages, repo_id, *, license=None, tags=()):
         "",
         "## Stages",
         "",
-        *_stages(stages, config["chain_block_sizes"]),
+        *_stages(stages, config["chain_block_sizes"], columns),
+        *([] if order is None else ["", BY_VARIANCE]),
         "",
         "## Fit",
         "",
@@ -63,13 +73,13 @@ def model_card(config, stages, repo_id, *, license=None, tags=()):
     return "\n".join(lines) + "\n"
 
 
-def _stages(stages, sizes):
+def _stages(stages, sizes, columns):
     rows = [
         [
-            *(stage.block, size, stage.width, stage.n_added),
+            *(stage.block, size, width, n),
             *(_share(stage.explained_before), _share(stage.explained_after)),
         ]
-        for stage, size in zip(stages, sizes, strict=False)
+        for stage, size, width, n in zip(stages, sizes, accumulate(columns), columns, strict=False)
     ]
     rows[0][4] = "the base"
     names = ["model", "its columns", "width after it", "columns added"]

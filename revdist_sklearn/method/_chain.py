@@ -576,6 +576,8 @@ def solve_chain(
     precision="float64",
     rows="float64",
     sample=None,
+    of_directions=None,
+    of_base=None,
 ):
     """Solve the accumulated chain (Algorithm 3 of the paper) from moments.
 
@@ -618,6 +620,10 @@ def solve_chain(
     sample : Sample or None
         Some of these rows.
 
+    of_directions, of_base : (str, str) or None
+        Precision of the products, and coarsest type of the rows, behind C_directions and C_base
+        (``None``: those behind C).
+
     Returns
     -------
     chain : Chain
@@ -630,7 +636,12 @@ def solve_chain(
         rows = "float32"  # in arrays of float64
     noise = rounding_noise(np.diag(C), mean, rows)
     joint = Joint.empty(C, noise, n_components)
-    chosen_by = joint if C_directions is None else Joint.empty(C_directions, noise, n_components)
+    chosen_by, chosen = joint, precision
+    if C_directions is not None:
+        chosen, kind = of_directions or (precision, rows)
+        # No level is finer than what its regression is fitted on.
+        its_noise = np.maximum(noise, rounding_noise(np.diag(C), mean, kind))
+        chosen_by = Joint.empty(C_directions, its_noise, n_components)
     levels = [joint] if C_directions is None else [joint, chosen_by]
     # Rows of float32 are no finer than products.
     fine = sample is not None and rows == "float64" and len(sample) > 1
@@ -639,8 +650,13 @@ def solve_chain(
     first, *larger = blocks.slices
 
     # z_1 = h_1, or its principal axes.
+    turning, kind = of_base or (precision, rows)
+    level = None
+    if C_base is not None:
+        its_noise = np.maximum(noise, rounding_noise(np.diag(C), mean, kind))
+        level = C_base, its_noise[first], turning
     base = _base_stage(
-        joint, first, mean, n_components, blocks.labels[0], rotate_base, precision, C_base
+        joint, first, mean, n_components, blocks.labels[0], rotate_base, precision, level
     )
     if witness is not None:
         if rotate_base and C_base is None:
@@ -675,13 +691,13 @@ def solve_chain(
         # Leading principal directions of r_i.
         R_directions = R if chosen_by is joint else chosen_by.residual(h, W)
         variances, V = principal_directions(R_directions)
-        floor = _floor(chosen_by, h, V, precision)
+        floor = _floor(chosen_by, h, V, chosen)
         floor += NULL * EPSILON[precision] * fit.rounding(V)
         if chosen_by is not joint:  # whose residual has errors of its own S
             S_chosen = chosen_by.S[:width, :width]
             largest = np.abs(S_chosen).sum(axis=0).max()
-            floor += 4 * NULL * EPSILON[precision] * _product_error(S_chosen, largest, W @ V)
-        floor += joint.z_noise[:width] @ (W @ V) ** 2
+            floor += 4 * NULL * EPSILON[chosen] * _product_error(S_chosen, largest, W @ V)
+        floor += chosen_by.z_noise[:width] @ (W @ V) ** 2
         zero = variances <= floor
         if chosen_by is not joint:
             # Rounding of rows adds up at another level, whose null directions are askew: what
@@ -820,16 +836,21 @@ def _untold_axes(joint, witness, columns, base, precision):
     return min(len(seen), int(np.sum(zero[:k])))
 
 
-def _base_stage(joint, columns, mean, n_components, label, rotate_base, precision, H_level=None):
-    """Return z_1 = h_1, or its principal axes."""
+def _base_stage(joint, columns, mean, n_components, label, rotate_base, precision, level=None):
+    """Return z_1 = h_1, or its principal axes.
+
+    Those of a level, where its covariance, the rounding of its rows and the precision of its
+    products are given.
+    """
     H = joint.C[columns, columns]
     n_base = min(len(H), n_components)
-    variances, V = principal_directions(H if H_level is None else H_level)
+    variances, V = principal_directions(H if level is None else level[0])
     if rotate_base:
         null = variances <= _floor(joint, columns, V, precision)
-        if H_level is not None:  # as for residual directions of another level
+        if level is not None:  # as for residual directions of another level
             null = np.sum(V * (H @ V), axis=0) <= _floor(joint, columns, V, precision, RANK)
-            null |= variances <= _floor_of(H_level, joint.noise[columns], V, precision)
+            H_level, noise, chosen = level
+            null |= variances <= _floor_of(H_level, noise, V, chosen)
         V = np.where(null, 0.0, V)[:, :n_base]
     else:
         V = np.eye(len(H), n_base)
@@ -906,9 +927,29 @@ def importance_order(chain, C):
     A = linear_map(chain)
     D = A.shape[1]
     variances = np.einsum("ij,ji->i", A @ C[:D, :D], A.T)
-    # Columns that are zero have none, whatever rounding says; what is equal stays in order.
-    zero = np.concatenate([~stage.directions.any(axis=0) for stage in chain.stages])
-    return np.argsort(-np.where(zero, 0.0, variances), kind="stable")
+    # What is equal stays in order: columns of the base that do not vary at this level, and those
+    # that are zero, which larger models alone have beside it.
+    return np.argsort(-variances, kind="stable")
+
+
+def columns_of_stages(stages, order=None):
+    """Return how many columns of an embedding are of each stage.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+
+    order : sequence of int or None, default=None
+        The columns of z that it has; None for all of them.
+
+    Returns
+    -------
+    n_columns : list of int
+    """
+    if order is None:
+        return [stage.n_added for stage in stages]
+    stage = np.searchsorted([stage.width for stage in stages], order, side="right")
+    return np.bincount(stage, minlength=len(stages)).tolist()
 
 
 def _known_spectrum(chain, columns):

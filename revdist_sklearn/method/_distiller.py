@@ -621,7 +621,7 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             card = model_card(config, stages, repo_id, license=license, tags=tags)
             (Path(folder) / "README.md").write_text(card, encoding="utf-8")
             if commit_message is None:
-                commit_message = f"Reverse distiller of {stages[-1].width} columns, {dtype}"
+                commit_message = f"Reverse distiller of {self.n_components_} columns, {dtype}"
             return upload(
                 folder,
                 repo_id,
@@ -996,13 +996,15 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         if by_variance:  # all, before the first in their order are kept
             n_components = sum(self._stage_sizes)
         by_protein = level == "protein"
-        C_directions = C_base = None
+        C_directions = C_base = of_directions = of_base = None
         if level != "residue":
             C_directions = _level_of(moments, level, "residual_level").covariance
+            of_directions = moments.precisions_of(level)
         if isinstance(turned_by, str) and turned_by != "residue":
             first = slice(moments.block_sizes[0])
-            turning = _level_of(moments, turned_by, "rotate_base")
+            turning = _level_of(moments, turned_by, "rotate_base", first)
             C_base = turning.scatter[first, first] / turning.n
+            of_base = moments.precisions_of(turned_by)
         has_shares = self._has_shares()
         if not has_shares:
             self._warn_if_few_rows(moments, n_components, by_protein)
@@ -1024,6 +1026,8 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
                 precision=moments.product_precision,
                 rows=moments.row_precision,
                 sample=moments.sample,
+                of_directions=of_directions,
+                of_base=of_base,
             )
         self._warn_if_untold(chain)
         if has_shares:
@@ -1031,7 +1035,6 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
             self._stage_sizes = (*chain.sizes, *self._stage_sizes[len(chain.sizes) :])
             self._warn_if_few_rows(moments, n_components, by_protein)
             self._warn_if_narrow(chain)
-        self._order = None
         if by_variance:
             C = moments.residue.covariance if C_directions is None else C_directions
             self._order = importance_order(chain, C)[:wanted]
@@ -1134,22 +1137,31 @@ class ReverseDistiller(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _level_of(moments, name, parameter):
-    """Return a level of moments that a parameter names, of two rows at least."""
+def _level_of(moments, name, parameter, columns=slice(None)):
+    """Return a level of moments that a parameter names, some columns of which vary."""
     levels = moments.levels
-    if name in levels and levels[name].n > 1:
-        return levels[name]
-    if name == "protein":
+    there = name in levels
+    if name == "protein" and not (there and levels[name].n > 1):
         raise ValueError(
             f'{parameter}="protein" needs moments of at least two proteins: give proteins, '
             "the label of the protein of each row, in every call, or fit on a corpus "
             "(fit_on_corpus)."
         )
-    raise ValueError(
-        f"{parameter}={name!r} is a level that the moments lack; they have "
-        f"{', '.join(map(repr, levels))}. Gather it: corpus_moments(.., mutants=16) for "
-        "'mutant', Moments.update(.., level=) for any other."
-    )
+    if not there:
+        raise ValueError(
+            f"{parameter}={name!r} is a level that the moments lack; they have "
+            f"{', '.join(map(repr, levels))}. Gather it: corpus_moments(.., mutants=16) for "
+            "'mutant', Moments.update(.., level=) for any other."
+        )
+    if not levels[name].squares[columns].any():
+        where = "no column" if columns == slice(None) else "no column of the first block"
+        raise ValueError(
+            f"{parameter}={name!r} is a level of which {where} varies (the weights of its rows "
+            f"add up to {levels[name].n:g}), so that it has no directions to choose: add rows "
+            "that differ, where they are centred by protein two or more of one, or use "
+            f"{parameter}={'False' if parameter == 'rotate_base' else repr('residue')}."
+        )
+    return levels[name]
 
 
 def _as_share(size):

@@ -53,10 +53,11 @@ class Moments:
     Attributes
     ----------
     product_precision : {"float32", "float64"}
-        The coarsest precision that any product had.
+        The coarsest precision that any product of residues had.
 
     row_precision : {"float64", "float32", "float16", "bfloat16"}
-        The coarsest type of the rows seen, whose rounding is no signal.
+        The coarsest type of the residues seen, whose rounding is no signal; see
+        ``precisions_of`` for those of other levels.
 
     blocks : Blocks
         The blocks of columns.
@@ -71,13 +72,13 @@ class Moments:
         Rows of positive weight.
 
     sample : Sample or None
-        Some rows, 128 to 256, where all were float64: they tell of directions that products
+        Some residues, 128 to 256, where all were float64: they tell of directions that products
         lose. None where others are among them, and of moments that were read from a file.
 
     provenance : dict or None
         Of moments that ``corpus_moments`` gathered: ``members``, the models with digests of
         their weights; ``corpora``, digest, proteins and residues of each corpus; and
-        ``version``. None where other rows are among them.
+        ``version``. None where other rows are among them, at any level.
 
     residue : Level
         ``n`` (sum of the weights), ``mean`` of shape (D,) and ``scatter`` of shape (D, D),
@@ -117,6 +118,7 @@ class Moments:
     provenance: dict | None = None
     sample: Sample | None = None
     _gathered: dict[str, Level] = {}  # noqa: RUF012 (replaced, never changed)
+    _kinds: dict[str, tuple[str, str]] = {}  # noqa: RUF012 (the same)
 
     def __init__(self, block_sizes, *, block_names=None, precision=None):
         if precision not in (None, "float32", "float64"):
@@ -128,7 +130,7 @@ class Moments:
         self.n_rows, self._whole = 0, True
         self.residue = Level(self.n_columns)
         self._protein: Level | None = None
-        self._gathered = {}
+        self._gathered, self._kinds = {}, {}
         # Some rows, as long as all are float64 and came here.
         self.sample = Sample()
         # Means of proteins wait here: one product a thousand of them, not one a batch.
@@ -199,6 +201,23 @@ class Moments:
         fixed = {"residue": self.residue} | ({} if protein is None else {"protein": protein})
         return fixed | self._gathered
 
+    def precisions_of(self, level):
+        """Return the coarsest precision of products, and type of rows, behind a level.
+
+        No level is finer than the residues, whose regression is seen through it.
+
+        Parameters
+        ----------
+        level : str
+
+        Returns
+        -------
+        products, rows : str
+            As ``product_precision`` and ``row_precision``, which are those of residues.
+        """
+        products, rows = self._kinds.get(level, ("float64", "float64"))
+        return coarser(self.product_precision, products), coarser(self.row_precision, rows)
+
     def update(self, rows, *, sample_weight=None, proteins=None, level="residue"):
         """Add rows.
 
@@ -268,13 +287,19 @@ class Moments:
             raise ValueError(
                 "sample_weight adds up to more than float64 holds; divide all weights by a number."
             )
+        with FLUSH:  # two threads may add at once
+            return self._add(products, rows, weights, proteins, level)
+
+    def _add(self, products, rows, weights, proteins, level):
+        """Add rows that were checked."""
         self.check_whole()
         precision = self.precision or "float64"
-        noted = self._noted(precision, str(rows.dtype).removeprefix("torch."))
         protein, waiting, largest = self._protein, self._waiting, self._largest
-        sample, n_rows, gathered = self.sample, self.n_rows, self._gathered
+        sample, n_rows, gathered, kinds = self.sample, self.n_rows, self._gathered, self._kinds
+        noted = self.product_precision, self.row_precision
+        kind = str(rows.dtype).removeprefix("torch.")
         if level == "residue":
-            target = self.residue
+            target, noted = self.residue, _coarsest(noted, (precision, kind))
             n_rows += len(rows) if weights is None else int(np.count_nonzero(weights))
             means = None if proteins is None else protein_means(rows, weights, proteins)
             protein, waiting, largest = self._with_means(means)
@@ -285,6 +310,8 @@ class Moments:
         else:
             target = gathered[level] if level in gathered else Level(self.n_columns)
             gathered = {**gathered, level: target}
+            mine = kinds.get(level, ("float64", "float64"))
+            kinds = {**kinds, level: _coarsest(mine, (precision, kind))}
             if proteins is not None:
                 rows, weights = _within_proteins(rows, weights, proteins)
                 products = _products_numpy
@@ -302,7 +329,8 @@ class Moments:
             elif target.steps == target.due:
                 self.product_precision, self.row_precision = noted
                 self._protein, self._waiting, self._largest = protein, waiting, largest
-                self.sample, self.provenance, self._gathered = sample, None, gathered
+                self.sample, self.provenance = sample, None
+                self._gathered, self._kinds = gathered, kinds
                 self.n_rows, self._whole = n_rows, True
         if sum(map(len, waiting)) >= PROTEINS_WAITING:
             self.protein  # noqa: B018 (adds them)
@@ -347,12 +375,6 @@ class Moments:
                 "Moments.save or a checkpoint."
             )
 
-    def _noted(self, products, rows):
-        """Return the coarsest precision of products and of rows, with those of others."""
-        # Rows that are rounded for the products are no finer than these.
-        rows = coarser(self.row_precision, coarser(rows, products))
-        return coarser(self.product_precision, products), rows
-
     def merge(self, other):
         """Add the rows that another ``Moments`` has seen; ``other`` is left as it is.
 
@@ -369,12 +391,21 @@ class Moments:
         self.blocks.check(
             other.blocks, "the other moments have", "these have", way_out, strictly=True
         )
+        with FLUSH:
+            return self._merge(other)
+
+    def _merge(self, other):
+        """Add the rows of others, whose blocks were checked."""
         other.check_whole()
         self.check_whole()
+        if other.n_rows == 0 and not other._gathered:
+            return self
+        empty = self.n_rows == 0 and not self._gathered
+        provenance = other.provenance if empty else merged(self.provenance, other.provenance)
         if other.n_rows == 0:
             self._whole = False
             self._merge_gathered(other)
-            self._whole = True
+            self.provenance, self._whole = provenance, True
             return self
         # What waits is added first: it may be beyond the range, and nothing is changed then.
         first, protein, theirs = self.n_rows == 0, self.protein, other.protein
@@ -382,8 +413,8 @@ class Moments:
             protein = theirs = None
         elif protein is None:
             protein = Level(self.n_columns)
-        provenance = other.provenance if first else merged(self.provenance, other.provenance)
-        noted = self._noted(other.product_precision, other.row_precision)
+        mine = self.product_precision, self.row_precision
+        noted = _coarsest(mine, (other.product_precision, other.row_precision))
         sample = None if self.sample is None or other.sample is None else self.sample.copy()
         if sample is not None:
             sample.merge(other.sample)
@@ -400,18 +431,16 @@ class Moments:
 
     def _merge_gathered(self, other):
         """Add the levels that another has by name; one that it lacks stays as it is."""
-        if not other._gathered:
-            return
+        kinds = dict(self._kinds)
+        for name, theirs in other._kinds.items():
+            kinds[name] = _coarsest(kinds.get(name, theirs), theirs)
         gathered = {
             name: self._gathered.get(name) or Level(self.n_columns)
             for name in {**self._gathered, **other._gathered}
         }
         for name, level in other._gathered.items():
             gathered[name].merge(level)
-        self.product_precision, self.row_precision = self._noted(
-            other.product_precision, other.row_precision
-        )
-        self._gathered = gathered
+        self._gathered, self._kinds = gathered, kinds
 
     def save(self, path, *, metadata=None):
         """Write to a safetensors file; a file of that name is replaced in one step.
@@ -432,7 +461,8 @@ class Moments:
         """
         self.check_whole()
         header = {name: getattr(self, name) for name in (*HEADER, "provenance")}
-        write_levels(path, {**header, "extra": metadata or {}}, self.levels)
+        kinds = {"level_precisions": self._kinds} if self._kinds else {}
+        write_levels(path, {**header, **kinds, "extra": metadata or {}}, self.levels)
 
     @classmethod
     def load(cls, path, *, return_metadata=False):
@@ -472,13 +502,20 @@ class Moments:
             setattr(moments, name, header[name])
         moments.sample = None  # in no file
         moments.residue, moments._protein = levels.pop("residue"), levels.pop("protein", None)
-        moments._gathered = levels
+        moments._gathered, moments._kinds = levels, header["level_precisions"]
         return (moments, header["extra"]) if return_metadata else moments
 
 
 def coarser(one, other):
     """Return the coarser of two types; what is not listed, such as integers, is exact."""
     return max(one, other, key=lambda kind: EPSILON.get(kind, 0.0))
+
+
+def _coarsest(held, others):
+    """Return the coarsest precision of products and type of rows of those held and others."""
+    products, rows = (coarser(*pair) for pair in zip(held, others, strict=True))
+    # Rows that are rounded for the products are no finer than these.
+    return products, coarser(rows, products)
 
 
 def _labels(proteins):

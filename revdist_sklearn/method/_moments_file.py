@@ -81,12 +81,24 @@ def read_levels(path):
         one_of(header, "precision", (None, "float32", "float64"))
         one_of(header, "product_precision", ("float32", "float64"))
         one_of(header, "row_precision", tuple(EPSILON))
+        header["level_precisions"] = _precisions(header.get("level_precisions", {}))
         if not isinstance(header["extra"], dict):
             raise ValueError("its extra is no object")
         header["provenance"] = checked_provenance(header.get("provenance"), len(blocks))
         names = {"residue": None, **dict.fromkeys(key.partition(".")[0] for key in tensors)}
         levels = {name: _level(tensors, name, blocks.n_columns) for name in names}
     return header, levels
+
+
+def _precisions(values):
+    """Return the coarsest precision of products, and type of rows, of levels by name."""
+    found = {}
+    for name, (products, rows) in values.items():
+        told = {f"precision of {name}": products, f"rows of {name}": rows}
+        one_of(told, f"precision of {name}", ("float32", "float64"))
+        one_of(told, f"rows of {name}", tuple(EPSILON))
+        found[name] = products, rows
+    return found
 
 
 def _level(tensors, name, n_columns):

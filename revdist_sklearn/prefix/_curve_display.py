@@ -360,8 +360,8 @@ class PrefixCurveDisplay:
         else:
             curve = _of_grid_search(search)
         prefixes, scores, n_components, names, scoring = curve
-        blocks = Blocks.of_columns(names)
-        if stage_dims is None and blocks is not None and blocks.are_nested:
+        blocks = Blocks.nested(names)
+        if stage_dims is None and blocks is not None:
             # What ends before the first prefix that there can be is no stage.
             least = getattr(search, "n_unpenalized", 0)
             pairs = zip(blocks.edges[1:], blocks.labels, strict=True)

@@ -97,8 +97,8 @@ def resolve_prefixes(prefixes, n_features, names=None, n_unpenalized=0):
     least, n_penalized = max(1, n_unpenalized), n_features - n_unpenalized
     beside = f" beside the {n_unpenalized} that are not penalised" if n_unpenalized else ""
     if prefixes is None:
-        blocks = Blocks.of_columns(names)
-        if blocks is not None and blocks.are_nested:
+        blocks = Blocks.nested(names)
+        if blocks is not None:
             return np.array([edge for edge in blocks.edges if edge >= least])
         halvings = int(np.ceil(np.log2(max(1, n_penalized))))
         ladder = [n_unpenalized - (-n_penalized // 2**i) for i in range(halvings + 1)]

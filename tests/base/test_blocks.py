@@ -25,6 +25,38 @@ def test_columns_without_blocks():
     assert Blocks.of_columns(["a__0", "b"]) is None
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ["a__0", "a__1", "b__0"],
+        ["rd_1__0", "rd_1__1", "rd_2__0"],
+        ["rd_esm2_t6_8M__0", "rd_esm2_t12_35M__0", "rd_esm2_t36_3B__0"],
+        ["z__09", "z__10", "a__3", "a__7"],  # some of the columns
+        ["z__x", "z__a", "a__x"],
+    ],
+)
+def test_columns_that_come_model_by_model_are_nested(columns):
+    assert Blocks.nested(iter(columns)) == Blocks.of_columns(columns)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        None,
+        ["a", "b"],
+        ["a__0", "a__1"],
+        ["a__0", "b__0", "a__1"],
+        ["rd_2__0", "rd_2__1", "rd_1__0"],
+        ["rd_esm2_t12_35M__0", "rd_esm2_t12_35M__1", "rd_esm2_t6_8M__0"],
+        ["nano_096__0", "nano_064__0", "nano_032__0"],
+        ["a__1", "a__0", "b__0"],
+        ["a__0", "a__0", "b__0"],
+    ],
+)
+def test_columns_in_another_order_are_not_nested(columns):
+    assert Blocks.nested(columns) is None
+
+
 def test_what_follows_from_the_widths():
     blocks = Blocks((3, 5), ["a", "b"])
     assert (len(blocks), blocks.n_columns, blocks.edges) == (2, 8, (0, 3, 8))

@@ -3,6 +3,7 @@ import re
 import shlex
 import subprocess
 import sys
+from copy import copy
 
 import numpy as np
 import pytest
@@ -187,6 +188,25 @@ def test_info_tells_what_things_are(fasta, tmp_path, capsys):
         "Nested, by (distiller [0-9a-f]{16})", told(capsys, tmp_path / "nested.npz")
     )
     assert mark in told(capsys, "esm2-nano:64") and mark not in told(capsys, "esm2-nano")
+
+
+def test_info_names_the_models_that_prefixes_by_variance_need(tmp_path, capsys):
+    """Where the first column is the largest model's, no prefix is the smaller one's alone."""
+    emb = ESMFeaturizer("esm2-nano:64")
+    distiller = ReverseDistiller.from_pretrained("esm2-nano:64")
+    turned = copy(distiller)._with_chain(
+        distiller._chain,
+        blocks=distiller.blocks_,
+        stage_sizes=distiller._stage_sizes,
+        n_samples_seen=1000,
+        provenance=distiller.provenance_,
+        order=np.arange(64)[::-1],
+    )
+    embed_to(tmp_path / "z.npz", emb, PROTEINS, distiller=turned)
+    with load_embeddings(tmp_path / "z.npz") as found:
+        assert found.facts["stages"] == [["esm2_nano_032", 0], ["esm2_nano_064", 64]]
+    said = told(capsys, tmp_path / "z.npz")
+    assert "Up to column 64: esm2_nano_064" in said and "column 0" not in said
 
 
 @pytest.mark.parametrize("name", ["nope.h5", "nope.npz", "nope.safetensors"])

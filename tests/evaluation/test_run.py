@@ -442,6 +442,31 @@ def test_what_is_no_number_is_null_in_json(tmp_path):
     assert found == {"a": [None, [1.5, None]], "b": {"c": None}}
 
 
+def test_numbers_of_numpy_are_written_and_what_is_no_number_is_told(tmp_path):
+    path = tmp_path / "x.json"
+    figures = {
+        "kinds": [np.float32("nan"), np.float32(0.5), np.float16("inf"), np.longdouble(2)],
+        "others": (np.int64(3), np.uint8(4), np.bool_(True), True, None, np.str_("a")),
+        "keys": {np.int64(3): 1, "b": 2},
+    }
+    _files.write_json(path, figures)
+    found = json.loads(path.read_text())
+    assert found["kinds"] == [None, 0.5, None, 2.0]
+    assert found["others"] == [3, 4, True, True, None, "a"]
+    assert found["keys"] == {"3": 1, "b": 2}
+    before = path.read_bytes()
+    for wrong, words in (
+        ({"a": [1, np.ones(2)]}, r"figures\['a'\]\[1\] array.*ndarray.*tolist"),
+        ({"a": {1, 2}}, r"figures\['a'\] \{1, 2\} \(set\)"),
+        ({"a": 1j}, "complex"),
+        ({"a": np.datetime64("2020-01-01")}, "datetime64"),
+        ({"a": {(): 1}}, r"a key of figures\['a'\], \(\) \(tuple\)"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            _files.write_json(path, wrong)
+    assert path.read_bytes() == before
+
+
 def test_the_landscape_counts_as_the_table_does(family, scan, tmp_path):
     pytest.importorskip("matplotlib")
     shifted = [[f"{m[0]}{int(m[1:-1]) + 670}{m[-1]}", s, y] for m, s, y in rows_of_scan(scan)]

@@ -1,15 +1,21 @@
 """Levels of moments by name, and what is chosen by them."""
 
 import pickle
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
-from revdist_sklearn import FormatError, Moments, ReverseDistiller, StageReport
+from revdist_sklearn import DamagedFileError, FormatError, Moments, ReverseDistiller, StageReport
 from revdist_sklearn.base import _tensor_file
-from revdist_sklearn.method._chain import importance_order
+from revdist_sklearn.method import _products_numpy
+from revdist_sklearn.method._chain import importance_order, truncate_chain
+from revdist_sklearn.method._level import Level
+from revdist_sklearn.prefix._search import resolve_prefixes
 
 SIZES = (3, 5, 8)
 
@@ -153,6 +159,15 @@ def test_the_base_turns_to_the_axes_of_the_level(moments, rows, other, level):
         assert_array_equal(as_ever.components_, distiller.components_)
 
 
+def test_a_base_turned_to_residues_by_name_keeps_their_weak_directions(rng):
+    """What is too weak to invert is none at another level, but one of their own."""
+    rows = rng.normal(size=(500, 6))
+    rows[:, 1] = rows[:, 0] + 3e-7 * rows[:, 1]
+    found = [ReverseDistiller((2, 4), rotate_base=how).fit(rows) for how in (True, "residue")]
+    assert_array_equal(found[0].components_, found[1].components_)
+    assert found[1].stages_[0].n_added_nonzero == 2
+
+
 def test_null_directions_of_a_level_are_zero_columns(rng):
     """Rounding at another level turns the null direction a little; it is none all the same."""
     V = np.linalg.qr(rng.normal(size=(4, 4)))[0]
@@ -175,6 +190,39 @@ def test_a_level_that_the_moments_lack(rows, parameter):
         ReverseDistiller(SIZES, **{parameter: "protein"}).fit(rows)
     with pytest.raises(ValueError, match=f'{parameter}="protein" needs proteins'):
         ReverseDistiller(SIZES, **{parameter: "protein"}).partial_fit(rows)
+
+
+@pytest.mark.parametrize("parameter", ["residual_level", "rotate_base"])
+@pytest.mark.parametrize(
+    "added",
+    [
+        {"rows": np.ones((1, 16))},
+        {"rows": np.ones((5, 16))},
+        {"rows": np.arange(32.0).reshape(2, 16), "proteins": ["a", "b"]},
+    ],
+    ids=["one row", "equal rows", "a row a protein"],
+)
+def test_a_level_without_variance_chooses_nothing(rows, parameter, added):
+    moments = Moments(SIZES).update(rows).update(**added, level="x")
+    message = rf"{parameter}='x' is a level of which no column.*varies.*{len(added['rows'])}\)"
+    with pytest.raises(ValueError, match=f"{message}.*add rows that differ.*{parameter}="):
+        ReverseDistiller(**{parameter: "x"}).fit_moments(moments)
+
+
+def test_a_base_turns_to_a_level_that_varies_in_it(rows, other):
+    moments = Moments(SIZES).update(rows).update(other * np.repeat([0, 1], [3, 13]), level="x")
+    with pytest.raises(ValueError, match=r"rotate_base='x'.*no column of the first block varies"):
+        ReverseDistiller(rotate_base="x").fit_moments(moments)
+    assert ReverseDistiller(residual_level="x").fit_moments(moments).n_components_ == 8
+    # Weights may be in any unit.
+    light = Moments(SIZES).update(rows)
+    light.update(other, sample_weight=np.full(300, 1e-3), level="x")
+    expected = Moments(SIZES).update(rows).update(other, level="x")
+    assert_allclose(
+        ReverseDistiller(residual_level="x").fit_moments(light).components_,
+        ReverseDistiller(residual_level="x").fit_moments(expected).components_,
+        atol=1e-9,
+    )
 
 
 @pytest.mark.parametrize("level", ["residue", "protein", "mutant"])
@@ -253,6 +301,28 @@ def test_files_with_an_order_are_told_to_older_versions(moments, tmp_path):
         assert ("order" in header["parameters"]) == (number == 5)
 
 
+def test_a_parameter_that_was_set_after_the_fit_leaves_a_file_whole(moments, rows, tmp_path):
+    """The columns are those of the fit; versions before the order refuse what they do not know."""
+    for fitted, later in (("variance", "stage"), ("stage", "variance")):
+        distiller = ReverseDistiller(order=fitted).fit_moments(moments).set_params(order=later)
+        distiller.save_pretrained(tmp_path)
+        file = tmp_path / "chain.safetensors"
+        assert _tensor_file.read_tensors(file, "distiller", 5)[0]["format"] == 5
+        again = ReverseDistiller.from_pretrained(tmp_path)
+        assert again.order == later
+        assert_array_equal(again.transform(rows), distiller.transform(rows))
+
+
+@pytest.mark.parametrize("order", [[], [0, 0], [0, 8], [-1, 0], [0.5], "01", [True]])
+def test_an_order_of_other_columns_than_there_are_is_damage(moments, tmp_path, order):
+    ReverseDistiller(order="variance").fit_moments(moments).save_pretrained(tmp_path)
+    file = tmp_path / "chain.safetensors"
+    header, tensors, _ = _tensor_file.read_tensors(file, "distiller", 5)
+    _tensor_file.write_tensors(file, "distiller", {**header, "column_order": order}, tensors)
+    with pytest.raises(DamagedFileError, match="column_order"):
+        ReverseDistiller.from_pretrained(tmp_path)
+
+
 def test_partial_fit_knows_its_order_when_it_is_asked(rows):
     distiller = ReverseDistiller(SIZES, order="variance").partial_fit(rows[:200])
     assert len(distiller.get_feature_names_out()) == 8
@@ -272,6 +342,23 @@ def test_columns_of_nothing_come_last(rows):
     distiller = ReverseDistiller(SIZES, order="variance", residual_sizes=(5, 3)).fit(rows)
     zero = ~distiller.components_.any(axis=1)
     assert zero.any() and zero[-zero.sum() :].all()
+
+
+def test_columns_that_do_not_vary_at_the_level_stay_in_order_before_those_of_nothing(rng):
+    rows = rng.normal(size=(400, 16))
+    rows[:, 7] = rows[:, 0]  # one column of the second stage is zero
+    others = rng.normal(size=(300, 16)) * np.repeat([0, 1, 0, 1], [3, 4, 1, 8])
+    moments = Moments(SIZES).update(rows).update(others, level="x")
+    how = {"residual_sizes": (5, 8), "residual_level": "x", "order": "variance"}
+    distiller = ReverseDistiller(**how).fit_moments(moments)
+    assert distiller.column_order_[-4:].tolist() == [0, 1, 2, 7]
+    assert not distiller.components_[-1].any() and distiller.components_[-2].any()
+
+
+def test_the_order_of_a_chain_of_fewer_models_is_by_their_part_of_the_covariance(moments):
+    chain, C = ReverseDistiller().fit_moments(moments)._chain, moments.residue.covariance
+    order = importance_order(chain, C)
+    assert_array_equal(importance_order(truncate_chain(chain, 5), C), order[order < 5])
 
 
 def test_the_order_of_the_kernel_needs_the_chain_alone(moments):
@@ -300,3 +387,226 @@ def test_a_report_of_stages_is_of_their_order(rows):
     distiller = ReverseDistiller(SIZES, order="variance").fit(rows)
     with pytest.raises(ValueError, match="fit one with order='stage'"):
         StageReport.from_estimator(distiller)
+
+
+def provenance_of(digest):
+    member = {"block": "a", "fingerprint": "f", "weights": "w"}
+    corpus = {"digest": digest, "n_proteins": 1, "n_residues": 2}
+    return {"members": [member] * 3, "corpora": [corpus], "version": "1"}
+
+
+def of_corpus(rows, digest="d"):
+    found = Moments(SIZES).update(rows)
+    found.provenance = provenance_of(digest)
+    return found
+
+
+def test_provenance_ends_where_rows_of_elsewhere_join_at_any_level(rows, other):
+    """It tells the models of all rows, also of those that choose directions."""
+    assert of_corpus(rows).update(other, level="x").provenance is None
+    elsewhere = Moments(SIZES).update(other, level="x")
+    assert of_corpus(rows).merge(elsewhere).provenance is None
+    assert elsewhere.merge(of_corpus(rows)).provenance is None  # which had no residue before
+    # Of known rows it goes on, and nothing does not end it.
+    known = Moments(SIZES).update(other, level="x")
+    known.provenance = provenance_of("e")
+    corpora = of_corpus(rows).merge(known).provenance["corpora"]
+    assert [corpus["digest"] for corpus in corpora] == ["d", "e"]
+    assert Moments(SIZES).merge(known).provenance == provenance_of("e")
+    assert of_corpus(rows).merge(Moments(SIZES)).provenance == provenance_of("d")
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_each_level_has_the_precision_of_its_rows(rows, other, tmp_path, merged, kind):
+    coarse = other.astype(kind)
+    moments = Moments(SIZES).update(rows)
+    if merged:
+        theirs = Moments(SIZES, precision="float32").update(coarse, level="x")
+        moments.merge(Moments(SIZES).update(other, level="x")).merge(theirs)
+        moments.merge(Moments(SIZES).update(other, level="x"))  # makes none finer
+    else:
+        moments.update(other, level="x").update(coarse, level="x")
+    # That of residues, and the sample that tells what their products lose, stay.
+    assert (moments.product_precision, moments.row_precision) == ("float64", "float64")
+    assert np.array_equal(moments.sample.rows[0], rows[0])
+    products = "float32" if merged else "float64"
+    assert moments.precisions_of("x") == (products, kind)
+    assert moments.precisions_of("residue") == ("float64", "float64")
+    moments.save(tmp_path / "m")
+    assert Moments.load(tmp_path / "m").precisions_of("x") == (products, kind)
+    assert pickle.loads(pickle.dumps(moments)).precisions_of("x") == (products, kind)
+    # No level is finer than the residues.
+    moments.update(rows.astype("float16"))
+    assert moments.precisions_of("y") == ("float64", "float16")
+
+
+def uncorrelated(rng):
+    """Return rows without anything to regress."""
+    rows = rng.normal(size=(500, 8))
+    return np.linalg.qr(rows - rows.mean(axis=0))[0]
+
+
+@pytest.mark.parametrize(
+    ("of_level", "n"),
+    [(("float64", "float64"), 4), (("float32", "float32"), 3)],
+)
+def test_directions_within_the_products_of_their_level_are_zero(rng, of_level, n):
+    """Two columns that are nearly one at a level of float32 products."""
+    rows = uncorrelated(rng)
+    others = rng.normal(size=(500, 8))
+    others[:, [3, 7]] = others[:, [2, 6]] + 2e-4 * others[:, [3, 7]]
+    moments = Moments([4, 4]).update(rows).update(others, level="x")
+    moments._kinds = {"x": of_level}
+    how = {"rotate_base": "x", "residual_level": "x", "residual_sizes": (4,)}
+    distiller = ReverseDistiller(**how).fit_moments(moments)
+    assert [stage.n_added_nonzero for stage in distiller.stages_] == [n, n]
+
+
+def test_no_level_is_finer_than_residues_of_float32_in_arrays_of_float64(rng):
+    rows = uncorrelated(rng).astype(np.float32).astype(np.float64)
+    others = rng.normal(size=(500, 8))
+    others[:, :4] *= 1e-3
+    others[:, [3, 7]] *= [1e-6, 1e-9]
+    moments = Moments([4, 4]).update(rows).update(others, level="x")
+    how = {"rotate_base": "x", "residual_level": "x", "residual_sizes": (4,)}
+    distiller = ReverseDistiller(**how).fit_moments(moments)
+    assert [stage.n_added_nonzero for stage in distiller.stages_] == [3, 3]
+
+
+def test_rounding_of_the_prefix_at_a_level_counts_as_the_regression_draws_on_it(rng):
+    """A difference of two columns that are nearly one, a hundred times, is rounding of these."""
+    z = rng.normal(size=(2000, 1)) + np.array([0, 0.01]) * rng.normal(size=(2000, 2))
+    h = 100 * (z[:, [1]] - z[:, [0]])
+    rows = np.hstack([z, h + rng.normal(size=(2000, 1))])
+    others = np.hstack([z, h]).astype(np.float16).astype(np.float64)
+    for kind, n in (("float64", 1), ("float16", 0)):
+        moments = Moments([2, 1]).update(rows).update(others, level="x")
+        moments._kinds = {"x": ("float64", kind)}
+        distiller = ReverseDistiller(residual_level="x", residual_sizes=(1,))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*adds no column")
+            distiller.fit_moments(moments)
+        assert distiller.stages_[1].n_added_nonzero == n
+
+
+@pytest.mark.filterwarnings("ignore:.*adds no column")
+@pytest.mark.parametrize("seed", range(4))
+def test_what_products_leave_of_a_large_prefix_at_a_level_is_no_direction(seed):
+    """The larger model follows the smaller at this level, but for rounding of large columns."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(500, 2))
+    rows = np.hstack([z, 1e4 * (z[:, [0]] - z[:, [1]]) + rng.normal(size=(500, 1))])
+    W = np.linalg.lstsq(z - z.mean(axis=0), rows[:, 2] - rows[:, 2].mean(), rcond=None)[0]
+    z = 1e6 * rng.normal(size=(500, 1)) + [0, 1e-2] * rng.normal(size=(500, 2))
+    moments = Moments([2, 1]).update(rows)
+    moments.update(np.hstack([z, (z @ W)[:, None]]), level="x")
+    how = {"residual_level": "x", "residual_sizes": (1,)}
+    assert ReverseDistiller(**how).fit_moments(moments).stages_[1].n_added_nonzero == 0
+
+
+def test_null_directions_of_residues_are_none_of_another_level(rng):
+    V = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    rows, others = rng.normal(size=(500, 8)), rng.normal(size=(200, 8))
+    rows[:, 4:] -= rows[:, 4:] @ np.outer(V[:, 0], V[:, 0])
+    others[:, 4:] -= others[:, 4:] @ np.outer(V[:, 0], V[:, 0]) * (1 - 1e-6)
+    moments = Moments([4, 4]).update(rows.astype(np.float32)).update(others, level="x")
+    how = {"residual_level": "x", "residual_sizes": (4,)}
+    assert ReverseDistiller(**how).fit_moments(moments).stages_[1].n_added_nonzero == 3
+
+
+def test_directions_within_the_rounding_of_their_level_are_zero(rng):
+    """Of rows that were rounded to float16, a null direction varies by that much."""
+    rows = uncorrelated(rng)
+    others = rng.normal(size=(500, 8))
+    others[:, [3, 7]] = 1 + 1e-7 * others[:, [3, 7]]
+    how = {"rotate_base": "x", "residual_level": "x", "residual_sizes": (4,)}
+    for kind, n in (("float64", 4), ("float16", 3)):
+        moments = Moments([4, 4]).update(rows).update(others, level="x")
+        moments._kinds = {"x": ("float64", kind)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            distiller = ReverseDistiller(**how).fit_moments(moments)
+        assert [stage.n_added_nonzero for stage in distiller.stages_] == [n, n]
+
+
+def test_threads_that_add_to_levels_at_once_lose_nothing(rows, monkeypatch):
+    add_rows = _products_numpy.add_rows
+
+    def slowly(*args):
+        time.sleep(0.01)  # in which the other threads arrive
+        add_rows(*args)
+
+    moments = Moments(SIZES)
+    names = ["residue", "a", "b", "a", "c", "residue", "d", "b"]
+    with monkeypatch.context() as slow, ThreadPoolExecutor(8) as threads:
+        slow.setattr(_products_numpy, "add_rows", slowly)
+        list(threads.map(lambda name: moments.update(rows, level=name), names))
+    assert {name: level.n for name, level in moments.levels.items()} == {
+        name: 400 * names.count(name) for name in names
+    }
+    assert moments.n_rows == 800
+
+
+def test_threads_that_merge_at_once_lose_nothing(rows, monkeypatch):
+    merge = Level.merge
+
+    def slowly(*args):
+        time.sleep(0.01)
+        merge(*args)
+
+    moments, parts = Moments(SIZES), [Moments(SIZES).update(rows, level=x) for x in "abcab"]
+    parts += [Moments(SIZES).update(rows)] * 3
+    with monkeypatch.context() as slow, ThreadPoolExecutor(8) as threads:
+        slow.setattr(Level, "merge", slowly)
+        list(threads.map(moments.merge, parts))
+    found = {name: level.n for name, level in moments.levels.items()}
+    assert found == {"residue": 1200, "a": 800, "b": 800, "c": 400}
+    assert moments.n_rows == 1200
+
+
+def test_columns_by_variance_in_two_runs_are_no_stages(rng):
+    """All of the larger model's columns first: no prefix is that model's alone."""
+    rows = rng.normal(size=(400, 5)) * [2, 1, 9, 8, 7]
+    moments = Moments((2, 3), block_names=("esm_8M", "esm_35M")).update(rows)
+    how = {"residual_sizes": (3,), "rotate_base": True}
+    names = ReverseDistiller(order="variance", **how).fit_moments(moments).get_feature_names_out()
+    assert [name.partition("__")[0] for name in names] == ["rd_esm_35M"] * 3 + ["rd_esm_8M"] * 2
+    assert resolve_prefixes(None, 5, names).tolist() == [1, 2, 3, 5]
+    plain = ReverseDistiller(**how).fit_moments(moments).get_feature_names_out()
+    assert resolve_prefixes(None, 5, plain).tolist() == [2, 5]
+
+
+@pytest.mark.parametrize("with_residues", [False, True])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])
+def test_a_merge_that_was_cut_off_between_two_levels_says_so(
+    rows, other, monkeypatch, tmp_path, with_residues, fault
+):
+    moments = Moments(SIZES).update(rows).update(other, level="a")
+    theirs = Moments(SIZES).update(other, level="a").update(other, level="b")
+    if with_residues:
+        theirs.update(rows)
+    before, merge, calls = pickle.dumps(theirs), Level.merge, []
+
+    def cut_off(level, added):
+        calls.append(level)
+        if len(calls) == 2 + with_residues:  # of a, b
+            raise fault
+        merge(level, added)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Level, "merge", cut_off)
+        with pytest.raises(fault):
+            moments.merge(theirs)
+    assert "b" not in moments.levels and moments.levels["a"].n == 600  # a part counts
+    for call in (
+        lambda: moments.update(other, level="c"),
+        lambda: moments.merge(theirs),
+        lambda: theirs.merge(moments),
+        lambda: moments.save(tmp_path / "m"),
+        lambda: ReverseDistiller(residual_level="a").fit_moments(moments),
+    ):
+        with pytest.raises(RuntimeError, match="in the middle of an update"):
+            call()
+    assert theirs.levels == pickle.loads(before).levels
+    theirs.check_whole()

@@ -14,6 +14,7 @@ from huggingface_hub import errors as hub_errors
 from numpy.testing import assert_array_equal
 
 from revdist_sklearn import Moments, ReverseDistiller, UploadError
+from revdist_sklearn.cli._stages import describe_stages
 
 SECRET = "hf_" + "aB3" * 11
 PROVENANCE = {
@@ -89,6 +90,23 @@ def test_what_is_uploaded_loads_again(hub, distiller):
     again = ReverseDistiller.from_pretrained(folder)
     assert_array_equal(again.transform(X), distiller.transform(X))
     assert SECRET not in "".join(p.read_bytes().decode("latin-1") for p in folder.iterdir())
+
+
+def test_an_order_by_variance_is_told_by_the_columns_that_it_gives(hub):
+    """The chain behind it is as wide as the last of them stands in the order of stages."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 12)) * [0.1, 9, 1, 1, 1, 1, 1, 1, 9, 9, 9, 9]
+    distiller = ReverseDistiller((4, 8), order="variance", n_components=5).fit(X)
+    n_base = int(np.sum(distiller.column_order_ < 4))
+    assert distiller.stages_[-1].width > 5 > n_base > 0
+    card = card_of(hub, distiller)
+    assert hub.calls[-1][2]["commit_message"] == "Reverse distiller of 5 columns, float64"
+    assert "to one nested embedding of 5 columns" in card
+    assert f"| 1 | 4 | {n_base} | {n_base} | the base |" in card
+    assert f"| 2 | 8 | 5 | {5 - n_base} |" in card
+    assert "columns come by their variance" in card
+    base, second = describe_stages(distiller)
+    assert (base["width"], second["width"], second["n_added"]) == (n_base, 5, 5 - n_base)
 
 
 def test_branch_privacy_message_and_type(hub, distiller):
