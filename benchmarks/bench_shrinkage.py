@@ -51,6 +51,7 @@ from revdist_sklearn import ESMFeaturizer, ReverseDistiller, corpus_moments
 from revdist_sklearn.datasets import load_uniprot_sample
 from revdist_sklearn.evaluation._rows import Rows
 from revdist_sklearn.evaluation._run import score_rows
+from revdist_sklearn.evaluation._summary import proteins_of
 from revdist_sklearn.method._chain import principal_directions
 
 METRIC = "Spearman"
@@ -200,11 +201,16 @@ def main():
         both = ReverseDistiller(residual_sizes=(sizes[-1] // 3,)).fit_moments(of_layers)
         axes = principal_directions(of_layers.residue.covariance)[1]
     seconds = {"moments": time.perf_counter() - start}
-    found, proteins = scans(given.scans, featurizer, False)
+    found, named = scans(given.scans, featurizer, False)
+    proteins = proteins_of({name: table.wild_type for name, table in found.items()}, named)
     scores: dict = {}
     for scan in sorted(found, key=str.lower):
         begun = time.perf_counter()
-        table = fewer(singles(scan, found[scan], least=300), given.rows)
+        table = singles(scan, found[scan], least=300)
+        if table is None:
+            print(f"{scan}: too few single substitutions, left out", flush=True)
+            continue
+        table = fewer(table, given.rows)
         X = np.asarray(featurizer.transform(table.sequences), dtype=np.float64)
         rows = [
             prefix_rows(name, transform(X), widths, everyone, **how)

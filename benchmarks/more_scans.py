@@ -93,16 +93,16 @@ def of_swat(clone, name):
 
 
 def of_rbd(clone):
-    """Return wild type and rows: expression of the domain, the mean of two libraries."""
+    """Return wild type and rows: expression of the domain, the mean of libraries that have it."""
     lines = csv.DictReader(
         io.StringIO(text_of(clone, "MaveDB_upload/score-set_expression_mut.csv"))
     )
     rows = []
     for line in lines:
         named = re.fullmatch(r"p\.([A-Z][a-z]{2})(\d+)([A-Z][a-z]{2})", line["hgvs_pro"])
-        if named and line["library"] == "1" and named[3] in LETTERS:
+        if named and named[3] in LETTERS:
             rows.append((LETTERS[named[1]] + named[2] + LETTERS[named[3]], line["average"]))
-    found = measured(rows)
+    found = measured(dict(rows).items())  # a line a library, of one average
     letters = {position: letter for letter, position, _, _ in found}
     if sorted(letters) != list(range(1, len(letters) + 1)):
         raise ValueError("RBD: there are positions without a mutation.")

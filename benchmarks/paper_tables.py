@@ -56,10 +56,11 @@ from revdist_sklearn.evaluation._rows import Rows
 from revdist_sklearn.evaluation._run import Plan, score_rows
 from revdist_sklearn.evaluation._summary import (
     _over_data_sets,
+    enough_is_tested,
+    few_tested,
     format_summary,
     proteins_of,
     summarise,
-    tests_enough,
 )
 from revdist_sklearn.evaluation._table import variants_of
 from revdist_sklearn.method._level import Level
@@ -210,7 +211,7 @@ def ablations(data_sets, seed=0):
     for split in PLAN.kinds:
         by_name: dict[str, dict] = {}
         for scan, data_set in data_sets.items():
-            if not tests_enough(data_set["rows"], split):
+            if not enough_is_tested(data_set["rows"], split):
                 continue
             for row in data_set["rows"]:
                 if row["split"] == split and row["kind"] == "ablation":
@@ -276,7 +277,7 @@ def main():
             f"\n{name}, {len(table):,} rows\n{format_scores({name: data_sets[name]})}", flush=True
         )
     summary = summarise(data_sets, METRIC)
-    print("\n" + format_summary(summary))
+    print("\n" + "\n".join([format_summary(summary), *few_tested(data_sets)]))
     tried = ablations(data_sets)
     print(f"\n| what is varied | {' | '.join(f'{s} folds | difference' for s in PLAN.kinds)} |")
     print("|---" * (1 + 2 * len(PLAN.kinds)) + "|")

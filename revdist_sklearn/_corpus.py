@@ -378,7 +378,7 @@ def _are_variants(sequences):
 
 
 def corpus_fingerprint(featurizer, sequences, mutants=None):
-    """Return a text that is the same exactly where moments of residues are, with its defaults.
+    """Return a text that is the same exactly where moments of a corpus are, with its defaults.
 
     Parameters
     ----------

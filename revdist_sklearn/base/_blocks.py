@@ -73,18 +73,17 @@ class Blocks:
 
     @classmethod
     def nested(cls, columns):
-        """Return the blocks of columns that come model by model, smallest first, or None.
+        """Return the blocks of columns that come model by model, or None.
 
-        By their names: there are several blocks, none comes twice, and numbers ascend, those of
-        a block's columns and those in which names of blocks differ. Columns by variance have
-        these in another order, and where they do not, no name tells.
+        By their names: there are several blocks, none comes twice, and the numbers of a block's
+        columns ascend. Columns by variance are in another order, and where they are not, no
+        name tells.
         """
         columns = None if columns is None else list(columns)
         blocks = cls.of_columns(columns)
         if blocks is None or not len(set(blocks.names)) == len(blocks) > 1:
             return None
-        runs = (columns[block] for block in blocks.slices)
-        ascend = all(map(_ascend, (*runs, blocks.names)))
+        ascend = all(_ascend(columns[block]) for block in blocks.slices)
         return blocks if ascend else None
 
     def __len__(self):

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 # Those that a system has: Windows has no hang-up.
 SIGTERM, SIGHUP = signal.SIGTERM, getattr(signal, "SIGHUP", None)
@@ -68,21 +68,22 @@ def held_back():
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[tuple] = []
-    numbers = [n for n in (signal.SIGINT, SIGTERM, SIGHUP) if n is not None]
-    before = {}
-    for number in numbers:
-        handler = signal.getsignal(number)
-        if handler not in (None, signal.SIG_IGN):
-            before[number] = handler
-            signal.signal(number, lambda *call: came.append(call))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number, _ in came[:1]:
+    came: dict[int, None] = {}
+
+    def send_again():
+        for number in came:
             signal.raise_signal(number)
+
+    with ExitStack() as stack:  # which ends in reverse order, whatever is raised meanwhile
+        stack.callback(send_again)
+        for number in (signal.SIGINT, SIGTERM, SIGHUP):
+            if number is None:
+                continue
+            handler = signal.getsignal(number)
+            if handler not in (None, signal.SIG_IGN):
+                stack.callback(signal.signal, number, handler)
+                signal.signal(number, lambda number, frame: came.setdefault(number))
+        yield
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """``revdist evaluate``: scores of all representations on measured variants."""
 
 import time
+from argparse import ArgumentTypeError
+from contextlib import contextmanager
 from pathlib import Path
 
 from sklearn.base import clone
@@ -8,6 +10,7 @@ from tqdm.auto import tqdm
 
 from .. import ReverseDistiller, corpus_moments
 from .._corpus import warn_if_few_proteins
+from ..base._notes import add_note
 from ..base._units import as_size
 from ..evaluation._data_set import Family
 from ..evaluation._files import (
@@ -25,7 +28,7 @@ from ..evaluation._page import page
 from ..evaluation._pictures import pictures_of
 from ..evaluation._rows import widths_of
 from ..evaluation._run import Plan
-from ..evaluation._summary import format_summary, summarise
+from ..evaluation._summary import few_tested, format_summary, summarise
 from ..prefix._search import ALPHAS
 from ._messages import note, say
 from ._options import (
@@ -113,7 +116,12 @@ def add_arguments(parser):
 
 def sizes(text):
     """Return the numbers of a list with commas."""
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ArgumentTypeError(
+            f"{text!r} is no list of integers with commas, such as 16,48,96"
+        ) from error
 
 
 def run(arguments):
@@ -152,7 +160,7 @@ def run(arguments):
     metrics = {data_set["metric"] for data_set in data_sets.values()}
     summary = [row for metric in sorted(metrics) for row in summarise(data_sets, metric)]
     if len(data_sets) > 1:
-        say(format_summary(summary))
+        say("\n".join([format_summary(summary), *few_tested(data_sets)]))
     figures = {
         "models": list(family.moments.blocks.labels),
         "distiller": arguments.distiller[0] if arguments.distiller else f"fitted on {corpus}",
@@ -230,12 +238,16 @@ def _data_sets(arguments, files, family, plan, reading, failed):
         "models": family.featurizer.models,
         "sources": [m.source for m in family.featurizer.embedding_plan("residue").members],
         "distiller": arguments.distiller[0] if arguments.distiller else None,
+        "censored": arguments.censored,
     }
     if folder is not None and source["distiller"] is None:
         source["distiller"] = str(Path(arguments.output) / "distiller")
         family.distiller.save_pretrained(source["distiller"])
-    data_sets = {}
-    with tqdm(total=len(files), unit="file", disable=len(files) == 1 or None, leave=False) as bar:
+    data_sets: dict = {}
+    with (
+        _telling_what_is_done(folder),
+        tqdm(total=len(files), unit="file", disable=len(files) == 1 or None, leave=False) as bar,
+    ):
         for file, figures, fault, was_kept in evaluate_files(
             files,
             family,
@@ -258,6 +270,20 @@ def _data_sets(arguments, files, family, plan, reading, failed):
         told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
         raise ValueError(told if len(files) == 1 else f"No file could be scored.\n{told}")
     return data_sets
+
+
+@contextmanager
+def _telling_what_is_done(folder):
+    """Add to an interruption what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        done = 0 if folder is None else len([*folder.glob("*.json")])
+        kept = "Nothing is kept; with --output FOLDER the same command would go on from it."
+        if folder is not None:
+            kept = f"{done} data sets are in {folder}; the same command goes on from there."
+        add_note(error, kept)
+        raise
 
 
 def _write(folder, figures, family):

@@ -1,7 +1,7 @@
 """``revdist fit``: a distiller from a corpus."""
 
 from .. import ReverseDistiller, fit_on_corpus
-from .._corpus import MUTANTS, mutants_for
+from .._corpus import MUTANT_PROTEINS, MUTANTS, mutants_for
 from ..method._distiller_file import check_folder as check_holds_nothing_else
 from ._messages import note, say
 from ._options import (
@@ -61,8 +61,9 @@ def add_arguments(parser):
         "--mutants",
         type=int,
         metavar="N",
-        help=f"random single substitutions of each of 240 proteins of the corpus, where an option "
-        f"names mutants; they are embedded too (default: {MUTANTS})",
+        help=f"random single substitutions of each of {MUTANT_PROTEINS} proteins of the corpus, "
+        "where an option names mutants; they are embedded too, in a pass of its own "
+        f"(default: {MUTANTS})",
     )
     parser.add_argument(
         "--checkpoint",
@@ -95,7 +96,7 @@ def run(arguments):
         order=arguments.order,
     )
     mutants = mutants_for(distiller, arguments.mutants)
-    if mutants_for(distiller) is None and mutants is not None:
+    if arguments.mutants is not None and mutants_for(distiller) is None:
         raise ValueError(
             f"--mutants {mutants} has no part without --residual-level mutant or --rotate-base "
             "mutant; leave it out, or give one of them."

@@ -75,7 +75,7 @@ TRAINED_ON = {
 
 def _distiller(source):
     distiller = ReverseDistiller.from_pretrained(source)
-    say(f"A distiller, {distiller.regressor}: {source}")
+    say(f"A distiller, {distiller.regressor}{_how(distiller)}: {source}")
     say(format_stages(describe_stages(distiller)))
     say(f"Rows of the fit: {distiller.n_samples_seen_:,}")
     say(f"In what is embedded by it: distiller {digest_of_distiller(distiller)[:16]}")
@@ -90,6 +90,19 @@ def _distiller(source):
         say(f"Error of its columns by rounding: {error:.2g} of their spread (root mean square)")
 
 
+def _how(distiller):
+    """Return what a distiller does otherwise than by default."""
+    told = []
+    if distiller.residual_level != "residue":
+        told.append(f"directions by {distiller.residual_level}s")
+    if distiller.rotate_base:
+        level = "residue" if distiller.rotate_base is True else distiller.rotate_base
+        told.append(f"base turned by {level}s")
+    if distiller.order != "stage":
+        told.append(f"columns by {distiller.order}")
+    return "".join(f", {each}" for each in told)
+
+
 def _print_provenance(provenance):
     if provenance is None:
         say("Models and corpus: not known (fitted on rows).")
@@ -102,6 +115,9 @@ def _print_provenance(provenance):
             f"Corpus: {corpus['n_proteins']:,} proteins, {corpus['n_residues']:,} residues "
             f"({corpus['digest'][:16]})"
         )
+        if mutants := corpus.get("mutants"):
+            n = f"{mutants['n_proteins']:,} proteins"
+            say(f"Mutants: {mutants['n_per_protein']} of each of {n}")
     say(f"Written by revdist_sklearn {provenance['version']}")
 
 

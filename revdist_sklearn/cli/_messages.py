@@ -41,6 +41,7 @@ PHRASES = {
     r"a float in the range \[(\d+)\.0, inf\)": r"a number of \1 or more",
     r"\(load_uniprot_sample, and the shell's default\)": "(what is taken without --fasta)",
     r" \(fit_on_corpus\)": "",
+    r"Give block_sizes, the width .* columns named <block>__<column>; a family": "A family",
     r"ReverseDistiller\.save_pretrained or `revdist fit`": "`revdist fit`",
     r"save it again with ReverseDistiller\.save_pretrained": "write it again with `revdist fit`",
     r"write it with Moments\.save": "`revdist fit --checkpoint` writes it",

@@ -200,6 +200,7 @@ def _write(arguments, variants, choice, names, sequences, mean, std):
         "notes": variants.notes,
         "wild_type": wild,
         "first_position": 1 + variants.offset,
+        "lower_is_better": arguments.lower_is_better,
     }
     picture, model = _picture(choice, variants), io.BytesIO()
     joblib.dump(choice.model, model)

@@ -29,6 +29,8 @@ from ._run import LEAST_ROWS, rows_for_head, score_rows
 from ._verdict import code, verdict
 
 TABLE = "position, wild type, mutant"
+# Rows of a fold below which its score says little.
+FEW_TESTED = 10
 # Variants by which the seconds of a model are measured.
 SAMPLE = 16
 
@@ -249,41 +251,50 @@ def rows_of(variants, X, family, *, curve=None, notes):
     return [*zero_shot, *rows]
 
 
-def scored_alone(variants):
+def scored_alone(variants, family):
     """Return the variants of which models can say how likely they are, without the others.
 
     Parameters
     ----------
     variants : Variants
 
+    family : Family
+
     Returns
     -------
     variants : Variants
         Without those that have another letter than the twenty amino acids in the place of a
-        mutation; all of them where these are more than half, or there is no wild type.
+        mutation. All of them where no scores can be had or are wanted, or these are more than
+        half or leave too few.
 
     note : str or None
         What is to be said of those that are left out.
     """
     wild = variants.wild_type
+    lengths = set(map(len, variants.sequences))
+    if not family.scores or wild is None or lengths != {len(wild)}:
+        return variants, None
     known = set(AMINO_ACIDS)
 
     def can_be(sequence):
-        if wild is None or len(sequence) != len(wild):
-            return True
         pairs = zip(wild, sequence, strict=True)
         return all({old, new} <= known for old, new in pairs if old != new)
 
     odd = [i for i, sequence in enumerate(variants.sequences) if not can_be(sequence)]
-    if not odd or 2 * len(odd) > len(variants):
+    n = len(variants)
+    if not odd or 2 * len(odd) > n or n - len(odd) < LEAST_ROWS:
+        return variants, None
+    if family.without_head() is not None:
         return variants, None
     text = (
-        f"{len(odd)} of {len(variants)} variants have another letter than the twenty amino acids "
-        f"in the place of a mutation and no score of the models: "
-        f"{listed(variants.labels[i] for i in odd)}. They are left out, so that all rows are of "
-        "the same variants; --no-scores leaves out the scores instead."
+        f"{len(odd)} of {n} variants have another letter than the twenty amino acids in the place "
+        f"of a mutation and no score of the models: {listed(variants.labels[i] for i in odd)}. "
+        "They are left out, so that all rows are of the same variants; --no-scores leaves out "
+        "the scores instead."
     )
-    return variants.take(np.setdiff1d(np.arange(len(variants)), odd)), text
+    kept = variants.take(np.setdiff1d(np.arange(n), odd))
+    left = variants.counts["left out"] + int(variants.n_replicates[odd].sum())
+    return replace(kept, counts={**variants.counts, "left out": left}), text
 
 
 def _scores(variants, family, notes):
@@ -339,11 +350,9 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
         As the featurizer and the splits.
     """
     notes = list(variants.notes)
-    if family.scores and variants.task != "residues":
-        variants, note = scored_alone(variants)
-        if note is not None:
-            notes.append(note)
-            check_enough(variants)
+    if variants.task != "residues":
+        variants, note = scored_alone(variants, family)
+        notes += [] if note is None else [note]
     if variants.task == "residues":
         X = embedded_residues(family.featurizer, variants.sequences)
         groups = residue_rows(variants, X, family)
@@ -353,6 +362,7 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
     groups, left_out = rows_for_head(groups, plan.head, notes)
     rows = score_rows(variants, groups, plan, notes=notes, progress=progress)
     metric = next(iter(rows[0]["scores"]))
+    notes += few_in_folds(rows)
     costs, wild_type = family.costs(variants.sequences), getattr(variants, "wild_type", None)
     lines, choice = verdict(rows, metric, costs)
     return {
@@ -366,20 +376,46 @@ def evaluate_variants(variants, family, plan, *, curve=None, source=None, progre
         "costs": costs,
         "verdict": lines,
         "choice": choice["row"],
-        "code": _code(choice, variants, source, notes),
+        "code": _code(choice, variants, source, plan.head, notes),
         "rows": rows,
         "left_out": left_out,
     }
 
 
-def _code(choice, variants, source, notes):
+def _code(choice, variants, source, head, notes):
     if source is None or variants.task == "residues":
+        return None
+    if head is not None:
+        notes.append("No lines of Python: they fit ridge, and --head was given.")
         return None
     if variants.is_made or source["path"] == STANDARD_INPUT:
         why = "the table has none" if variants.is_made else "standard input is read once"
         notes.append(f"No lines of Python: they read sequences from a file, and {why}.")
         return None
-    return code(choice, task=variants.task, **source)
+    source = dict(source)
+    has_limits = source.pop("censored", "limit") == "limit" and variants.counts["censored"] > 0
+    return code(choice, task=variants.task, has_limits=has_limits, **source)
+
+
+def few_in_folds(rows):
+    """Return a sentence for each kind of split whose folds test few rows.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Results of one data set.
+    """
+    found: dict[str, float] = {}
+    for row in rows:
+        if row["n_train"] is None:
+            n_folds = len(next(iter(row["scores"].values())))
+            found.setdefault(row["split"], row["n_tested"] / n_folds)
+    return [
+        f"Folds by {kind!r} test {n:.0f} rows each: what is scored on so few is hardly told from "
+        "chance."
+        for kind, n in found.items()
+        if n < FEW_TESTED
+    ]
 
 
 def check_enough(variants):

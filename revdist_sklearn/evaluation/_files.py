@@ -34,7 +34,7 @@ def tables_of(paths):
     Parameters
     ----------
     paths : sequence of path-like
-        Of a folder its tables are taken, by name; no folders in it.
+        Of a folder its tables are taken, by name; no ``.txt`` files and no folders in it.
 
     Returns
     -------
@@ -50,7 +50,8 @@ def tables_of(paths):
         if str(path) == "-" or not Path(path).is_dir():
             files.append(str(path))
             continue
-        found = sorted(str(p) for p in Path(path).iterdir() if p.name.lower().endswith(ENDINGS))
+        inside = (p for p in Path(path).iterdir() if p.suffix.lower() != ".txt")  # notes
+        found = sorted(str(p) for p in inside if p.name.lower().endswith(ENDINGS))
         if not found:
             raise ValueError(f"The folder {path} has no table ({', '.join(ENDINGS)}).")
         files += found
@@ -146,9 +147,13 @@ def prepared_table(file, featurizer, reading):
         than folds inside of folds need.
     """
     wild_type = reading.get("wild_type")
-    if isinstance(wild_type, list):
-        wild_type = partial(wild_type_of, file, wild_type)
+    records = wild_type if isinstance(wild_type, list) else []
+    if records:
+        wild_type = partial(wild_type_of, file, records)
     table = without_stops(read_table(file, **{**reading, "wild_type": wild_type}))
+    taken = [name for name, text in records if text.upper() == table.wild_type]
+    if taken:
+        table.notes.append(f"The wild type is the record {shown(taken[0])}.")
     if found := nucleotides(table.sequences):
         raise ValueError(
             f"{len(found)} of {len(table)} sequences are DNA or RNA by their letters: "

@@ -66,7 +66,8 @@ def ndcg(y, predictions):
     Returns
     -------
     gains : ndarray of shape (n_candidates,)
-        0 for fewer than ten rows, as in ProteinGym, and NaN where all values are equal.
+        NaN for fewer than ten rows, of which none counts (ProteinGym has 0), and where all values
+        are equal.
 
     Examples
     --------
@@ -77,9 +78,7 @@ def ndcg(y, predictions):
     [1.0, 0.021]
     """
     n_candidates, k = predictions.shape[1], len(y) // ONE_IN
-    if not k:
-        return np.zeros(n_candidates)
-    if np.ptp(y) == 0:
+    if not k or np.ptp(y) == 0:
         return np.full(n_candidates, np.nan)
     gains = ((y - y.min()) / np.ptp(y))[None]
     return np.array([ndcg_score(gains, column[None], k=k) for column in predictions.T])

@@ -103,6 +103,7 @@ def page(figures, pictures=()):
             parts.append(f"<h3>In Python</h3><pre>{escape(data_set['code'])}</pre>")
     if figures["summary"]:
         parts.append("<h2>Over all data sets</h2>" + _summary_html(figures["summary"]))
+        parts += [f"<p>{escape(told)}</p>" for told in few_tested(figures["data_sets"])]
     parts += [_picture(*each) for each in pictures if each[0] == ""]
     parts.append(f"<p><small>{escape(_made(figures))}</small></p>")
     return (
@@ -217,8 +218,7 @@ def _summary_html(summary):
     body = [
         [escape(each["rows"]), escape(each["split"]), escape(described(each))] for each in summary
     ]
-    told = "".join(f"<p>{escape(sentence)}</p>" for sentence in few_tested(summary))
-    return _table(["rows", "split", escape(summary[0]["metric"])], body) + told
+    return _table(["rows", "split", escape(summary[0]["metric"])], body)
 
 
 def _picture(_, caption, svg):

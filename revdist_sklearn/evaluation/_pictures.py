@@ -9,6 +9,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from ..base._drawing import remove_legend
 from ..prefix._curve_display import PrefixCurveDisplay
 from ..variants._landscape_display import LandscapeDisplay
+from ._summary import enough_is_tested
 from ._verdict import preferred_split
 
 # Residues of a protein whose landscape is drawn, and of a row of it.
@@ -41,10 +42,13 @@ def pictures_of(figures, family):
     found = []
     for name, data_set in figures["data_sets"].items():
         rows, metric = data_set["rows"], data_set["metric"]
-        ends = ", ".join(f"{each['block']} at {each['width']}" for each in figures["stages"])
+        stages, lines = figures["stages"], "the widths that are compared"
+        if [each["width"] for each in stages] == figures["stage_dims"]:
+            ends = ", ".join(f"{each['block']} at {each['width']}" for each in stages)
+            lines = f"where models of the family end, {ends}"
         caption = (
-            f"Score against prefix. Dashed lines: where models of the family end, {ends}. Bands: "
-            "standard deviation over folds and seeds."
+            f"Score against prefix. Dashed lines: {lines}. Bands: standard deviation over folds "
+            "and seeds."
         )
         found.append((name, caption, as_svg(*draw_prefixes(rows, metric, figures["stage_dims"]))))
         if len(figures["stage_dims"]) > 1:
@@ -62,11 +66,14 @@ def pictures_of(figures, family):
             having = {
                 name: each
                 for name, each in figures["data_sets"].items()
-                if any(row["split"] == split for row in each["rows"])
+                if enough_is_tested(each["rows"], split)
+                and any(row["split"] == split for row in each["rows"])
             }
             caption = f"How often each row is ahead of each other one, {split} folds."
             found.append(("", caption, as_svg(draw_wins(having, metric, split))))
-    found.append(("", "Spectra of the residuals, stage by stage.", as_svg(draw_spectra(figures))))
+    if len(figures["stages"]) > 1:
+        caption = "Spectra of the residuals, stage by stage."
+        found.append(("", caption, as_svg(draw_spectra(figures))))
     return found
 
 

@@ -150,10 +150,8 @@ def choose(variants, family, *, seed=0):
         classes.
     """
     check_variants(variants)
-    notes = []
-    if family.scores:
-        variants, note = scored_alone(variants)
-        notes += [] if note is None else [note]
+    variants, note = scored_alone(variants, family)
+    notes = [] if note is None else [note]
     parts = transformers(family, variants.wild_type, variants.offset)
     kind, folds, note = _folds(variants, seed)
     notes += [] if note is None else [note]
@@ -202,12 +200,13 @@ def check_variants(variants):
     """Raise where variants are none that can be chosen for."""
     if variants.task != "regression":
         raise ValueError(
-            f"{variants.name} has classes; a ranking needs numbers. `revdist evaluate` scores "
-            "classes."
+            f"{variants.name} has classes; a ranking needs numbers. --task regression takes 0 "
+            "and 1 as numbers, and `revdist evaluate` scores classes."
         )
     if variants.wild_type is None:
         raise ValueError(
-            f"The wild type of {variants.name} is not known; give its sequence with --wild-type."
+            f"The wild type of {variants.name} is not known; give its sequence with --wild-type. "
+            "What is ranked are variants of one protein."
         )
     for sequence, label in zip(variants.sequences, variants.labels, strict=True):
         if len(sequence) != len(variants.wild_type):
@@ -227,7 +226,11 @@ def _folds(variants, seed):
         why = f"they test {n_tested} of {len(variants)} rows alone."
     except ValueError as error:
         why = str(error)
-    return "random", splits(variants, "random", seed=seed), f"No folds by position: {why}"
+    text = (
+        f"No folds by position: {why} What is predicted of positions without a measurement is "
+        "not tested."
+    )
+    return "random", splits(variants, "random", seed=seed), text
 
 
 def cheapest_of_the_best(scores):

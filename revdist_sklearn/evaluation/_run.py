@@ -234,6 +234,7 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
                         "n_train": n_train,
                         "folds": folds,
                         "n_tested": int(sum(len(part.test) for part in parts)),
+                        "n_distinct": len(np.unique(np.concatenate([p.test for p in parts]))),
                         "scores": of_row,
                         "mean": {m: rounded(_over(np.mean, s)) for m, s in of_row.items()},
                         "std": {m: rounded(_over(np.std, s)) for m, s in of_row.items()},

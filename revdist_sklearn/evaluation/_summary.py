@@ -10,6 +10,8 @@ from ..embedding._sequences import listed
 N_RESAMPLES = 10_000
 # Of fewer proteins the bootstrap tells nothing.
 LEAST_PROTEINS = 6
+# Kinds of splits that leave out rows which have a position on both sides.
+BY_POSITION = "position", "contiguous", "modulo"
 # Residues of a wild type from which on being part of another one is no chance.
 LEAST_PART = 20
 # Kinds of rows at one width that are compared, the first with the second.
@@ -48,13 +50,16 @@ def comparisons(results):
         if len(rows) > 2:
             steps.append((rows[0], rows[-1]))
         pairs += [(claim, large, small) for small, large in steps]
+    smallest = min(
+        (r["width"] for r in results if r["kind"] == "distilled" and r["in_table"]), default=0
+    )
     for ours, other, claim in AT_ONE_WIDTH:
         for width, row in sorted(of_kind.get(ours, {}).items()):
             rival = of_kind.get(other, {}).get(width)
             if rival is None or not row["in_table"]:
                 continue
             # At the width of the smallest model both may be that model itself.
-            if width > min(of_kind[ours]) or row["scores"] != rival["scores"]:
+            if width > smallest or row["scores"] != rival["scores"]:
                 pairs.append((claim, row, rival))
     tables = of_kind.get("mutation", {}).values()
     best = [row for _, row in sorted(of_kind.get("distilled", {}).items())][-1:]
@@ -118,7 +123,8 @@ def proteins_of(wild_types, named):
     {'b': 'GB1', 'a': 'GB1', 'c': 'MK', 'd': 'd'}
     """
     found = dict(named)
-    for name, own in wild_types.items():
+    # The longest first: what is part of it is found to be so, in whatever order.
+    for name, own in sorted(wild_types.items(), key=lambda each: -len(each[1] or "")):
         known = ((protein, wild_types.get(other)) for other, protein in found.items())
         same = [protein for protein, its in known if own and its and _are_of_one(own, its)]
         found.setdefault(name, same[0] if same else own or name)
@@ -130,10 +136,11 @@ def _are_of_one(one, other):
     return short == long or (len(short) >= LEAST_PART and short in long)
 
 
-def tests_enough(rows, split):
-    """Return whether a kind of split tests half of what any other does, so that it counts.
+def enough_is_tested(rows, split):
+    """Return whether a kind of split tests half of the rows that any other does.
 
-    Of several mutations a row, folds by position may test few rows, whose score says little.
+    Of several mutations a row, folds by position may test few, whose score says little. Other
+    kinds, such as that by number of mutations, test what they are asked to.
 
     Parameters
     ----------
@@ -146,15 +153,37 @@ def tests_enough(rows, split):
     -------
     is_enough : bool
     """
-    tested = {row["split"]: row["n_tested"] for row in rows if row["n_train"] is None}
-    return 2 * tested.get(split, 0) >= max(tested.values(), default=0)
+    tested = {row["split"]: row["n_distinct"] for row in rows if row["n_train"] is None}
+    return split not in BY_POSITION or 2 * tested.get(split, 0) >= max(tested.values(), default=0)
+
+
+def few_tested(data_sets):
+    """Return a sentence for each kind of split in which data sets do not count.
+
+    Parameters
+    ----------
+    data_sets : dict of str to dict
+
+    Returns
+    -------
+    sentences : list of str
+    """
+    found: dict[str, list] = {}
+    for name, data_set in data_sets.items():
+        for split in dict.fromkeys(row["split"] for row in data_set["rows"]):
+            if not enough_is_tested(data_set["rows"], split):
+                found.setdefault(split, []).append(name)
+    return [
+        f"{split} folds test few rows of {listed(names)}, which are left out there."
+        for split, names in found.items()
+    ]
 
 
 def summarise(data_sets, metric, *, seed=0):
     """Return for each comparison and kind of split how many data sets it holds on.
 
-    Data sets of which a kind of split tests few rows are left out in it, see
-    :func:`tests_enough`.
+    Data sets of which a kind of split tests few rows are left out in it, which
+    :func:`few_tested` tells.
 
     Parameters
     ----------
@@ -174,14 +203,14 @@ def summarise(data_sets, metric, *, seed=0):
         ``claim``, ``rows``, ``split``, ``metric``, ``wins``, ``losses``, ``ties``,
         ``n_proteins``, ``share`` of wins among all, ``difference`` (mean over data sets),
         ``share_interval`` and ``difference_interval`` (None of fewer than six proteins),
-        ``p_sign``, ``few_tested`` (names of the data sets that are left out).
+        ``p_sign``.
 
     Examples
     --------
     >>> from revdist_sklearn.evaluation._summary import summarise
     >>> def row(name, width, score):
     ...     facts = {"row": name, "kind": "raw", "width": width, "split": "random"}
-    ...     facts |= {"in_table": True, "n_train": None, "n_tested": 90}
+    ...     facts |= {"in_table": True, "n_train": None, "n_distinct": 90}
     ...     return {**facts, "scores": {"spearman": [score]}}
     >>> sets = {}
     >>> for name, gain in (("x", 0.1), ("y", 0.0), ("z", -0.2)):
@@ -192,15 +221,13 @@ def summarise(data_sets, metric, *, seed=0):
     ('raw b over raw a', 2, 1, 1.0)
     """
     found: dict[tuple, dict] = {}
-    few: dict[str, list] = {}
     for name, data_set in data_sets.items():
         by_split: dict[str, list] = {}
         for row in data_set["rows"]:
             if row["n_train"] is None and metric in row["scores"]:
                 by_split.setdefault(row["split"], []).append(row)
         for split, rows in by_split.items():
-            if not tests_enough(data_set["rows"], split):
-                few.setdefault(split, []).append(name)
+            if not enough_is_tested(data_set["rows"], split):
                 continue
             for claim, compared, one, other in comparisons(rows):
                 difference = paired_difference(one, other, metric)
@@ -216,7 +243,6 @@ def summarise(data_sets, metric, *, seed=0):
             "rows": compared,
             "split": split,
             "metric": metric,
-            "few_tested": few.get(split, []),
             **_over_data_sets(list(by_set.values()), [proteins[name] for name in by_set], seed),
         }
         for (split, claim, compared), by_set in found.items()
@@ -260,16 +286,7 @@ def format_summary(summary):
         for each in summary:
             if (each["claim"], each["split"]) == (claim, split):
                 lines.append(f"  {each['rows']}: {described(each)}")
-    return "\n".join([*lines, *few_tested(summary)])
-
-
-def few_tested(summary):
-    """Return a sentence for each kind of split in which data sets do not count."""
-    found = {each["split"]: each["few_tested"] for each in summary if each["few_tested"]}
-    return [
-        f"{split} folds test few rows of {listed(names)}, which are left out there."
-        for split, names in found.items()
-    ]
+    return "\n".join(lines)
 
 
 def described(each):

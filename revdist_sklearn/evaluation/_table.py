@@ -137,7 +137,7 @@ class Variants(_Rows):
         Whether the sequences are made of the wild type and the mutations.
 
     protein : str, default=None
-        The name in the column "protein", where all rows have one.
+        The one name in the column "protein".
     """
 
     mutations: list
@@ -251,7 +251,7 @@ def read_table(
         if can_be_made and named and SEQUENCE not in header:
             del wanted["sequence_column"]
         check_columns(source, header, wanted, {"sequence_column": MAKING} if can_be_made else {})
-        if task != "residues" and header.count(PROTEIN) == 1:
+        if task != "residues" and header.count(PROTEIN) == 1 and PROTEIN not in wanted.values():
             wanted["protein"] = PROTEIN
         folds = [name for name in header if name.startswith("fold_")]
         if len(set(folds)) < len(folds):
@@ -268,13 +268,15 @@ def read_table(
     if task == "residues":
         rows = measured(account, targets)
     else:
-        task, rows, values = values_of(account, targets, task, censored)
+        lengths = None if sequences is None else list(map(len, sequences))
+        task, rows, values = values_of(account, targets, task, censored, lengths)
     if not len(rows):
         raise ValueError(
             f"{source}: none of the {len(targets)} rows has a {target_column}. Name another "
             "column with --target-column (target_column in Python)."
         )
-    protein = _protein(account, cells.columns.get(wanted.get("protein", "")), rows)
+    names = cells.columns.get(wanted.get("protein", ""))
+    protein = _protein(account, names, rows, wild_type is not None)
     if callable(wild_type):
         wild_type = wild_type(protein)
     wild_type = wild_type and _upper(wild_type.strip())
@@ -287,6 +289,10 @@ def read_table(
             [i for i in rows if not sequences[i]], f"have no {sequence_column}", "Remove them."
         )
         texts = [_upper(sequences[i]) for i in rows]
+        ending = [i for i, text in enumerate(texts) if text.endswith("*") and len(text) > 1]
+        for i in ending:
+            texts[i] = texts[i][:-1]
+        account.note(rows[ending], "have a sequence that ends in '*', left out as in FASTA files")
     groups = _Groups(rows, texts)
     if task == "residues":
         target, left = residue_labels(account, rows, groups.texts, targets, groups.number)
@@ -459,13 +465,15 @@ def _upper(text):
 # What was mutated.
 
 
-def _protein(account, cells, rows):
-    """Return the one protein that rows name, or None."""
-    names = [] if cells is None else [*dict.fromkeys(cells[i] for i in rows if cells[i])]
-    if len(names) > 1:
-        account.notes.append(
-            f"The column {PROTEIN!r} names {len(names)} proteins ({listed(map(shown, names))}) "
-            "and is not used: a table has variants of one protein. Give each a file of its own."
+def _protein(account, cells, rows, has_wild_type):
+    """Return the one protein that rows name, or None; raise of variants of several."""
+    cells = [] if cells is None else [cells[i] for i in rows if cells[i].lower() not in MISSING]
+    names = [*{name.casefold(): name for name in reversed(cells)}.values()][::-1]
+    if len(names) > 1 and (account.mutants is not None or has_wild_type):
+        raise ValueError(
+            f"{account.source}: the column {PROTEIN!r} names {len(names)} proteins "
+            f"({listed(map(shown, names))}), and a table has variants of one. Give each a file "
+            "of its own."
         )
     return names[0] if len(names) == 1 else None
 

@@ -14,6 +14,8 @@ from ..embedding._sequences import listed
 # classes these may be classes.
 MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "-", "--", "#value!", "#div/0!"}
 MISSING_BESIDE_NUMBERS = {"none", "nd", "n.d.", "missing", ".", "?"}
+# Characters of a target from which on that of a sequence's length is no chance, and no number.
+LABELS = 16
 _LIMIT = re.compile("(?:<=|>=|[<>≤≥])")
 _DECIMAL_COMMA = re.compile(r"(?:<=|>=|[<>≤≥])?\s*[+-]?[\d.]*\d,\d+(?:[eE][+-]?\d+)?")
 
@@ -79,10 +81,25 @@ def measured(account, targets, missing=MISSING):
     return np.flatnonzero(~absent)
 
 
-def values_of(account, targets, task, censored):
-    """Return the task, the rows with a measurement, and numbers or class labels of these."""
+def values_of(account, targets, task, censored, lengths=None):
+    """Return the task, the rows with a measurement, and numbers or class labels of these.
+
+    Parameters
+    ----------
+    account : Account
+
+    targets : list of str
+
+    task : {"regression", "classification"} or None
+
+    censored : {"limit", "drop"}
+
+    lengths : list of int, default=None
+        Of the sequences: targets that are as long, all of them, are labels of residues.
+    """
     column = account.target
     numbers, limits = _numbers(targets)
+    _refuse_labels(account, targets, lengths, task)
     absent = MISSING
     if task == "regression" or (task is None and not np.isnan(numbers).all()):
         absent = MISSING | MISSING_BESIDE_NUMBERS
@@ -131,6 +148,21 @@ def values_of(account, targets, task, censored):
         account.note(limited, f"have a limit as {column}, taken as the number", targets)
         _tell_far_limits(account, rows, limited, numbers, targets)
     return task, rows, numbers[rows]
+
+
+def _refuse_labels(account, targets, lengths, task):
+    """Raise where targets are labels of residues by their looks and nobody says what they are."""
+    if task is not None or lengths is None:
+        return
+    pairs = [
+        (len(t), n) for t, n in zip(targets, lengths, strict=True) if t.lower() not in MISSING
+    ]
+    if pairs and min(pairs)[0] >= LABELS and all(a == b for a, b in pairs):
+        raise ValueError(
+            f"{account.source}: each {account.target} has as many characters as its sequence has "
+            "residues. Say what they are: --task residues takes labels of residues, --task "
+            "classification or regression the whole (task in Python)."
+        )
 
 
 def _tell_far_limits(account, rows, limited, numbers, targets):
@@ -227,7 +259,12 @@ def residue_labels(account, rows, texts, targets, group):
         f"are of a sequence whose rows differ in {account.target}, and are left out",
     )
     kept = [found[g] for g in found if g not in set(unequal)]
-    check_contrast(account, {label for labels in kept for label in set(labels.tolist())})
+    names, numbers = np.unique(np.concatenate([*kept, np.array([], str)]), return_counts=True)
+    check_contrast(account, set(names.tolist()))
+    pairs = zip(names.tolist(), numbers.tolist(), strict=True)
+    account.notes.append(
+        "Labels of residues: " + listed(f"{shown(name)} ({n:,})" for name, n in pairs) + "."
+    )
     return [found[g] for g in range(len(found))], left
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..base._aliases import public_name
-from ._summary import differences, mean_score, standard_error, tests_enough
+from ._summary import differences, enough_is_tested, mean_score, standard_error
 
 # Rows that are embeddings which a pipeline of sequences gives as they stand.
 DEPLOYABLE = ("distilled", "raw")
@@ -37,16 +37,17 @@ def verdict(rows, metric, costs):
     n_folds = sum(score is not None for score in best["scores"][metric])
     able = [r for r in rows if r["kind"] in DEPLOYABLE and r["in_table"]]
     within = [r for r in able if _mean(r, metric) >= _mean(best, metric) - error]
-    top = f"the best row, {best['row']} with {_mean(best, metric):.3f}"
+    top = f"the best row with a language model, {best['row']} with {_mean(best, metric):.3f}"
     how = f"within one standard error ({error:.3f}) of {top}"
     if not within:
         within = [max(able, key=lambda r: _mean(r, metric))]
         how = f"by more than its standard error ({error:.3f}) short of {top}"
     choice = min(within, key=lambda r: (_cost(r, costs, "parameters"), r["width"]))
     if choice is best:
-        how = f"the best row, with a standard error of {error:.3f}"
+        how = f"the best row with a language model, with a standard error of {error:.3f}"
     if n_folds < 2:
-        how = f"{top}; one fold alone has a score, and no standard error"
+        how = "the best row with a language model" if choice is best else f"short of {top}"
+        how += "; one fold alone has a score, and no standard error"
     names = " and ".join(costs[i]["name"] for i in choice["members"])
     where = folds_by(kind)
     lines = [
@@ -61,9 +62,9 @@ def verdict(rows, metric, costs):
 
 def preferred_split(rows):
     """Return the kind of split that is asked first: by position where it tests enough rows."""
-    first = next(r["split"] for r in rows if r["n_train"] is None)
-    kinds = {r["split"] for r in rows if r["n_train"] is None}
-    return "position" if "position" in kinds and tests_enough(rows, "position") else first
+    kinds = list(dict.fromkeys(r["split"] for r in rows if r["n_train"] is None))
+    able = [kind for kind in kinds if enough_is_tested(rows, kind)] or kinds
+    return "position" if "position" in able else able[0]
 
 
 def _mean(row, metric):
@@ -135,25 +136,25 @@ import joblib, pandas as pd
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from revdist_sklearn import ESMFeaturizer, PrefixRidge{C}CV, ReverseDistiller, compact
-table = pd.read_csv({path!r}, sep=None, engine="python")  # without what is no {what}:
-table = table.assign(**{{{target!r}: {clean}}}).dropna(subset=[{sequence!r}, {target!r}])
-X, y = table[{sequence!r}].str.upper(), table[{target!r}]
+table = pd.read_csv({path!r}, sep=None, engine="python")  # each sequence once, without stops:
+X, y = table[{sequence!r}].str.upper().str.removesuffix("*"), {clean}
+y = y[~X.str.contains("*", regex=False, na=True)].dropna().groupby(X).agg({average})
 """
 NESTED = """\
 steps = ESMFeaturizer({models!r}), FrozenEstimator(ReverseDistiller.from_pretrained({distiller!r}))
-model = compact(make_pipeline(*steps, PrefixRidge{C}CV([{width}])).fit(X.tolist(), y))
+model = compact(make_pipeline(*steps, PrefixRidge{C}CV([{width}])).fit(y.index.tolist(), y))
 """
 ALONE = """\
 embedding = ESMFeaturizer({models!r})
-model = make_pipeline(embedding, PrefixRidge{C}CV([{width}])).fit(X.tolist(), y)
+model = make_pipeline(embedding, PrefixRidge{C}CV([{width}])).fit(y.index.tolist(), y)
 """
 END = """\
 joblib.dump(model, "model.joblib")
-print(joblib.load("model.joblib").predict(X[:3].tolist()))
+print(joblib.load("model.joblib").predict(y.index[:3].tolist()))
 """
 
 
-def code(choice, *, path, sequence, target, models, sources, distiller, task):
+def code(choice, *, path, sequence, target, models, sources, distiller, task, has_limits=False):
     """Return eleven lines of Python that fit, save and use what was recommended.
 
     Parameters
@@ -175,10 +176,19 @@ def code(choice, *, path, sequence, target, models, sources, distiller, task):
 
     task : {"regression", "classification"}
 
+    has_limits : bool, default=False
+        Whether targets such as ``>100`` are taken as numbers.
+
     Returns
     -------
     text : str
     """
+    column, average = f"table[{target!r}]", '"mean"'
+    if task == "classification":
+        clean, average = column, "lambda classes: classes.mode()[0]"
+    else:
+        text = f'{column}.astype(str).str.strip("<>≤≥= ")' if has_limits else column
+        clean = f'pd.to_numeric({text}, errors="coerce")'
     is_raw = choice["kind"] == "raw"
     text = START + (ALONE if is_raw else NESTED) + END
     if is_raw:
@@ -187,12 +197,9 @@ def code(choice, *, path, sequence, target, models, sources, distiller, task):
     return text.format(
         C="Classifier" if task == "classification" else "",
         path=str(path),
-        what="class" if task == "classification" else "number",
-        clean=f"table[{target!r}]"
-        if task == "classification"
-        else f'pd.to_numeric(table[{target!r}], errors="coerce")',
+        clean=clean,
+        average=average,
         sequence=sequence,
-        target=target,
         models=[public_name(sources[i]) for i in choice["members"]] if is_raw else models,
         distiller=str(distiller),
         width=choice["width"],

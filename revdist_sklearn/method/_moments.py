@@ -3,6 +3,7 @@
 import copy
 import os
 import threading
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -18,17 +19,25 @@ from ._sample import Sample
 
 # Means of proteins multiplied at a time.
 PROTEINS_WAITING = 1024
-FLUSH = threading.RLock()
+# A lock for each moments that are in use, beside them: moments are copied and pickled.
+GUARD = threading.Lock()
+LOCKS: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def _renew_lock():
-    """Give a forked process a lock of its own, which no thread holds that is not there."""
-    global FLUSH
-    FLUSH = threading.RLock()
+def _renew_locks():
+    """Give a forked process locks of its own, which no thread holds that is not there."""
+    global GUARD, LOCKS
+    GUARD, LOCKS = threading.Lock(), WeakKeyDictionary()
+
+
+def _lock_of(moments):
+    """Return the lock of some moments."""
+    with GUARD:
+        return LOCKS.setdefault(moments, threading.RLock())
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Moments:
@@ -172,7 +181,7 @@ class Moments:
     @property
     def protein(self):
         """Moments of the means of proteins, or None."""
-        with FLUSH:  # two threads may ask at once
+        with _lock_of(self):  # two threads may ask at once
             if self._waiting:
                 self.check_whole()
                 level = self._protein
@@ -287,7 +296,7 @@ class Moments:
             raise ValueError(
                 "sample_weight adds up to more than float64 holds; divide all weights by a number."
             )
-        with FLUSH:  # two threads may add at once
+        with _lock_of(self):  # two threads may add at once
             return self._add(products, rows, weights, proteins, level)
 
     def _add(self, products, rows, weights, proteins, level):
@@ -366,7 +375,7 @@ class Moments:
         ------
         RuntimeError
         """
-        with FLUSH:  # another thread may be about to be done
+        with _lock_of(self):  # another thread may be about to be done
             whole = self._whole
         if not whole:
             raise RuntimeError(
@@ -391,7 +400,9 @@ class Moments:
         self.blocks.check(
             other.blocks, "the other moments have", "these have", way_out, strictly=True
         )
-        with FLUSH:
+        # In one order, so that two that are merged into one another do not wait for ever.
+        first, second = sorted((self, other), key=id)
+        with _lock_of(first), _lock_of(second):
             return self._merge(other)
 
     def _merge(self, other):
@@ -432,7 +443,9 @@ class Moments:
     def _merge_gathered(self, other):
         """Add the levels that another has by name; one that it lacks stays as it is."""
         kinds = dict(self._kinds)
-        for name, theirs in other._kinds.items():
+        for name in other._gathered:
+            # Without an entry it comes from a version that told of all levels together.
+            theirs = other._kinds.get(name, (other.product_precision, other.row_precision))
             kinds[name] = _coarsest(kinds.get(name, theirs), theirs)
         gathered = {
             name: self._gathered.get(name) or Level(self.n_columns)

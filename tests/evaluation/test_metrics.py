@@ -48,7 +48,7 @@ def test_ndcg_of_equal_predictions_is_the_mean_over_orders(rng):
     ties = rng.integers(0, 4, 40).astype(float)
     orders = [plain_ndcg(y, ties + 1e-9 * rng.permutation(40)) for _ in range(4000)]
     assert_allclose(ndcg(y, ties[:, None]), [np.mean(orders)], atol=0.01)
-    assert ndcg(y[:9], ties[:9, None]).tolist() == [0]
+    assert np.isnan(ndcg(y[:9], ties[:9, None])).all()
     assert np.isnan(ndcg(np.ones(40), ties[:, None])).all()
 
 

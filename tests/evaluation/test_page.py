@@ -41,7 +41,8 @@ def row(name, kind, width, split, n_train=None, members=(0,)):
     return {
         "row": name, "kind": kind, "width": width, "split": split, "n_train": n_train,
         "members": list(members), "in_table": True, "seconds": 0.5, "parameters": {},
-        "n_tested": 9, "folds": list("01234"), "alphas": [1.0] * 5, "scores": {"Spearman": scores},
+        "n_tested": 9, "n_distinct": 9, "folds": list("01234"), "alphas": [1.0] * 5,
+        "scores": {"Spearman": scores},
         "mean": {"Spearman": float(np.mean(scores))}, "std": {"Spearman": 0.1},
     }  # fmt: skip
 

@@ -34,6 +34,7 @@ from revdist_sklearn.evaluation._files import (
 from revdist_sklearn.evaluation._pictures import draw_landscape
 from revdist_sklearn.evaluation._rows import Rows
 from revdist_sklearn.evaluation._run import Plan, rows_for_head, score_rows
+from revdist_sklearn.evaluation._summary import enough_is_tested
 from revdist_sklearn.evaluation._table import read_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:A corpus of")
@@ -301,15 +302,18 @@ def test_each_file_takes_the_wild_type_of_its_name():
 
 def test_the_protein_of_a_table_finds_its_wild_type(tmp_path):
     path = tmp_path / "scan7.csv"
-    path.write_text("protein,mutant,DMS_score\nGb1,T2A,1\nGb1,K3R,2\n,K3A,3\n")
+    path.write_text("protein,mutant,DMS_score\nGb1,T2A,1\nGB1,K3R,2\nNA,K3A,3\n")
     several = [("scan7", "MAAA"), ("sp|P1|GB1", "MTK")]
     table = read_table(path, wild_type=partial(_files.wild_type_of, path, several))
     assert table.sequences == ["MAK", "MTR", "MTA"] and table.protein == "Gb1"
     with pytest.raises(ValueError, match=r"'scan8', as its protein 'B', or as it begins"):
         _files.wild_type_of("scan8.csv", several, "B")
     path.write_text("protein,mutant,DMS_score\nA,T2A,1\nB,K3R,2\n")
-    table = read_table(path, wild_type="MTK")
-    assert table.protein is None and "names 2 proteins (A, B)" in " ".join(table.notes)
+    with pytest.raises(ValueError, match=r"names 2 proteins \(A, B\), and a table has variants"):
+        read_table(path, wild_type="MTK")
+    # Proteins that are no variants are not of one.
+    path.write_text("protein,mutated_sequence,DMS_score\nA,MAK,1\nB,MTRR,2\nC,MTA,3\n")
+    assert read_table(path).protein is None
 
 
 def test_letters_without_a_score_leave_out_their_rows_alone(family, scan):
@@ -318,17 +322,79 @@ def test_letters_without_a_score_leave_out_their_rows_alone(family, scan):
     [(wild, position, _)] = table.mutations[k]
     sequence = table.wild_type[: position - 1] + "X" + table.wild_type[position:]
     table.sequences[k], table.mutations[k] = sequence, ((wild, position, "X"),)
-    some, note = scored_alone(table)
+    some, note = scored_alone(table, family)
     assert len(some) == len(table) - 1 and table.labels[k] in note and "--no-scores" in note
-    assert scored_alone(some) == (some, None)
+    assert some.counts["left out"] == table.counts["left out"] + 1
+    assert scored_alone(some, family) == (some, None)
     figures = evaluate_variants(table, family, Plan(("random",)), curve=())
     kinds = {row["kind"] for row in figures["rows"]}
     assert "score" in kinds and note in figures["notes"]
     assert {row["n_tested"] for row in figures["rows"]} == {len(some)}
     without = evaluate_variants(table, replace(family, scores=False), Plan(("random",)), curve=())
     assert {row["n_tested"] for row in without["rows"]} == {len(table)}
-    nothing = table.take([k])
-    assert scored_alone(nothing) == (nothing, None)
+    # Where there are no scores anyway, or too few would be left, all rows stay.
+    few = table.take([k, *range(k), *range(k + 1, 15)])
+    assert len(few) == 15 and scored_alone(few, family) == (few, None)
+    shorter = table.take(range(len(table)))
+    shorter.sequences[k - 1] = shorter.sequences[k - 1][:-1]
+    assert scored_alone(shorter, family) == (shorter, None)
+    headless = SimpleNamespace(scores=True, without_head=lambda: "none")
+    assert scored_alone(table, headless) == (table, None)
+
+
+def test_repeats_over_seeds_are_of_the_same_rows(family, scan):
+    table = read_table(scan)
+    rows = [
+        Rows("raw", ("a",), (2,), ((0,),), np.random.default_rng(0).normal(size=(len(table), 2)))
+    ]
+    scored = score_rows(table, rows, Plan(("random", "modulo"), n_seeds=3), notes=[])
+    assert {row["split"]: row["n_distinct"] for row in scored} == {
+        "random": len(table),
+        "modulo": len(table),
+    }
+    assert all(enough_is_tested(scored, split) for split in ("random", "modulo"))
+
+
+def test_small_folds_and_other_heads_are_told(family, scan):
+    table = read_table(scan).take(range(20))
+    source = {"path": scan, "sequence": "mutated_sequence", "target": "DMS_score"}
+    figures = evaluate_variants(
+        table, family, Plan(("random",), head=KNeighborsRegressor(2)), curve=(), source=source
+    )
+    notes = " ".join(figures["notes"])
+    assert "Folds by 'random' test 4 rows each" in notes and "--head was given" in notes
+    assert figures["code"] is None
+    assert {score for row in figures["rows"] for score in row["scores"]["NDCG@10%"]} == {None}
+
+
+def test_what_looks_like_labels_of_residues_is_asked_about(tmp_path):
+    path, length = tmp_path / "x.csv", 20
+    labels = ["0" * length, "1" * length, "01" * 10]
+    rows = zip("ACD", labels, strict=True)
+    lines = "\n".join(f"{letter * length},{label}" for letter, label in rows)
+    path.write_text(f"mutated_sequence,DMS_score\n{lines}\n")
+    with pytest.raises(ValueError, match=r"as many characters as its sequence.* --task residues"):
+        read_table(path)
+    table = read_table(path, task="residues")
+    assert "Labels of residues: 0 (30), 1 (30)." in table.notes
+
+
+def test_a_stop_at_the_end_is_left_out_alone(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("mutant,mutated_sequence,DMS_score\nT2A,MAK*,1\nK3R,MTR,2\nK3A,MTA*,3\n")
+    table = read_table(path)
+    assert table.sequences == ["MAK", "MTR", "MTA"] and table.wild_type == "MTK"
+    assert "2 of 3 rows have a sequence that ends in '*'" in " ".join(table.notes)
+
+
+@pytest.mark.parametrize("column", ["mutated_sequence", "DMS_score", "mutant"])
+def test_a_column_of_another_use_names_no_protein(tmp_path, column):
+    path = tmp_path / "x.csv"
+    path.write_text("mutant,mutated_sequence,DMS_score\nT2A,MAK,1\nK3R,MTR,2\nK3A,MTA,3\n")
+    path.write_text(path.read_text().replace(column, "protein", 1))
+    options = {"mutated_sequence": "sequence_column", "DMS_score": "target_column"}
+    how = {options.get(column, "mutation_column"): "protein"}
+    assert read_table(path, **how).protein is None
 
 
 def test_made_sequences_have_the_figures_of_given_ones(family, scan, tmp_path):
@@ -408,7 +474,7 @@ def test_a_checkpoint_without_the_weights_of_its_head_has_no_head(tmp_path):
 
 def test_no_lines_of_python_read_standard_input_again():
     notes, variants = [], SimpleNamespace(task="regression", is_made=False)
-    assert _data_set._code({}, variants, {"path": "-"}, notes) is None
+    assert _data_set._code({}, variants, {"path": "-"}, None, notes) is None
     assert notes == [
         "No lines of Python: they read sequences from a file, and standard input is read once."
     ]

@@ -11,7 +11,7 @@ from revdist_sklearn.evaluation._summary import (
     LEAST_PROTEINS,
     comparisons,
     described,
-    format_summary,
+    few_tested,
     paired_difference,
     summarise,
 )
@@ -27,7 +27,7 @@ def row(name, kind, width, scores, *, split="position", members=(0,), **other):
     facts = {"row": name, "kind": kind, "width": width, "split": split, "n_train": None}
     known = [score for score in scores if score is not None]
     mean = {"Spearman": float(np.mean(known)) if known else None}
-    of_row = {"in_table": True, "members": list(members), "mean": mean, "n_tested": 9, **other}
+    of_row = {"in_table": True, "members": list(members), "mean": mean, "n_distinct": 9, **other}
     return {**facts, **of_row, "scores": {"Spearman": scores}}
 
 
@@ -101,16 +101,23 @@ def test_data_sets_of_one_wild_type_are_one_protein_whoever_names_it():
 def test_folds_that_test_few_rows_do_not_count():
     sets = {name: data_set(name, 0.1) for name in "ab"}
     for each in sets["b"]["rows"]:
-        each["n_tested"] = 4
-    sets["b"]["rows"] += [{**each, "split": "random", "n_tested": 9} for each in sets["b"]["rows"]]
+        each["n_distinct"] = 4
+    more = [{**each, "split": "random", "n_distinct": 9} for each in sets["b"]["rows"]]
+    sets["b"]["rows"] += more + [{**each, "split": "n_mutations"} for each in sets["b"]["rows"]]
     found = summarise(sets, "Spearman")
     by_position = [each for each in found if each["split"] == "position"]
     assert {each["n_proteins"] for each in by_position} == {1} and by_position[0]["wins"] == 1
-    assert {tuple(each["few_tested"]) for each in by_position} == {("b",)}
-    assert {each["n_proteins"] for each in found if each["split"] == "random"} == {1}
-    assert format_summary(found).endswith(
-        "position folds test few rows of b, which are left out there."
-    )
+    # Also where they are few of all data sets; other kinds test what they are asked to.
+    for some in (sets, {"b": sets["b"]}):
+        [told] = few_tested(some)
+        assert told == "position folds test few rows of b, which are left out there."
+        assert {each["split"] for each in summarise(some, "Spearman")} >= {"random", "n_mutations"}
+
+
+def test_what_is_compared_at_the_first_stage_alone_may_be_itself():
+    between = row("rd 1", "distilled", 1, [0.0, 0.0], in_table=False)
+    texts = {text for _, text, _, _ in comparisons([between, *data_set("p", 0.0)["rows"]])}
+    assert "rd 2 over raw small" not in texts and "rd 4 over cp 4" in texts  # which are a tie
 
 
 def test_few_proteins_are_no_claim():
@@ -134,7 +141,10 @@ def test_the_verdict_is_the_cheapest_within_one_standard_error():
     # The best is rd 4, 0.31 with an error of 0.09; raw small is 0.15, raw large 0.3.
     assert choice["row"] == "raw large" and len(lines) == 3
     assert "raw large, 4 columns: Spearman 0.300 in folds by position" in lines[0]
-    assert "within one standard error (0.090) of the best row, rd 4 with 0.310" in lines[0]
+    assert (
+        "within one standard error (0.090) of the best row with a language model, rd 4 with"
+        in lines[0]
+    )
     assert "It runs large: 100 parameters, 9 s" in lines[1]
     assert "may help, by no more than chance: +0.010 ± 0.090 (standard error over" in lines[2]
     assert "0.310 of rd 4 against 0.300 of table" in lines[2]
@@ -144,7 +154,7 @@ def test_the_verdict_is_the_cheapest_within_one_standard_error():
 def test_the_verdict_says_so_where_the_best_row_is_none_of_its_own():
     rows = [*data_set("p", 0.0)["rows"], row("both", "one_hot_and_embedding", 9, [0.9, 0.9])]
     lines, choice = verdict(rows, "Spearman", COSTS)
-    assert "by more than its standard error (0.000) short of the best row, both" in lines[0]
+    assert "by more than its standard error (0.000) short of the best row with a" in lines[0]
     assert choice["kind"] in ("distilled", "raw")
 
 
@@ -163,7 +173,7 @@ def test_one_fold_has_no_standard_error():
         row("rd", "distilled", 2, [0.7, None]),
     ]
     lines, _ = verdict(rows, "Spearman", COSTS)
-    assert "the best row, rd with 0.700; one fold alone has a score" in lines[0]
+    assert "0.700 in folds by position, the best row with a language model; one fold" in lines[0]
     assert "may help, by no more than chance: +0.100 (one fold alone has both" in lines[2]
     assert "±" not in "".join(lines)
 
@@ -183,7 +193,8 @@ def test_the_code_has_ten_lines_and_runs(kind, task, tmp_path, monkeypatch, caps
     if task == "classification":
         values = np.where(values > np.median(values), "up", "down")
     rows = zip(data.sequences[::8], values, strict=True)
-    messy = ["MKT;", ";1.0", *(["MKT;>100"] if task == "regression" else [])]
+    messy = ["MKT;", ";1.0", "M*T;", "MKT*;", f"MKTA*;{values[0]}", f"MKTA;{values[0]}"]
+    messy += ["MKT;>100", "MK*A;7"] if task == "regression" else ["MK*A;up"]
     lines = [f"{s.lower()};{v}" for s, v in rows]
     path.write_text("\n".join(["seq;y", *lines, *messy]))
     text = code(
@@ -195,11 +206,17 @@ def test_the_code_has_ten_lines_and_runs(kind, task, tmp_path, monkeypatch, caps
         sources=[m.source for m in ESMFeaturizer("esm2-nano").embedding_plan().members],
         distiller="esm2-nano",
         task=task,
+        has_limits=task == "regression",
     )
     assert len(text.splitlines()) <= 11 and str(BUNDLED) not in text
     pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
-    exec(compile(text, "code", "exec"), {})
+    scope: dict = {}
+    exec(compile(text, "code", "exec"), scope)
+    # Each sequence once, without its stop; those with a stop inside and without a value are left.
+    more = {"MKTA", "MKT"} if task == "regression" else {"MKTA"}
+    assert set(scope["y"].index) == {*data.sequences[::8], *more}
+    assert task != "regression" or scope["y"]["MKT"] == 100
     assert (tmp_path / "model.joblib").exists() and capsys.readouterr().out.startswith("[")
 
 
@@ -217,6 +234,7 @@ def test_the_verdict_compares_with_the_best_of_what_needs_no_model():
 
 def test_folds_by_position_that_test_few_rows_are_not_asked():
     rows = [
-        row("a", "raw", 1, [0.1], split=s, n_tested=n) for s, n in (("random", 9), ("position", 4))
+        row("a", "raw", 1, [0.1], split=s, n_distinct=n)
+        for s, n in (("position", 4), ("random", 9))
     ]
     assert preferred_split(rows) == "random"

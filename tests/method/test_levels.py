@@ -15,7 +15,6 @@ from revdist_sklearn.base import _tensor_file
 from revdist_sklearn.method import _products_numpy
 from revdist_sklearn.method._chain import importance_order, truncate_chain
 from revdist_sklearn.method._level import Level
-from revdist_sklearn.prefix._search import resolve_prefixes
 
 SIZES = (3, 5, 8)
 
@@ -563,18 +562,6 @@ def test_threads_that_merge_at_once_lose_nothing(rows, monkeypatch):
     found = {name: level.n for name, level in moments.levels.items()}
     assert found == {"residue": 1200, "a": 800, "b": 800, "c": 400}
     assert moments.n_rows == 1200
-
-
-def test_columns_by_variance_in_two_runs_are_no_stages(rng):
-    """All of the larger model's columns first: no prefix is that model's alone."""
-    rows = rng.normal(size=(400, 5)) * [2, 1, 9, 8, 7]
-    moments = Moments((2, 3), block_names=("esm_8M", "esm_35M")).update(rows)
-    how = {"residual_sizes": (3,), "rotate_base": True}
-    names = ReverseDistiller(order="variance", **how).fit_moments(moments).get_feature_names_out()
-    assert [name.partition("__")[0] for name in names] == ["rd_esm_35M"] * 3 + ["rd_esm_8M"] * 2
-    assert resolve_prefixes(None, 5, names).tolist() == [1, 2, 3, 5]
-    plain = ReverseDistiller(**how).fit_moments(moments).get_feature_names_out()
-    assert resolve_prefixes(None, 5, plain).tolist() == [2, 5]
 
 
 @pytest.mark.parametrize("with_residues", [False, True])
