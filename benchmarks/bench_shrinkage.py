@@ -3,6 +3,7 @@
     python benchmarks/more_scans.py scans --swat SWAT --rbd SARS-CoV-2-RBD_DMS --nn4dms nn4dms
     python benchmarks/bench_shrinkage.py scans [--models esm2-nano] [--cache-dir cache]
         [--rows 600] [--output bench_shrinkage.json]
+    python benchmarks/bench_shrinkage.py --tables one_family.json other_family.json
 
 **Written down before any of it was run.** The first run (``bench_prefixes.py``) decided on mutants
 and order; what it had only tried, and what looked best there, is decided here.
@@ -44,7 +45,7 @@ import time
 from itertools import pairwise
 
 import numpy as np
-from bench_prefixes import axes_of, decide, shown, singles
+from bench_prefixes import axes_of, decide, shown, singles, verdict
 from paper_tables import PLAN, fewer, scans
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, corpus_moments
@@ -176,15 +177,55 @@ def prefix_rows(name, Z, widths, members, **how):
     return Rows("prefix", names, widths, (members,) * len(widths), Z, parameters=how)
 
 
+def beside(one, other):
+    """Return the contrasts of two families as a table of Markdown, with what is general."""
+    of: list[dict] = [{}, {}]
+    for found, record in zip(of, (one, other), strict=True):
+        for each in record["contrasts"]:
+            key = each["contrast"], each["row"], each["rival"], each["range"]
+            found.setdefault(key, []).append(each)
+    lines = ["| contrast | columns | first: random | position | second: random | position | |"]
+    lines.append("|---" * 7 + "|")
+    for key in dict.fromkeys([*of[0], *of[1]]):
+        cells, words, gains = [], [], []
+        for found in of:
+            figures = found.get(key, [])
+            words.append(verdict(figures) if figures else "")
+            gains.append([each["difference"] for each in figures])
+            cells += [
+                "{:+.3f} ({:+.3f} to {:+.3f})".format(
+                    each["difference"], *each["difference_interval"]
+                )
+                for each in figures
+            ] or ["-", "-"]
+        said = " / ".join(words)
+        for i, j in ((0, 1), (1, 0)):
+            if words[i] == "win" and gains[j] and min(gains[j]) > 0:
+                said = "general win"
+        number, row, rival, part = key
+        lines.append(
+            f"| {number}: {row} against {rival} | {part} | {' | '.join(cells)} | {said} |"
+        )
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scans", nargs="+")
+    parser.add_argument("scans", nargs="*")
+    parser.add_argument("--tables", nargs=2, help="two outputs, to be put side by side")
     parser.add_argument("--models", nargs="+", default=["esm2-nano"])
     parser.add_argument("--cache-dir")
     parser.add_argument("--layers", action="store_true", help="layers of the last model too")
     parser.add_argument("--rows", type=int, default=600, help="of a scan at most")
     parser.add_argument("--output", default="bench_shrinkage.json")
     given = parser.parse_args()
+    if given.tables:
+        records = []
+        for path in given.tables:
+            with open(path) as file:
+                records.append(json.load(file))
+        print(beside(*records))
+        return
     start = time.perf_counter()
     models = given.models[0] if len(given.models) == 1 else given.models
     featurizer = ESMFeaturizer(models, cache_dir=given.cache_dir)

@@ -12,6 +12,7 @@ from .. import ReverseDistiller, corpus_moments
 from .._corpus import warn_if_few_proteins
 from ..base._notes import add_note
 from ..base._units import as_size
+from ..embedding._sequences import listed
 from ..evaluation._data_set import Family
 from ..evaluation._files import (
     AT_FAULT,
@@ -20,6 +21,7 @@ from ..evaluation._files import (
     name_of,
     prepared_table,
     scores_csv,
+    sha256_of,
     tables_of,
     write_json,
     write_text,
@@ -221,10 +223,22 @@ def _looked_at(files, featurizer, reading):
             failed[file] = str(error)
             continue
         readable.append((file, table) if file == "-" else file)
+    _tell_copies([file if isinstance(file, str) else file[0] for file in readable])
     if not readable:
         told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
         raise ValueError(f"No file can be scored.\n{told}")
     return readable, failed
+
+
+def _tell_copies(files):
+    """Note files that hold the same, byte by byte."""
+    by_content: dict[str, list] = {}
+    for file in files:
+        if file != "-":
+            by_content.setdefault(sha256_of(file), []).append(file)
+    for same in by_content.values():
+        if len(same) > 1:
+            note(f"warning: {listed(same)} hold the same, and count as {len(same)} data sets.")
 
 
 def _data_sets(arguments, files, family, plan, reading, failed):

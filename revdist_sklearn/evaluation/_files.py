@@ -242,7 +242,7 @@ def _one(family, plan, reading, identity, kept, how, file):
     file, variants = file if isinstance(file, tuple) else (file, None)
     path = None if kept is None else kept / f"{name_of(file)}.json"
     try:
-        key = None if variants else digest({**identity, "file": _sha256(file)})
+        key = None if variants else digest({**identity, "file": sha256_of(file)})
         if path is not None and key is not None and (found := _read(path, key)) is not None:
             return file, found, None, True
         if variants is None:
@@ -258,7 +258,8 @@ def _one(family, plan, reading, identity, kept, how, file):
     return file, figures, None, False
 
 
-def _sha256(path):
+def sha256_of(path):
+    """Return the digest of a file as hexadecimal digits."""
     found = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(2**20):

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+from sklearn.base import is_classifier, is_regressor
 
 from ..embedding._sequences import listed
 from ._fit import fit_rows
@@ -180,8 +181,13 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
     results : list of dict
         A row and kind of split each: ``row``, ``kind``, ``width``, ``members``, ``split``,
         ``n_train``, ``scores`` (a list a metric, a number a fold and seed), ``mean``, ``std``,
-        ``folds`` (what the numbers are of), ``n_tested``, ``alphas``, ``seconds``,
-        ``parameters`` and ``in_table``.
+        ``folds`` (what the numbers are of), ``n_tested`` (rows, over folds and seeds),
+        ``n_distinct`` (each once), ``alphas``, ``seconds``, ``parameters`` and ``in_table``.
+
+    Raises
+    ------
+    ValueError
+        If the head is none for such targets, or no kind of split can be.
     """
     y, classes = variants.target, None
     of_proteins = variants.task == "residues"
@@ -190,6 +196,15 @@ def score_rows(variants, groups, plan, *, notes, progress=None):
         y = np.concatenate(variants.target)
     if variants.task != "regression":
         classes = np.unique(y)
+    if plan.head is not None:
+        is_able, kind, what = is_regressor, "regressor", "numbers"
+        if classes is not None:
+            is_able, kind, what = is_classifier, "classifier", "classes"
+        if not is_able(plan.head):
+            raise ValueError(
+                f"{variants.name} has {what}, and --head {type(plan.head).__name__} is no {kind}; "
+                "give one, or leave out --head."
+            )
     of_task = metrics(variants.task, None if classes is None else len(classes))
     scorers = {metric.name: scorer_of(metric, classes) for metric in of_task}
     first = next(iter(scorers.values()))

@@ -12,7 +12,8 @@ import pytest
 from conftest import save_esm
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from sklearn.neighbors import KNeighborsRegressor
+from sklearn.cluster import KMeans
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, corpus_moments
 from revdist_sklearn.datasets import load_amyloid_nucleation, load_uniprot_sample
@@ -365,6 +366,16 @@ def test_small_folds_and_other_heads_are_told(family, scan):
     assert "Folds by 'random' test 4 rows each" in notes and "--head was given" in notes
     assert figures["code"] is None
     assert {score for row in figures["rows"] for score in row["scores"]["NDCG@10%"]} == {None}
+
+
+def test_a_head_is_one_for_such_targets(family, scan):
+    table = read_table(scan)
+    for head, kind in ((KNeighborsClassifier(), "regressor"), (KMeans(), "regressor")):
+        with pytest.raises(ValueError, match=f"has numbers, and --head .* is no {kind}"):
+            score_rows(table, [], Plan(("random",), head=head), notes=[])
+    classes = replace(table, task="classification", target=np.array(list("ab") * 39, dtype=object))
+    with pytest.raises(ValueError, match="KNeighborsRegressor is no classifier"):
+        score_rows(classes, [], Plan(("random",), head=KNeighborsRegressor()), notes=[])
 
 
 def test_what_looks_like_labels_of_residues_is_asked_about(tmp_path):
