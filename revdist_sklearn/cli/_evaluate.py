@@ -188,7 +188,7 @@ def run(arguments):
     elif arguments.output is not None:
         _write(Path(arguments.output), figures, family)
     if failed:
-        told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
+        told = "\n".join(_named(file, fault) for file, fault in failed.items())
         raise ValueError(f"{len(failed)} of {len(files)} files were not scored:\n{told}")
 
 
@@ -225,7 +225,7 @@ def _looked_at(files, featurizer, reading):
         readable.append((file, table) if file == "-" else file)
     _tell_copies([file if isinstance(file, str) else file[0] for file in readable])
     if not readable:
-        told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
+        told = "\n".join(_named(file, fault) for file, fault in failed.items())
         raise ValueError(f"No file can be scored.\n{told}")
     return readable, failed
 
@@ -278,12 +278,17 @@ def _data_sets(arguments, files, family, plan, reading, failed):
             if was_kept:
                 note(f"{name_of(file)} is in {folder} already.")
             for sentence in figures["notes"]:
-                note(f"{name_of(file)}: {sentence}")
+                note(_named(name_of(file), sentence))
             data_sets[name_of(file)] = figures
     if not data_sets:
-        told = "\n".join(f"{file}: {fault}" for file, fault in failed.items())
+        told = "\n".join(_named(file, fault) for file, fault in failed.items())
         raise ValueError(told if len(files) == 1 else f"No file could be scored.\n{told}")
     return data_sets
+
+
+def _named(name, text):
+    """Return a text that begins with what it is of, once."""
+    return text if text.startswith(f"{name}: ") else f"{name}: {text}"
 
 
 @contextmanager

@@ -199,6 +199,8 @@ def distiller_of(arguments, featurizer):
 def distillers_of(arguments, featurizer):
     """Return the first distiller of ``--distiller`` or None, and the others with their names."""
     first, *rest = arguments.distiller or [None]
+    if first in rest or len(set(rest)) < len(rest):
+        raise ValueError("--distiller names one distiller twice; name each once.")
     others = tuple((path, _checked_distiller(path, arguments, featurizer)) for path in rest)
     return first and _checked_distiller(first, arguments, featurizer), others
 

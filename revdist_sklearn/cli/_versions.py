@@ -20,5 +20,7 @@ def versions():
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(
+            [Path(sys.argv[0]).name.replace("__main__.py", "revdist"), *sys.argv[1:]]
+        ),
     }

@@ -410,12 +410,16 @@ def few_in_folds(rows):
         if row["n_train"] is None:
             n_folds = len(next(iter(row["scores"].values())))
             found.setdefault(row["split"], row["n_tested"] / n_folds)
-    return [
-        f"Folds by {kind!r} test {n:.0f} rows each: what is scored on so few is hardly told from "
-        "chance."
-        for kind, n in found.items()
-        if n < FEW_TESTED
-    ]
+    return [told for kind, n in found.items() if (told := few_in_fold(kind, n)) is not None]
+
+
+def few_in_fold(kind, n):
+    """Return a sentence where folds of a kind test few rows, n on average; else None."""
+    if n >= FEW_TESTED:
+        return None
+    return (
+        f"Folds by {kind!r} test {n:.0f} rows each: scores of so few are hardly told from chance."
+    )
 
 
 def check_enough(variants):

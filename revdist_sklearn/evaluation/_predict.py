@@ -11,7 +11,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from .._compact import compact
 from ..prefix._ridge_cv import PrefixRidgeCV
-from ._data_set import TABLE, scored_alone
+from ._data_set import TABLE, few_in_fold, scored_alone
 from ._fit import fit_rows
 from ._metrics import METRICS
 from ._mutations import compared
@@ -154,7 +154,8 @@ def choose(variants, family, *, seed=0):
     notes = [] if note is None else [note]
     parts = transformers(family, variants.wild_type, variants.offset)
     kind, folds, note = _folds(variants, seed)
-    notes += [] if note is None else [note]
+    few = few_in_fold(kind, np.mean([len(fold.test) for fold in folds]))
+    notes += [each for each in (note, few) if each is not None]
     X = {}
     for name, part in list(parts.items()):
         try:

@@ -128,6 +128,8 @@ def against_no_model(model, plain, where):
         f"The language model {helps}: {spread} in {where}, {with_one:.3f} of {model[0]} against "
         f"{without:.3f} of {plain[0]}"
     )
+    if not any(plain[1]):  # constant predictions, such as of one position by positions
+        clause += ", which cannot tell these variants apart"
     return clause, bool(is_ahead)
 
 

@@ -223,7 +223,14 @@ class Moments:
         -------
         products, rows : str
             As ``product_precision`` and ``row_precision``, which are those of residues.
+
+        Raises
+        ------
+        ValueError
+            If there is no such level.
         """
+        if level not in self.levels:
+            raise ValueError(f"level={level!r} is none of {', '.join(map(repr, self.levels))}.")
         products, rows = self._kinds.get(level, ("float64", "float64"))
         return coarser(self.product_precision, products), coarser(self.row_precision, rows)
 

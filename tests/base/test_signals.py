@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import revdist_sklearn
-from revdist_sklearn.base._signals import Terminated, as_exceptions, ending_in_order
+from revdist_sklearn.base import _signals
+from revdist_sklearn.base._signals import Terminated, as_exceptions, ending_in_order, held_back
 
 ROOT = Path(revdist_sklearn.__file__).parents[1]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -89,3 +90,43 @@ with ending_in_order():
 """
     )
     assert (ended.returncode, ended.stdout) == (0, f"{-signal.SIGTERM}\n")
+
+
+def test_signals_wait_for_the_end_of_a_block_and_all_come(monkeypatch):
+    came = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, frame: came.append(number))
+        handlers = [signal.getsignal(number) for number in before]
+        with held_back():
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+                signal.raise_signal(number)
+            assert came == []
+        assert came == [signal.SIGTERM, signal.SIGINT]
+        assert [signal.getsignal(number) for number in before] == handlers
+        with pytest.raises(OSError, match="full"), held_back():
+            raise OSError("full")
+        assert [signal.getsignal(number) for number in before] == handlers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_signal_between_two_handlers_leaves_all_as_they_were(monkeypatch):
+    """One that raises comes after the first handler has given way."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    put, calls = signal.signal, []
+
+    def interrupted(number, handler):
+        found = put(number, handler)
+        calls.append(number)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(_signals.signal, "signal", interrupted)
+    with pytest.raises(KeyboardInterrupt), held_back():
+        pass
+    monkeypatch.undo()
+    assert {number: signal.getsignal(number) for number in before} == before

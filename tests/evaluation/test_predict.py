@@ -178,6 +178,7 @@ def test_a_letter_without_a_score_costs_one_row(scan, tmp_path, capsys, choose_n
     assert main(["predict", str(path), *MODELS, "--output", str(out)]) == 0
     told = capsys.readouterr().out
     assert "1 of 118 variants have another letter" in told and "D1X" in told
+    assert "hardly told from chance" not in told
     assert "No scores of the models" not in told
 
 

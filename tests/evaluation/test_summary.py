@@ -178,6 +178,17 @@ def test_one_fold_has_no_standard_error():
     assert "±" not in "".join(lines)
 
 
+def test_a_rival_that_cannot_tell_them_apart_is_told():
+    rows = [
+        row("table", "mutation", 3, [0.0, 0.0], members=()),
+        row("rd", "distilled", 2, [0.5, 0.6]),
+    ]
+    told = verdict(rows, "Spearman", COSTS)[0][2]
+    assert told.endswith(
+        "of table, which cannot tell these variants apart, for the best of 1 rows."
+    )
+
+
 def test_folds_by_position_are_asked_first():
     rows = [row("a", "raw", 1, [0.1], split=kind) for kind in ("random", "modulo", "position")]
     assert preferred_split(rows) == "position" and preferred_split(rows[:2]) == "random"

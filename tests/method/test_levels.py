@@ -1,6 +1,7 @@
 """Levels of moments by name, and what is chosen by them."""
 
 import pickle
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -597,3 +598,56 @@ def test_a_merge_that_was_cut_off_between_two_levels_says_so(
             call()
     assert theirs.levels == pickle.loads(before).levels
     theirs.check_whole()
+
+
+def test_moments_do_not_wait_for_others(rows, monkeypatch):
+    """While one is in the midst of its products, another takes rows."""
+    one, other = Moments(SIZES), Moments(SIZES)
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+    add_rows = _products_numpy.add_rows
+
+    def waiting(level, *given):
+        if level is one.residue:
+            begun.set()
+            assert go_on.wait(30)
+        return add_rows(level, *given)
+
+    monkeypatch.setattr(_products_numpy, "add_rows", waiting)
+    first = threading.Thread(target=one.update, args=(rows,))
+    second = threading.Thread(target=lambda: (other.update(rows), done.set()))
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    assert done.wait(30)
+    go_on.set()
+    first.join()
+    second.join()
+    assert one.n_rows == other.n_rows == len(rows)
+
+
+def test_merges_into_one_another_end(rows):
+    pair = [Moments(SIZES).update(rows) for _ in range(2)]
+    threads = [
+        threading.Thread(target=one.merge, args=(other,), daemon=True)
+        for _ in range(20)
+        for one, other in (pair, pair[::-1])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_precisions_of_a_level_that_is_not_there(rows):
+    with pytest.raises(ValueError, match=r"level='x' is none of 'residue'"):
+        Moments(SIZES).update(rows).precisions_of("x")
+
+
+def test_levels_of_a_version_that_told_of_all_together_stay_coarse(rows, other):
+    """Before, float16 rows of a level were told for all levels, and no level had its own."""
+    old = Moments(SIZES).update(other.astype(np.float16), level="x")
+    old.row_precision, old._kinds = "float16", {}
+    merged = Moments(SIZES).update(rows).merge(old)
+    assert merged.precisions_of("x") == ("float64", "float16")
+    assert merged.row_precision in ("float64", "float16")
