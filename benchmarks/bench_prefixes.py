@@ -326,6 +326,20 @@ def shown(found):
     return "\n".join(lines)
 
 
+def record_of(moments, decided, made, seconds, scores):
+    """Return what is written of a run, beside its data sets."""
+    return {
+        "models": list(moments.blocks.names),
+        "contrasts": decided,
+        "parameters": {name: how for name, (_, how) in made.items()},
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "scores": {
+            scan: [[*key, value] for key, value in of_scan.items()]
+            for scan, of_scan in scores.items()
+        },
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scans", nargs="*")
@@ -374,18 +388,9 @@ def main():
         )
     decided = decide(scores, {name: proteins[name] for name in tables})
     print("\n" + shown(decided))
-    record = {
-        "models": list(moments.blocks.names),
-        "proteins": {name: proteins[name] for name in tables},
-        "development": sorted(development),
-        "contrasts": decided,
-        "parameters": {name: how for name, (_, how) in made.items()},
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "scores": {
-            scan: [[*key, value] for key, value in of_scan.items()]
-            for scan, of_scan in scores.items()
-        },
-    }
+    record = record_of(moments, decided, made, seconds, scores)
+    record |= {"proteins": {name: proteins[name] for name in tables}}
+    record |= {"development": sorted(development)}
     print(f"\n{time.perf_counter() - start:.0f} s")
     with open(given.output, "w") as file:
         json.dump(record, file, indent=1)

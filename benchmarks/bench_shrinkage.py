@@ -45,7 +45,7 @@ import time
 from itertools import pairwise
 
 import numpy as np
-from bench_prefixes import axes_of, decide, shown, singles, verdict
+from bench_prefixes import axes_of, decide, record_of, shown, singles, verdict
 from paper_tables import PLAN, fewer, scans
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, corpus_moments
@@ -277,18 +277,8 @@ def main():
     contrasts = [c for c in PRIMARY + TRIED if layered is not None or c[1] != LAYERS]
     decided = decide(scores, proteins, contrasts=contrasts, ranges=ranges, development=set())
     print("\n" + shown(decided))
-    record = {
-        "models": list(moments.blocks.names),
-        "ranges": ranges,
-        "proteins": proteins,
-        "contrasts": decided,
-        "parameters": {name: how for name, (_, how) in made.items()},
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "scores": {
-            scan: [[*key, value] for key, value in of_scan.items()]
-            for scan, of_scan in scores.items()
-        },
-    }
+    record = record_of(moments, decided, made, seconds, scores)
+    record |= {"ranges": ranges, "proteins": proteins}
     print(f"\n{time.perf_counter() - start:.0f} s")
     with open(given.output, "w") as file:
         json.dump(record, file, indent=1)
