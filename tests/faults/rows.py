@@ -439,6 +439,8 @@ def cold_forks(n):
     ends = json.loads(run.stdout.splitlines()[-1])
     outcomes = Counter({SAME: ends.pop("same")})
     outcomes.update({f"{key} in the cold": v for key, v in ends.items() if v})
+    if set(outcomes) != {SAME}:
+        print(run.stderr)  # where each child was that hangs
     return outcomes
 
 

@@ -353,7 +353,11 @@ def test_leave_one_out_takes_the_primal_form_below_the_rows_left_alone(monkeypat
 # Which prefixes
 
 
-NAMES = [*("s__a__0", "s__b__0"), *(f"e__rd_a__{i}" for i in range(3)), *("e__rd_b__0",) * 4]
+NAMES = [
+    *("s__a__0", "s__b__0"),
+    *(f"e__rd_a__{i}" for i in range(3)),
+    *(f"e__rd_b__{i}" for i in range(4)),
+]
 
 
 @pytest.mark.parametrize(
