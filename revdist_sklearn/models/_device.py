@@ -59,17 +59,25 @@ def resolve_device(device):
     >>> resolve_device("cpu")
     device(type='cpu')
     """
+    # Also what is done first with it: a fork in its midst would leave the child without an end.
     with IMPORTS:
         import torch
 
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return _usable(device)
+
+
+def _usable(device):
+    """Return the torch device of a name, on which there is a tensor."""
+    import torch
+
     try:
         resolved = torch.device(device)
         if resolved.type == "cuda" and resolved.index is None:
             own = _OWN_GPU.get()
             resolved = torch.device("cuda", torch.cuda.current_device() if own is None else own)
-        resolved = torch.empty(0, device=resolved).device
+        return torch.empty(0, device=resolved).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).partition("\n")[0]
         raise ValueError(
@@ -77,7 +85,6 @@ def resolve_device(device):
             "Use 'cpu', 'cuda' or 'cuda:<number>' on a machine that has one, or None for "
             "whichever is there."
         ) from error
-    return resolved
 
 
 # Number of the GPU of this process, inside of a task of several workers.

@@ -8,14 +8,12 @@ whole and locks that are free. There torch computes with one thread: OpenMP, on 
 threads are, does not survive a fork. On a GPU nothing does: start processes by "spawn".
 """
 
-import os
 import re
 import sys
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib import import_module
 from pickle import UnpicklingError
 
 import numpy as np
@@ -25,6 +23,7 @@ from tqdm.auto import tqdm
 from ..base._damage import FAULTS, damage_is_told, read_json_object
 from ..base._hub import quiet, quiet_reports
 from ..base._identity import digest
+from ..base._imports import at_fork
 from ..base._text import visible
 from ..base._torch import is_out_of_memory
 from ..base._warnings import warn
@@ -161,15 +160,7 @@ REGISTRY = Registry(MAX_MODELS)
 # Times that a model is loaded anew because its files have changed meanwhile.
 LOADS = 3
 
-# Ours wait for a load, which needs the lock that those of thread pools take: a fork calls what was
-# registered last first, so theirs are registered before.
-import_module("concurrent.futures.thread")
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(
-        before=REGISTRY.before_fork,
-        after_in_parent=REGISTRY.after_fork,
-        after_in_child=REGISTRY.after_fork_in_child,
-    )
+at_fork(REGISTRY.before_fork, REGISTRY.after_fork, REGISTRY.after_fork_in_child)
 
 
 class _Changed(Exception):

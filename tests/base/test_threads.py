@@ -2,12 +2,14 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_info
 
+import revdist_sklearn
 from revdist_sklearn import ESMFeaturizer, PrefixRidgeCV, ReverseDistiller, corpus_moments
 from revdist_sklearn.base._threads import SMALL, one_thread_of_blas, one_thread_of_torch
 from revdist_sklearn.method._moments import Moments
@@ -108,3 +110,40 @@ def test_the_environment_is_respected(asked):
     )
     variables = {"OMP_NUM_THREADS": asked, "OPENBLAS_NUM_THREADS": asked}
     subprocess.run([sys.executable, "-c", script], env={**os.environ, **variables}, check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_that_waits_for_imports_heeds_locks_that_come_meanwhile():
+    """A module that is imported while a fork waits has a lock that it waits for, too."""
+    script = """
+import os, threading, time
+from revdist_sklearn.base._imports import IMPORTS, at_fork
+late, importing, go_on = threading.Lock(), threading.Event(), threading.Event()
+def imports():
+    with IMPORTS:
+        importing.set()
+        go_on.wait()
+        late.acquire()
+        at_fork(late.acquire, late.release, late.release)
+    time.sleep(0.2)  # works under its lock
+    late.release()
+thread = threading.Thread(target=imports)
+thread.start()
+importing.wait()
+threading.Timer(0.2, go_on.set).start()
+pid = os.fork()
+if not pid:
+    os._exit(int(late.locked() or not IMPORTS.acquire(blocking=False)))
+thread.join()
+assert os.waitpid(pid, 0)[1] == 0
+assert not late.locked() and IMPORTS.acquire(blocking=False)
+IMPORTS.release()
+pid = os.fork()  # and once more
+os._exit(int(late.locked())) if not pid else None
+assert os.waitpid(pid, 0)[1] == 0 and not late.locked()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(revdist_sklearn.__file__).parents[1])}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0 and not run.stderr, run.stderr
