@@ -437,7 +437,7 @@ def test_each_level_has_the_precision_of_its_rows(rows, other, tmp_path, merged,
     assert Moments.load(tmp_path / "m").precisions_of("x") == (products, kind)
     assert pickle.loads(pickle.dumps(moments)).precisions_of("x") == (products, kind)
     # No level is finer than the residues.
-    moments.update(rows.astype("float16"))
+    moments.update(other, level="y").update(rows.astype("float16"))
     assert moments.precisions_of("y") == ("float64", "float16")
 
 
