@@ -326,6 +326,16 @@ def shown(found):
     return "\n".join(lines)
 
 
+def means_of(results, seconds):
+    """Return the mean scores of a scan by row, kind of folds and width, and add its seconds."""
+    means = {}
+    for row in results:
+        name = row["row"].partition("|")[0]
+        means[name, row["split"], row["width"]] = row["mean"][METRIC]
+        seconds[name] = seconds.get(name, 0.0) + row["seconds"]
+    return means
+
+
 def record_of(moments, decided, made, seconds, scores):
     """Return what is written of a run, beside its data sets."""
     return {
@@ -373,13 +383,7 @@ def main():
         X = np.asarray(featurizer.transform(table.sequences), dtype=np.float64)
         embedded = time.perf_counter()
         results = score_rows(table, rows_of_scan(X, moments, made), PLAN, notes=[])
-        scores[name] = {
-            (row["row"].partition("|")[0], row["split"], row["width"]): row["mean"][METRIC]
-            for row in results
-        }
-        for row in results:
-            key = row["row"].partition("|")[0]
-            seconds[key] = seconds.get(key, 0.0) + row["seconds"]
+        scores[name] = means_of(results, seconds)
         half = "development" if proteins[name] in development else "report"
         print(
             f"{name} ({proteins[name]}, {half}): {len(table)} rows, embedded in "

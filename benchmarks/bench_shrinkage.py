@@ -45,7 +45,7 @@ import time
 from itertools import pairwise
 
 import numpy as np
-from bench_prefixes import axes_of, decide, record_of, shown, singles, verdict
+from bench_prefixes import axes_of, decide, means_of, record_of, shown, singles, verdict
 from paper_tables import PLAN, fewer, scans
 
 from revdist_sklearn import ESMFeaturizer, ReverseDistiller, corpus_moments
@@ -55,7 +55,6 @@ from revdist_sklearn.evaluation._run import score_rows
 from revdist_sklearn.evaluation._summary import proteins_of
 from revdist_sklearn.method._chain import principal_directions
 
-METRIC = "Spearman"
 OLS, RIDGE, PCR = "least squares", "ridge, .1", "pcr"
 NONE, LAYERS = "no regression", "layers as members"
 PRIMARY = (
@@ -266,13 +265,7 @@ def main():
             rows.append(prefix_rows(LAYERS, both.transform(states), ranges["layers"], last))
             rows.append(prefix_rows("PCA of both layers", states @ axes, ranges["layers"], last))
         results = score_rows(table, rows, PLAN, notes=[])
-        scores[scan] = {
-            (row["row"].partition("|")[0], row["split"], row["width"]): row["mean"][METRIC]
-            for row in results
-        }
-        for row in results:
-            key = row["row"].partition("|")[0]
-            seconds[key] = seconds.get(key, 0.0) + row["seconds"]
+        scores[scan] = means_of(results, seconds)
         print(f"{scan}: {len(table)} rows, {time.perf_counter() - begun:.0f} s", flush=True)
     contrasts = [c for c in PRIMARY + TRIED if layered is not None or c[1] != LAYERS]
     decided = decide(scores, proteins, contrasts=contrasts, ranges=ranges, development=set())
